@@ -1,0 +1,42 @@
+# Two commands: `make quickstart` builds the small study, `make test` runs the tests.
+# Both set up what they need once, in .venv, and spend no time on it again.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+STUDY ?= quickstart
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help quickstart setup test lint clean
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+	@echo "Also: make lint, make clean (removes results and the environment)."
+
+quickstart: $(READY)
+	@snakemake --configfile config/$(STUDY).yaml
+	@echo && cat results/tables/$(STUDY)/accuracy.md
+	@echo && echo "The report: $(CURDIR)/results/report/$(STUDY).html"
+
+setup: $(READY)
+
+test: $(READY)
+	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
+	@python -m pytest -n auto
+
+lint: $(READY)
+	ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "fedgloss: error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "fedgloss: error: this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@echo "Setting up $(VENV) (once, a few minutes)..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[workflow,test]'
+	@rm -f $(VENV)/ready-* && touch $@
+
+clean:
+	rm -rf $(VENV) .snakemake results/[!R]* logs

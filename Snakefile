@@ -1,0 +1,59 @@
+"""The paper as a build: `rule all` and one named target for each table and figure of the study.
+
+    snakemake --cores all                                    the quickstart study
+    snakemake --cores all --configfile config/paper.yaml     the paper
+    snakemake --cores all table_accuracy                     one table
+    snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss/seed-42/metrics.csv
+
+Paths: results/{runs,analysis,...}/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.18")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/analysis.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/report/{STUDY.name}.html",
+        [table_files(name) for name in STUDY.tables],
+        [figure_files(name) for name in STUDY.figures],
+        [f"results/runs/{STUDY.name}/{cell}/metrics.csv" for cell in STUDY.cells],
+
+
+for table in STUDY.tables:
+
+    rule:
+        name:
+            f"table_{table}"
+        input:
+            table_files(table),
+
+
+for figure in STUDY.figures:
+
+    rule:
+        name:
+            f"figure_{figure}"
+        input:
+            figure_files(figure),
+
+
+for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
+
+    rule:
+        name:
+            f"only_{algorithm}"
+        input:
+            [
+                f"results/runs/{STUDY.name}/{cell}/metrics.csv"
+                for cell in STUDY.select(algorithm=algorithm)
+            ],

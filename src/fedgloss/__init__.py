@@ -1,0 +1,25 @@
+"""FedGloSS, rebuilt: thirteen federated methods, their sharpness, and every table of the paper."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Looked up on first use, so that commands which need no tensors do not wait for torch.
+_HOMES = {
+    "Algorithm": "fedgloss.algorithms.core",
+    "Checkpoints": "fedgloss.simulation.checkpoint",
+    "ClientData": "fedgloss.simulation.clients",
+    "InputError": "fedgloss.errors",
+    "METHODS": "fedgloss.algorithms",
+    "Pipeline": "fedgloss.simulation.clients",
+    "Training": "fedgloss.simulation.train",
+    "train": "fedgloss.simulation.train",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")

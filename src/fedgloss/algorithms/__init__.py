@@ -1,0 +1,130 @@
+"""The methods, by the names the tables use, and how a name becomes an `Algorithm`.
+
+A method is a function whose keyword arguments are its variants (`Literal` types: the allowed names;
+defaults: the recommended choice) and which returns an `Algorithm`. One that is not listed here is
+named by its import path, "package.module:function".
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import get_args, get_type_hints
+
+from fedgloss.algorithms.core import Algorithm
+from fedgloss.errors import InputError
+
+METHODS = {
+    "fedavg": "fedgloss.algorithms.averaging:fedavg",
+    "fedprox": "fedgloss.algorithms.averaging:fedprox",
+    "feddyn": "fedgloss.algorithms.feddyn:feddyn",
+    "scaffold": "fedgloss.algorithms.scaffold:scaffold",
+    "fedgloss-sgd": "fedgloss.algorithms.fedgloss:fedgloss_sgd",
+    "fedsam": "fedgloss.algorithms.averaging:fedsam",
+    "feddyn-sam": "fedgloss.algorithms.feddyn:feddyn_sam",
+    "fedspeed": "fedgloss.algorithms.fedspeed:fedspeed",
+    "fedgamma": "fedgloss.algorithms.scaffold:fedgamma",
+    "fedsmoo": "fedgloss.algorithms.fedsmoo:fedsmoo",
+    "fedgloss": "fedgloss.algorithms.fedgloss:fedgloss",
+    "naivefedgloss": "fedgloss.algorithms.fedgloss:naivefedgloss",
+    "centralized-sgd": "fedgloss.algorithms.centralized:centralized_sgd",
+    "centralized-sam": "fedgloss.algorithms.centralized:centralized_sam",
+    "centralized-sam-previous": "fedgloss.algorithms.centralized:centralized_sam_previous",
+    "fedopt": "fedgloss.algorithms.fedopt:fedopt",
+}
+
+PRESETS = ("recommended", "paper", "official")
+
+
+def did_you_mean(given: str, allowed: list[str]) -> str:
+    """The end of an error message: the nearest allowed name, and all of them."""
+    near = difflib.get_close_matches(str(given), allowed, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; allowed: {', '.join(allowed) or 'none'}"
+
+
+def method(name: str) -> Callable[..., Algorithm]:
+    """The function behind a method's name or import path; InputError if there is none."""
+    path = METHODS.get(name, name)
+    module, _, function = path.partition(":")
+    if not function:
+        raise InputError(f"algorithm: unknown method {name!r}{did_you_mean(name, [*METHODS])}")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"algorithm: {name!r} cannot be imported ({error})") from None
+
+
+def variant_choices(name: str) -> dict[str, tuple[str, ...]]:
+    """The variants a method knows and the values each allows."""
+    hints = get_type_hints(method(name))
+    return {key: get_args(hints[key]) for key in inspect.signature(method(name)).parameters}
+
+
+def resolve_variants(
+    name: str, variants: Mapping[str, str] | str = "recommended"
+) -> dict[str, str]:
+    """Every variant of a method by name: the given ones (or a named combination), then defaults."""
+    build, choices = method(name), variant_choices(name)
+    if isinstance(variants, str):
+        combinations = {preset: {} for preset in PRESETS} | dict(getattr(build, "named", {}))
+        if variants not in combinations:
+            raise InputError(
+                f"variants: {name} has no variant named {variants!r}"
+                f"{did_you_mean(variants, [*combinations])}"
+            )
+        variants = combinations[variants]
+    for key, value in variants.items():
+        if key not in choices:
+            raise InputError(
+                f"variants: {name} has no variant {key!r}{did_you_mean(key, [*choices])}"
+            )
+        if value not in choices[key]:
+            raise InputError(
+                f"variants.{key}: {value!r} is not known to {name}"
+                f"{did_you_mean(value, [*choices[key]])}"
+            )
+    defaults = {k: p.default for k, p in inspect.signature(build).parameters.items()}
+    return {**defaults, **variants}
+
+
+def build_algorithm(name: str, variants: Mapping[str, str] | str = "recommended") -> Algorithm:
+    """The `Algorithm` of a method's name and variants."""
+    return method(name)(**resolve_variants(name, variants))
+
+
+def resolve_hyperparameters(
+    algorithm: Algorithm, given: Mapping[str, float], label: str = "hyperparameters"
+) -> dict[str, float]:
+    """Every hyperparameter of an algorithm as a number: the given ones, then those with a default.
+
+    `beta` is accepted for FedDyn's `alpha` and the reverse (alpha = 1 / beta), since both names are
+    in use. Raises InputError naming what is unknown, missing, or not a finite number.
+    """
+    names = algorithm.hyperparameters
+    given = dict(given)
+    for ours, theirs in (("alpha", "beta"), ("beta", "alpha")):
+        if ours in names and theirs in given and theirs not in names and ours not in given:
+            given[ours] = 1 / _number(label, theirs, given.pop(theirs), positive=True)
+    for key in given:
+        if key not in names:
+            raise InputError(
+                f"{label}: {algorithm.name} has no hyperparameter {key!r}"
+                f"{did_you_mean(key, [*names])}"
+            )
+    missing = [key for key, default in names.items() if default is None and key not in given]
+    if missing:
+        raise InputError(f"{label}: {algorithm.name} needs {', '.join(missing)}")
+    positive = {"alpha", "beta", "lambda", "eps"}
+    values = {**names, **given}
+    return {key: _number(label, key, values[key], key in positive) for key in names}
+
+
+def _number(label: str, key: str, value: object, positive: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{label}.{key}: {value!r} is not a finite number")
+    if value < 0 or (positive and value == 0):
+        wanted = "greater than 0" if positive else "at least 0"
+        raise InputError(f"{label}.{key}: {value!r} must be {wanted}")
+    return value

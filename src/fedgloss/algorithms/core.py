@@ -1,0 +1,151 @@
+"""What a federated algorithm is, and the few pieces the methods share.
+
+Shapes. A global vector is a cohort of one, [1, P]; the cohort of K participants is [K, P];
+whatever is one number per participant is [K, 1]. Everything broadcasts, so the methods read as
+in the papers. When several cells are stacked on one device every tensor gains one leading
+dimension, [S, 1, P], [S, K, P], [S, K, 1], and each hyperparameter becomes [S, 1, 1]: no line of a
+method changes.
+
+A method is cut where the network would cut it. The server sends a message (`broadcast`); clients
+see that message, their own state and their own data, nothing else (`direction`, `finish`); the
+server sees the messages that come back (`aggregate`). What a method communicates is therefore
+counted, not claimed: it is the size of its messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a study can be read and checked without the seconds that importing torch takes
+    from torch import Tensor
+
+    Gradient = Callable[[Tensor], Tensor]
+    """The gradient of every participant's mean loss on its current mini-batch, at any point:
+    [K, P] -> [K, P], without weight decay."""
+
+
+class Named(Mapping[str, Any]):
+    """A small immutable record of named values, read as attributes: `s.sigma`."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} cannot be set: use replace()")
+
+    def replace(self, **changes: Any) -> Named:
+        """The same record with some values changed."""
+        return Named(**{**self.__dict__, **changes})
+
+
+def _nothing_to_finish(W: Tensor, down: Named, c: Named, h: Named) -> tuple[Named, Named]:
+    return c, Named(w=W)
+
+
+def _constant(hyper: dict[str, float], t: int) -> dict[str, float]:
+    return hyper
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A federated method on flat parameter vectors.
+
+    The engine does the rest: `W <- W - lr * (direction + weight_decay * W)` for every local step,
+    sampling, masks for unequal clients, gathering and scattering of client state, evaluation.
+
+    `h` holds the round's hyperparameters by name and the facts of the round:
+    `m` clients in all, `n` participants, `p` [K, 1] their weights N_k / sum_S N_j, `share` [K, 1]
+    m N_k / sum over all clients of N_j, `lr`, `wd`, `steps` [K, 1] local steps taken, `t` the round
+    (0 first), and `full_gradient`, the gradient over all of a participant's data at a given point.
+    """
+
+    name: str
+    direction: Callable[[Gradient, Tensor, Named, Named, Named], tuple[Tensor, Named]]
+    """(grad, W, down, c, h) -> the step direction [K, P] of the cohort, and the clients' state."""
+    aggregate: Callable[[Tensor, Named, Named, Named, Named], tuple[Tensor, Named]]
+    """(w, down, up, s, h) -> the new global model [1, P] and server state."""
+    broadcast: Callable[[Tensor, Named, Named], Named] = lambda w, s, h: Named(w=w)
+    """(w, s, h) -> the message to the clients; its entry `w` is the model they start from."""
+    finish: Callable[[Tensor, Named, Named, Named], tuple[Named, Named]] = _nothing_to_finish
+    """(W, down, c, h) -> the clients' new state and their messages to the server."""
+
+    global_state: tuple[str, ...] = ()
+    """Server state by name, each [1, P], zero at first."""
+    client_state: tuple[str, ...] = ()
+    """State each client keeps between rounds, by name, [C, P] over all clients, zero at first."""
+    local_state: tuple[str, ...] = ()
+    """Client state that lives for one round only, zero at its start."""
+    hyperparameters: Mapping[str, float | None] = field(default_factory=dict)
+    """Names, and the default where the definition of the method has one (None: must be given)."""
+    schedule: Callable[[dict[str, float], int], dict[str, float]] = _constant
+    """(hyperparameters, t) -> the hyperparameters in force in round t."""
+    probe: str | None = None
+    """NaiveFedGloSS: an extra exchange from the unperturbed w before each round, whose
+    pseudo-gradient becomes `s.delta`. "stateless": clients' state stays; "dual": it is updated."""
+    pooled: bool = False
+    """Centralized training: the union of all data is the one client."""
+
+    down: int = 1
+    """Model sizes a participant receives a round."""
+    up: int = 1
+    """Model sizes a participant sends a round."""
+    gradients: int = 1
+    """Mini-batch gradients per local step."""
+
+    @property
+    def cost(self) -> float:
+        """Communication relative to FedAvg, which moves one model each way."""
+        return (self.down + self.up) / 2
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / ||x||, one L2 norm over all parameters; the zero vector stays zero.
+
+    The last point is what leaves FedGloSS unperturbed in round 0, where no pseudo-gradient exists.
+    """
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-37)
+
+
+def sam(grad: Gradient, W: Tensor, rho: Tensor) -> Tensor:
+    """The sharpness-aware gradient g(W + rho g(W) / ||g(W)||), paper Eq. 5; both on one batch."""
+    return grad(W + rho * unit(grad(W)))
+
+
+def mean(X: Tensor, p: Tensor) -> Tensor:
+    """sum_k p_k x_k: [K, P], [K, 1] -> [1, P]."""
+    return (p * X).sum(dim=-2, keepdim=True)
+
+
+def total(X: Tensor) -> Tensor:
+    """sum_k x_k: [K, P] -> [1, P]."""
+    return X.sum(dim=-2, keepdim=True)
+
+
+def weights(average: str, h: Named) -> Tensor:
+    """Averaging weights [K, 1]: N_k over the round's samples, or 1/n."""
+    return h.p if average == "weighted" else h.p.new_full(h.p.shape, 1 / h.n)
+
+
+def named(**combinations: Mapping[str, str]) -> Callable[[Callable], Callable]:
+    """Give combinations of a method's variants a name, as the literature and its code name them.
+
+    `paper` and `official` are presets every method answers to; where a method does not list one,
+    paper and code agree and its defaults stand.
+    """
+
+    def decorate(method: Callable) -> Callable:
+        method.named = combinations
+        return method
+
+    return decorate

@@ -1,0 +1,1 @@
+"""What the paper measures on trained models: sharpness, surfaces, consistency, communication."""

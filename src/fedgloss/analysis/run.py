@@ -1,0 +1,151 @@
+"""The analysis of a finished run, from files to files."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedgloss.analysis.objective import Objective
+from fedgloss.data.augment import normalize
+from fedgloss.data.datasets import Dataset, load
+from fedgloss.data.partitions import load_partition
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, write_json, write_text
+from fedgloss.simulation.flat import flatten
+from fedgloss.simulation.start import initial_model, prepare_torch
+from fedgloss.tensors import load_tensors
+
+SWAPPED = {
+    "cifar10": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar100": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2434, 0.2616)),
+}
+"""The released code normalises each CIFAR with the other's constants here (main.py:313-327)."""
+
+
+def hessian(
+    run: Path,
+    data: Path,
+    partition: Path,
+    out: Path,
+    *,
+    choice: str,
+    count: int,
+    device: str = "auto",
+    threads: int = 1,
+) -> None:
+    """Write the largest Hessian eigenvalues of a run's averaged and final models as JSON.
+
+    choice "paper": the union of the clients' training data, correct normalisation, no augmentation,
+    Lanczos. "official_code": what the released code does, that is the test set, swapped
+    normalisation for CIFAR, batches of 64, 20 steps of power iteration.
+    """
+    from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
+
+    manifest = read_json(run / "manifest.json")
+    result: dict[str, Any] = {"status": manifest["status"], "data": choice, "model": "average"}
+    if manifest["status"] == "diverged":
+        write_json(out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
+        return
+    where = prepare_torch(device, threads)
+    dataset, model = _model_and_data(manifest, data, where)
+    objective = _objective(dataset, model, partition, choice, where)
+    estimate = power_iteration if choice == "official_code" else top_eigenvalues
+    spectrum = estimate(objective, _parameters(run, "average", model, where), count=count)
+    final = estimate(objective, _parameters(run, "final", model, where), count=1)
+    write_json(
+        out,
+        {
+            **result,
+            "lambda1": spectrum.eigenvalues[0],
+            "lambda1_final_model": final.eigenvalues[0],
+            "eigenvalues": list(spectrum.eigenvalues),
+            "residuals": list(spectrum.residuals),
+            "converged": all(spectrum.converged),
+            "products": spectrum.products,
+            "samples": len(objective.targets),
+        },
+    )
+
+
+def landscape(
+    run: Path,
+    data: Path,
+    partition: Path,
+    out: Path,
+    *,
+    extent: float,
+    points: int,
+    seed: int,
+    device: str = "auto",
+    threads: int = 1,
+) -> None:
+    """Write the loss surface around a run's averaged model as CSV: x, y, loss, accuracy."""
+    from fedgloss.analysis.landscape import filter_normalized_directions, surface
+
+    manifest = read_json(run / "manifest.json")
+    if manifest["status"] == "diverged":
+        write_text(out, "x,y,loss,accuracy\n")
+        return
+    where = prepare_torch(device, threads)
+    dataset, model = _model_and_data(manifest, data, where)
+    w = _parameters(run, "average", model, where)
+    directions = filter_normalized_directions(model, w, seed)
+    objective = _objective(dataset, model, partition, "paper", where)
+    grid = surface(objective, w, directions, extent, points)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["x", "y", "loss", "accuracy"])
+    for i, x in enumerate(grid["x"]):
+        for j, y in enumerate(grid["y"]):
+            values = (x, y, grid["loss"][i, j], grid["accuracy"][i, j])
+            writer.writerow([repr(float(value)) for value in values])
+    write_text(out, text.getvalue())
+
+
+def _model_and_data(
+    manifest: dict[str, Any], data: Path, where: torch.device
+) -> tuple[Dataset, torch.nn.Module]:
+    dataset = load(data)
+    if dataset.sha256 != manifest["inputs"]["data"]:
+        raise InputError(f"{data}: is not the data that this run was trained on")
+    settings = manifest["settings"]
+    return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
+
+
+def _objective(
+    dataset: Dataset, model: torch.nn.Module, partition: Path, choice: str, where: torch.device
+) -> Objective:
+    official = choice == "official_code"
+    if official:
+        images, labels = dataset.test_images, dataset.test_labels
+    else:
+        union = torch.cat(load_partition(partition, dataset).clients).sort().values
+        images, labels = dataset.train_images[union], dataset.train_labels[union]
+    mean, std = (
+        SWAPPED.get(dataset.name, (dataset.mean, dataset.std))
+        if official
+        else (
+            dataset.mean,
+            dataset.std,
+        )
+    )
+    return Objective(
+        model,
+        images.to(where),
+        labels.to(where),
+        batch_size=64 if official else 2000,
+        transform=lambda x: normalize(x, mean, std, torch.float32),
+        equal_batches=official,
+    )
+
+
+def _parameters(run: Path, name: str, model: torch.nn.Module, where: torch.device) -> torch.Tensor:
+    """The flat parameters [P] of a run's `average` or `final` model."""
+    path = run / f"{name}.safetensors"
+    try:
+        model.load_state_dict(load_tensors(path))
+    except RuntimeError:
+        raise InputError(f"{path}: does not hold the parameters of this model") from None
+    return flatten(model).to(where)

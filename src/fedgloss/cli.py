@@ -1,0 +1,341 @@
+"""The `fedgloss` command: every step of the workflow, usable without it.
+
+Exit codes: 0 done (a diverged run is a result); 2 bad input, said in one line; 75 interrupted by a
+signal after writing a checkpoint, run the same command again to go on.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fedgloss import __version__
+from fedgloss.errors import InputError
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+DESCRIPTION = """\
+FedGloSS, rebuilt: federated learning with global sharpness-aware minimisation.
+
+The steps, in the order of the workflow (each has its own --help):
+  prepare      a data set, as uint8 tensors with a manifest
+  partition    which client holds which image
+  train        one cell: an algorithm, a data set, an alpha, a model, a seed
+  hessian      the largest Hessian eigenvalues of a trained cell
+  landscape    the loss surface around a trained cell
+  table        one table of a study: Markdown, LaTeX, CSV
+  figure       one figure of a study: PNG, PDF
+  report       one self-contained HTML page for a study
+Looking at a study:
+  check        validate a study file
+  cells        list its cells
+  settings     print a cell's resolved settings, as `train` takes them
+  status       the grid: done, diverged, running, missing
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    # Read by cuBLAS when CUDA starts; deterministic matrix products need it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except InputError as error:
+        print(f"fedgloss: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fedgloss: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"fedgloss {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("prepare", _prepare, "write a data set as uint8 tensors with a manifest")
+    sub.add_argument("source", help="digits, cifar10, cifar100, folder, or landmarks")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--root", type=Path, help="folder that holds the original files")
+    sub.add_argument("--download", action="store_true", help="fetch CIFAR if it is not there")
+    sub.add_argument(
+        "--images", default="clean", help="CIFAR: clean (default), or official_overlap"
+    )
+    sub.add_argument("--size", type=int, help="folder, landmarks: side of the stored images")
+    sub.add_argument("--name", help="folder: the data set's name")
+
+    sub = command("partition", _partition, "decide which client holds which image")
+    sub.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
+    sub.add_argument("--out", type=Path, required=True, help="partition file to write (JSON)")
+    sub.add_argument("--scheme", required=True, help="dirichlet, iid, natural, official, file, ...")
+    sub.add_argument("--clients", type=int, help="number of clients")
+    sub.add_argument("--alpha", help="concentration, as text: 0, 0.05, ...")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the generator (default 0)")
+    sub.add_argument("--file", type=Path, help="official, file: the split to import")
+    sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
+
+    sub = command("train", _train, "train one cell and write its metrics, models and manifest")
+    sub.add_argument(
+        "--settings", required=True, help="resolved settings: JSON text, or a file with it"
+    )
+    _add_inputs(sub)
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--checkpoints", type=Path, help="folder for checkpoints; resumes from them")
+    sub.add_argument(
+        "--checkpoint-rounds", type=int, default=1000, help="rounds between them (default 1000)"
+    )
+    sub.add_argument(
+        "--checkpoint-seconds", type=float, default=300, help="and seconds (default 300)"
+    )
+    sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
+    _add_machine(sub)
+
+    sub = command("hessian", _hessian, "write the largest Hessian eigenvalues of a trained cell")
+    _add_run(sub)
+    sub.add_argument(
+        "--choice", default="paper", choices=["paper", "official_code"], help="which Hessian"
+    )
+    sub.add_argument("--count", type=int, default=5, help="how many eigenvalues (default 5)")
+    _add_machine(sub)
+
+    sub = command("landscape", _landscape, "write the loss surface around a trained cell as CSV")
+    _add_run(sub)
+    sub.add_argument("--extent", type=float, default=1.0, help="half-width (default 1)")
+    sub.add_argument("--points", type=int, default=21, help="points a side (default 21)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the directions (default 0)")
+    _add_machine(sub)
+
+    for name, run, help in (
+        ("table", _table, "write one table of a study: Markdown, LaTeX, CSV"),
+        ("figure", _figure, "draw one figure of a study: PNG, PDF"),
+    ):
+        sub = command(name, run, help)
+        _add_study(sub)
+        sub.add_argument("name", help=f"the {name}'s name in the study file")
+    sub = command("report", _report, "write one self-contained HTML page for a study")
+    _add_study(sub)
+
+    sub = command("check", _check, "validate a study file")
+    sub.add_argument("config", help="study file (YAML)")
+    sub = command("cells", _cells, "list the cells of a study")
+    sub.add_argument("config", help="study file (YAML)")
+    sub = command("settings", _settings, "print a cell's resolved settings as JSON")
+    sub.add_argument("config", help="study file (YAML)")
+    sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
+    sub = command("status", _status, "show the grid of a study: done, diverged, running, missing")
+    _add_study(sub)
+    return parser
+
+
+def _add_inputs(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
+    sub.add_argument("--partition", type=Path, required=True, help="partition file")
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--run", dest="cell", type=Path, required=True, help="folder of the run")
+    _add_inputs(sub)
+    sub.add_argument("--out", type=Path, required=True, help="file to write")
+
+
+def _add_machine(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    sub.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+
+
+def _add_study(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", help="study file (YAML)")
+    sub.add_argument(
+        "--results", type=Path, default=Path("results"), help="results folder (default results)"
+    )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from fedgloss.data.datasets import prepare
+
+    prepare(
+        options.source,
+        options.out,
+        root=options.root,
+        download=options.download,
+        images=options.images,
+        size=options.size,
+        name=options.name,
+    )
+
+
+def _partition(options: argparse.Namespace) -> None:
+    from fedgloss.data.datasets import load
+    from fedgloss.data.partitions import make_partition, plot_partition
+
+    dataset = load(options.data)
+    make_partition(
+        dataset,
+        options.out,
+        scheme=options.scheme,
+        clients=options.clients,
+        alpha=options.alpha,
+        seed=options.seed,
+        file=options.file,
+    )
+    if options.figure:
+        plot_partition(options.out, dataset, options.figure)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from fedgloss.fingerprint import of_training
+    from fedgloss.progress import Progress
+    from fedgloss.simulation.cell import check_settings, train_cell
+    from fedgloss.simulation.checkpoint import Interrupted
+
+    settings = _read_settings(options.settings)
+    check_settings(settings)
+    try:
+        result = train_cell(
+            settings,
+            options.data,
+            options.partition,
+            options.out,
+            code=of_training(settings["method"], settings["model"]),
+            checkpoints=options.checkpoints,
+            checkpoint_rounds=options.checkpoint_rounds,
+            checkpoint_seconds=options.checkpoint_seconds,
+            device=options.device,
+            threads=options.threads,
+            backend=options.backend,
+            watch=Progress,
+        )
+    except Interrupted:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    if result.status == "diverged":
+        print(f"diverged in round {result.diverged_in}: recorded as a result", file=sys.stderr)
+    return 0
+
+
+def _read_settings(text: str) -> dict:
+    from fedgloss.files import read_json
+
+    if not text.lstrip().startswith("{"):
+        return read_json(text)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--settings: not valid JSON ({error})") from None
+
+
+def _hessian(options: argparse.Namespace) -> None:
+    from fedgloss.analysis.run import hessian
+
+    hessian(
+        options.cell,
+        options.data,
+        options.partition,
+        options.out,
+        choice=options.choice,
+        count=options.count,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def _landscape(options: argparse.Namespace) -> None:
+    from fedgloss.analysis.run import landscape
+
+    landscape(
+        options.cell,
+        options.data,
+        options.partition,
+        options.out,
+        extent=options.extent,
+        points=options.points,
+        seed=options.seed,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def _table(options: argparse.Namespace) -> None:
+    from fedgloss.report.tables import build, write
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    _check_choice("table", options.name, study.tables)
+    write(
+        build(study, options.name, options.results),
+        options.results / "tables" / study.name,
+    )
+
+
+def _figure(options: argparse.Namespace) -> None:
+    from fedgloss.report.figures import draw
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    _check_choice("figure", options.name, study.figures)
+    draw(
+        study,
+        options.name,
+        options.results,
+        options.results / "figures" / study.name / options.name,
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from fedgloss.report.html import write_report
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    write_report(study, options.results, options.results / "report" / f"{study.name}.html")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    print(f"{options.config}: a valid study of {len(study.cells)} cells")
+
+
+def _cells(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    for cell in load_study(options.config).cells:
+        print(cell)
+
+
+def _settings(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    print(json.dumps(study.settings(study.cell(options.cell)), indent=1))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from fedgloss.status import grid
+    from fedgloss.study import load_study
+
+    print(grid(load_study(options.config), options.results))
+
+
+def _check_choice(what: str, name: str, known: dict) -> None:
+    if name not in known:
+        from fedgloss.algorithms import did_you_mean
+
+        raise InputError(f"{what}: {name!r} is not in this study{did_you_mean(name, [*known])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""CIFAR-10 and CIFAR-100 through torchvision, as published or as the paper's authors trained on.
+
+The authors' preparation (data/cifar10/preprocessing/save_images.py) writes training and test
+images into one folder, the test images last. Where a test image bears a training image's name, the
+training file is overwritten. `images="official_overlap"` reproduces that; "clean" does not.
+"""
+
+import contextlib
+import io
+import pickle
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedgloss.data.datasets import encode_names
+from fedgloss.errors import InputError
+from fedgloss.tensors import save_tensors
+from fedgloss.torchvision_compat import torchvision
+
+# The released code's constants (codebase/clients/client.py), for training and test alike.
+NORMALISATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2434, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+TIMEOUT = 30.0  # seconds without an answer after which a download is given up
+
+
+def write(
+    path: Path, *, source: str, root: Path | None, download: bool, images: str, **_: Any
+) -> dict[str, Any]:
+    """Write the tensors of CIFAR-10 or CIFAR-100 to `path`; return the manifest's entries."""
+    if root is None:
+        raise InputError(f"{source}: no folder given for the originals (key: root)")
+    train, test = _open(source, root, download)
+    train_names, test_names = _names(source, root, train, test)
+    pixels = {"train": _channels_first(train), "test": _channels_first(test)}
+    replaced: dict[str, list[int]] = {"train": [], "test": []}
+    if images == "official_overlap":
+        replaced = _overwrite(pixels["train"], pixels["test"], train_names + test_names)
+    tensors = {
+        "train_images": torch.from_numpy(pixels["train"]),
+        "train_labels": torch.tensor(train.targets, dtype=torch.int64),
+        "test_images": torch.from_numpy(pixels["test"]),
+        "test_labels": torch.tensor(test.targets, dtype=torch.int64),
+        "train_names": encode_names(train_names),
+        "test_names": encode_names(test_names),
+    }
+    save_tensors(path, tensors)
+    mean, std = NORMALISATION[source]
+    return {
+        "name": source,
+        "source": f"torchvision {source.upper()}, MD5 {train.tgz_md5} (python version)",
+        "classes": list(train.classes),
+        "mean": mean,
+        "std": std,
+        "train_images_replaced_by_test_images": replaced["test"],
+        "train_images_replaced_by_train_images": replaced["train"],
+    }
+
+
+def _channels_first(part: Any) -> np.ndarray:
+    """A torchvision set's images as uint8 [N, 3, 32, 32]; its own copy is given up."""
+    pixels, part.data = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), None
+    return pixels
+
+
+def last_of_name(names: list[str]) -> np.ndarray:
+    """For each file in writing order, the position of the last one written under its name."""
+    last = {name: position for position, name in enumerate(names)}
+    return np.array([last[name] for name in names])
+
+
+def _overwrite(train: np.ndarray, test: np.ndarray, names: list[str]) -> dict[str, list[int]]:
+    """Give each image the pixels its file ends up with when all are written in turn to one folder.
+
+    Returns the training images that took over a test image, and those that took over a training
+    image (CIFAR-100 has one name twice in training).
+    """
+    count = len(train)
+    source = last_of_name(names)
+    replaced: dict[str, list[int]] = {"train": [], "test": []}
+    for index in np.flatnonzero(source[:count] != np.arange(count)):
+        last = source[index]
+        train[index] = train[last] if last < count else test[last - count]
+        replaced["train" if last < count else "test"].append(int(index))
+    # Positions only grow, so no image above was read after being replaced. Test images likewise:
+    for index in np.flatnonzero(source[count:] != np.arange(count, len(names))):
+        test[index] = test[source[count + index] - count]
+    return replaced
+
+
+def _open(source: str, root: Path, download: bool) -> tuple[Any, Any]:
+    """torchvision's training and test sets, after checking every file's MD5."""
+    cifar = getattr(torchvision("datasets"), source.upper())
+    folder = root / cifar.base_folder
+    try:
+        with _timeout(TIMEOUT), contextlib.redirect_stdout(io.StringIO()):
+            return tuple(
+                cifar(str(root), train=train, download=download) for train in (True, False)
+            )
+    except (OSError, RuntimeError, EOFError) as error:
+        if not download:
+            _check_files(cifar, folder)
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{source}: download to {root} failed ({reason})") from None
+
+
+def _check_files(cifar: Any, folder: Path) -> None:
+    """InputError for the first file that is missing or altered, with what to do about it."""
+    check = torchvision("datasets.utils").check_integrity
+    meta = [cifar.meta["filename"], cifar.meta["md5"]]
+    for name, md5 in [*cifar.train_list, *cifar.test_list, meta]:
+        file = folder / name
+        if not file.is_file():
+            raise InputError(
+                f"{file}: not found; unpack {cifar.url} in {folder.parent}, or prepare with "
+                "download on a machine with network"
+            )
+        if not check(str(file), md5):
+            raise InputError(f"{file}: its MD5 is not {md5}; the file is truncated or altered")
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    # torchvision opens its URLs without a timeout; a node behind a firewall would wait for ever.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _names(source: str, root: Path, train: Any, test: Any) -> tuple[list[str], list[str]]:
+    """File names of the training and test images in the authors' splits.
+
+    CIFAR-10: img_<index>_label_<label>.png. CIFAR-100: the names inside the published files.
+    """
+    if source == "cifar10":
+        return tuple(
+            [f"img_{index}_label_{label}.png" for index, label in enumerate(part.targets)]
+            for part in (train, test)
+        )
+    return tuple(
+        [name.decode() for name in _unpickle(root / train.base_folder / file)[b"filenames"]]
+        for file in ("train", "test")
+    )
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the published batches, whose MD5 has been checked, and nothing but arrays in them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
+            return np.zeros(0).__reduce__()[0]
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+
+def _unpickle(file: Path) -> Any:
+    with open(file, "rb") as batch:
+        return _Unpickler(batch, encoding="bytes").load()

@@ -1,0 +1,231 @@
+"""Prepared datasets: `data.safetensors` (uint8 images) and `manifest.json` (what it is).
+
+`prepare` writes them once; `load` maps them into memory and needs torch and numpy alone. The
+manifest is written last, so a folder that has one is complete.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, sha256, write_text
+from fedgloss.tensors import load_tensors
+
+FORMAT = 1
+IMAGES = ("clean", "official_overlap")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset; the tensors are views of a memory-mapped file.
+
+    Attributes
+      name          for example "cifar10"
+      train_images  uint8 [N, C, H, W]
+      train_labels  int64 [N], positions in `classes`
+      test_images   uint8 [M, C, H', W'] (H', W' may differ from H, W)
+      test_labels   int64 [M]
+      classes       the classes' names
+      mean, std     per channel, of values in [0, 1], used by `augment.normalize`
+      train_users   int64 [N], the user who took the photograph, or None
+      train_names, test_names   uint8, newline-separated file names (`names` decodes them), or None
+      images        "clean" or "official_overlap" (see docs/data.md)
+      sha256        of data.safetensors
+    """
+
+    name: str
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_users: torch.Tensor | None
+    train_names: torch.Tensor | None
+    test_names: torch.Tensor | None
+    images: str
+    sha256: str
+
+
+def _writer(source: str) -> Callable[..., dict[str, Any]]:
+    """The function that writes one source's tensors; imported only when asked for."""
+    if source == "digits":
+        from fedgloss.data.digits import write
+    elif source in ("cifar10", "cifar100"):
+        from fedgloss.data.cifar import write
+    elif source == "folder":
+        from fedgloss.data.folder import write
+    elif source == "landmarks":
+        from fedgloss.data.landmarks import write
+    else:
+        raise InputError(
+            f"source: {source!r} is unknown (allowed: digits, cifar10, cifar100, folder, landmarks)"
+        )
+    return write
+
+
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    images: str = "clean",
+    size: int | None = None,
+    name: str | None = None,
+) -> None:
+    """Write `out`/data.safetensors, then `out`/manifest.json.
+
+    source    digits | cifar10 | cifar100 | folder | landmarks
+    root      the folder with the originals (not used by digits, which come with scikit-learn)
+    download  fetch CIFAR if it is not in `root`; otherwise a missing file is an InputError
+    images    CIFAR only: "clean", or "official_overlap" for the images the authors trained on
+    size      folder and landmarks only: the side in pixels of the stored square images
+    name      folder only: the dataset's name (default: the folder's)
+    """
+    if images not in IMAGES:
+        raise InputError(f"images: {images!r} is unknown (allowed: {', '.join(IMAGES)})")
+    if images != "clean" and source not in ("cifar10", "cifar100"):
+        raise InputError(f"images: {images!r} exists for cifar10 and cifar100 only, not {source}")
+    write = _writer(source)
+    out = Path(out)
+    (out / "manifest.json").unlink(missing_ok=True)  # a manifest never stands beside other data
+    path = out / "data.safetensors"
+    facts = write(
+        path,
+        source=source,
+        root=None if root is None else Path(root),
+        download=download,
+        images=images,
+        size=size,
+        name=name,
+    )
+    tensors = load_tensors(path)
+    classes = facts["classes"]
+    manifest = {
+        "format": FORMAT,
+        "images": images,
+        **facts,
+        "train": _counts(tensors["train_labels"], len(classes)),
+        "test": _counts(tensors["test_labels"], len(classes)),
+        "tensors": {key: [_dtype(t), *t.shape] for key, t in sorted(tensors.items())},
+        "train_images_in_test": shared_images(tensors["train_images"], tensors["test_images"]),
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+    }
+    write_text(out / "manifest.json", layout(manifest))
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _counts(labels: torch.Tensor, classes: int) -> dict[str, Any]:
+    per_class = torch.bincount(labels, minlength=classes)
+    return {"images": len(labels), "per_class": per_class.tolist()}
+
+
+def load(folder: Path, verify: bool = False) -> Dataset:
+    """Map a prepared dataset into memory; with `verify`, hash the whole file first.
+
+    Raises InputError when the folder is incomplete, or the file is not the one described.
+    """
+    folder = Path(folder)
+    path = folder / "data.safetensors"
+    manifest = read_json(folder / "manifest.json")
+    try:
+        described, expected = manifest["tensors"], manifest["sha256"]
+        if manifest["format"] != FORMAT:
+            raise InputError(
+                f"{folder}/manifest.json: format {manifest['format']}, expected {FORMAT}"
+            )
+        tensors = load_tensors(path)
+        found = {key: [_dtype(t), *t.shape] for key, t in sorted(tensors.items())}
+        if found != described or path.stat().st_size != manifest["bytes"]:
+            raise InputError(f"{path}: not the file described by manifest.json; prepare it again")
+        if verify and sha256(path) != expected:
+            raise InputError(f"{path}: SHA-256 differs from manifest.json; prepare it again")
+        return Dataset(
+            name=manifest["name"],
+            train_images=tensors["train_images"],
+            train_labels=tensors["train_labels"],
+            test_images=tensors["test_images"],
+            test_labels=tensors["test_labels"],
+            classes=tuple(manifest["classes"]),
+            mean=tuple(manifest["mean"]),
+            std=tuple(manifest["std"]),
+            train_users=tensors.get("train_users"),
+            train_names=tensors.get("train_names"),
+            test_names=tensors.get("test_names"),
+            images=manifest["images"],
+            sha256=expected,
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}/manifest.json: missing or broken entry ({error})") from None
+
+
+def encode_names(names: list[str]) -> torch.Tensor:
+    """Names as one uint8 tensor, newline-separated UTF-8."""
+    return torch.frombuffer(bytearray("\n".join(names).encode()), dtype=torch.uint8)
+
+
+def names(encoded: torch.Tensor | None) -> list[str]:
+    """The inverse of `encode_names`; no names for None."""
+    return [] if encoded is None else bytes(encoded.numpy()).decode().split("\n")
+
+
+def layout(record: dict[str, Any], rows: tuple[str, ...] = ()) -> str:
+    """JSON with one line per key, and one line per entry of the lists named in `rows`."""
+    lines = []
+    for key, value in record.items():
+        text = json.dumps(value, allow_nan=False)
+        if key in rows:
+            text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _blocks(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of 16 MiB, so that work on a memory-mapped tensor holds little of it."""
+    return iter(images.split(max(1, 2**24 // max(1, images[0].numel()))))
+
+
+def shared_images(train: torch.Tensor, test: torch.Tensor) -> int:
+    """How many training images are, pixel for pixel, also test images."""
+    if train.shape[1:] != test.shape[1:]:
+        return 0
+
+    def digests(images: torch.Tensor) -> Iterator[bytes]:
+        for block in _blocks(images):
+            for image in block.contiguous().numpy():
+                yield hashlib.blake2b(image, digest_size=16).digest()
+
+    known = set(digests(test))
+    return sum(digest in known for digest in digests(train))
+
+
+def measure(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images [N, C, H, W], scaled to [0, 1].
+
+    Counted from the 256 possible values, so exact for any number of images.
+    """
+    channels = images.shape[1]
+    histogram = torch.zeros(channels, 256, dtype=torch.float64)
+    for block in _blocks(images):
+        for channel in range(channels):
+            values = block[:, channel].reshape(-1).int()
+            histogram[channel] += torch.bincount(values, minlength=256)
+    value = torch.arange(256, dtype=torch.float64) / 255
+    weight = histogram / histogram.sum(dim=1, keepdim=True)
+    mean = weight @ value
+    std = (weight @ value**2 - mean**2).clamp(min=0).sqrt()
+    if not bool((std > 0).all()):
+        raise InputError("training images: a channel is constant and cannot be normalised")
+    return tuple(mean.tolist()), tuple(std.tolist())

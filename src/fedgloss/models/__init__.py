@@ -1,0 +1,64 @@
+"""The paper's models by name, and a user's own by import path.
+
+No model has BatchNorm: the federated state is the parameters alone, and running statistics would
+be neither averaged nor perturbed.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from fedgloss.errors import InputError
+
+Shape = tuple[int, int, int]  # channels, height, width of one image
+MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
+
+
+def build_model(name: str, shape: Shape, classes: int, weights: Path | None = None) -> nn.Module:
+    """A model for images of `shape` and `classes` classes, initialised from torch's generator.
+
+    name     one of MODELS, or "package.module:function", called as function(shape, classes)
+    weights  a safetensors file of this model's parameters by name (see `weights.read`)
+    Raises InputError for an unknown name, images too small for the model, or wrong weights.
+    """
+    try:
+        model = _constructor(name)(shape, classes)
+    except InputError as error:
+        raise InputError(f"model {name}: {error}") from None
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {name}: returned {type(model).__name__}, not a torch.nn.Module")
+    buffers = [key for key, _ in model.named_buffers()]
+    if buffers:
+        raise InputError(
+            f"model {name}: has the buffer {buffers[0]!r}; only parameters are federated, "
+            "so use GroupNorm in place of BatchNorm"
+        )
+    if weights is not None:
+        from fedgloss.models.weights import read
+
+        read(model, Path(weights))
+    return model
+
+
+def _constructor(name: str) -> Callable[[Shape, int], nn.Module]:
+    # Imported one by one: the small models must not pay for importing torchvision.
+    if name in ("smallcnn", "cnn"):
+        from fedgloss.models import cnn
+
+        return getattr(cnn, name)
+    if name in MODELS:
+        from fedgloss.models import torchvision_models
+
+        return getattr(torchvision_models, name.replace("-", "_"))
+    module, _, function = name.partition(":")
+    if not function:
+        allowed = ", ".join(MODELS)
+        raise InputError(
+            f"model: {name!r} is unknown (allowed: {allowed}, package.module:function)"
+        )
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"model {name}: cannot be imported ({error})") from None

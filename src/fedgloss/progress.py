@@ -1,0 +1,48 @@
+"""Seeing a run: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+
+class Progress:
+    """Reports rounds per second, images per second, the last accuracy, and the time left."""
+
+    def __init__(self, label: str, rounds: int, images_per_round: float) -> None:
+        self.label, self.rounds, self.images = label, rounds, images_per_round
+        self.live = sys.stderr.isatty()
+        self.begun = self.reported = time.monotonic()
+        self.first: int | None = None
+        self.accuracy: float | None = None
+
+    def __call__(self, t: int, row: Mapping[str, float] | None) -> None:
+        """After round t, with the row of metrics if the round was evaluated."""
+        if self.first is None:  # the round from which this process goes on
+            self.first = t - 1 if t == 1 else t
+            if t > 1:
+                self._say(f"{self.label}: goes on after round {t} of {self.rounds}")
+        self.accuracy = (row or {}).get("accuracy", self.accuracy)
+        now = time.monotonic()
+        if t < self.rounds and now - self.reported < (0.1 if self.live else 30):
+            return
+        self.reported = now
+        speed = (t - self.first) / max(now - self.begun, 1e-9)
+        left = (self.rounds - t) / speed if speed else 0.0
+        accuracy = "" if self.accuracy is None else f"  accuracy {self.accuracy:5.2f} %"
+        facts = f"{speed:.1f} rounds/s  {speed * self.images:,.0f} images/s{accuracy}"
+        if not self.live:
+            self._say(f"{self.label}: round {t} of {self.rounds}  {facts}  {_clock(left)} left")
+            return
+        filled = 24 * t // max(self.rounds, 1)
+        bar = "█" * filled + "░" * (24 - filled)
+        line = f"\r{self.label} {bar} {t}/{self.rounds}  {facts}  {_clock(left)} left\x1b[K"
+        print(line, end="\n" if t == self.rounds else "", file=sys.stderr, flush=True)
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

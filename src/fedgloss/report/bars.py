@@ -1,0 +1,62 @@
+"""The largest Hessian eigenvalue of each method, as the paper's Fig. 7; every seed is a dot."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedgloss.report import names, results
+from fedgloss.report.formats import count, is_plain, number
+from fedgloss.report.panels import colour, is_wide, panels
+from fedgloss.report.results import Results, Summary, summarize
+
+
+def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
+    """One panel per column of the figure, one bar per row."""
+    rows, columns = spec["rows"], spec["columns"]
+    figure, axes = panels(len(columns), height=0.85 + 0.3 * len(rows))
+    for axis, column, head in zip(axes, columns, names.columns(columns), strict=True):
+        summaries = [
+            summarize(
+                found,
+                found.study.select(algorithm=label, **column),
+                lambda cell: results.lambda1(found, cell),
+            )
+            for label in rows
+        ]
+        _panel(found, axis, rows, summaries)
+        axis.set_title(head)
+    return figure
+
+
+def _panel(found: Results, axes: Axes, rows: Sequence[str], summaries: Sequence[Summary]) -> None:
+    values = [v for ours in summaries for v in ours.values.values()]
+    wide = is_wide(values)
+    left = min(values) / 2 if wide else 0.0
+    right = max(values, default=1.0) * (1.5 if wide else 1.05)
+    for place, (label, ours) in enumerate(zip(rows, summaries, strict=True)):
+        text = number(ours, "lambda1")
+        if ours.values:
+            sgd = names.client(found.study, label) == "sgd"
+            axes.barh(
+                place,
+                ours.mean - left,
+                left=left,
+                height=0.66,
+                color=colour(found.study, label),
+                edgecolor="white",
+                hatch="////" if sgd else None,
+                linewidth=0,
+            )
+            seeds = list(ours.values.values())
+            spots = {"facecolor": "white", "edgecolor": "#222222", "linewidth": 0.7, "zorder": 3}
+            axes.scatter(seeds, [place] * len(seeds), s=14, **spots)
+        text += "" if is_plain(ours) else f" ({count(ours)})" if text else count(ours)
+        axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center")
+    if wide:
+        axes.set_xscale("log")
+    axes.set(xlim=(left, right), ylim=(len(rows) - 0.45, -0.55))
+    axes.set_xlabel("λ₁ (log scale)" if wide else "λ₁")
+    axes.set_yticks(range(len(rows)), [names.algorithm(label) for label in rows])
+    axes.grid(axis="y", visible=False)

@@ -1,0 +1,54 @@
+"""What the numbers mean, in words, with the settings that the runs' own manifests name."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedgloss.report.results import Results
+
+if TYPE_CHECKING:
+    from fedgloss.study import Cell, Study
+
+HESSIAN_DATA = {
+    "paper": "all training images without augmentation (`data: paper`)",
+    "official_code": "the test images as the authors' code normalises them (`data: official_code`)",
+}
+
+
+def accuracy(manifests: Iterable[Mapping[str, Any]]) -> str:
+    """The reported accuracy."""
+    last = training_values(manifests, "last")
+    return f"mean test accuracy of the evaluated rounds among the last {last}"
+
+
+def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
+    """The accuracy at 50 % of the training."""
+    last = training_values(manifests, "last")
+    return (
+        f"mean test accuracy of the evaluations in the last {last} rounds before half of the"
+        " training or, if there was none, of the last one before"
+    )
+
+
+def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
+    """Which Hessian, of which model, on which data: as the analysis files say."""
+    cells = list(cells)
+    last = training_values([m for m in map(found.manifest, cells) if m], "last")
+    data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
+    over = " or ".join(HESSIAN_DATA.get(name, name) for name in data)
+    return (
+        "largest eigenvalue of the Hessian of the mean loss at the average of the last"
+        f" {last} rounds' global models" + (f", over {over}" if over else "")
+    )
+
+
+def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:
+    """The values that a training setting has in these runs, e.g. "100" or "100 or 20"."""
+    values = sorted({m["settings"]["training"][key] for m in manifests})
+    return " or ".join(f"{value:,}" for value in values) or f"`{key}`"
+
+
+def snakemake(study: "Study", *targets: str) -> str:
+    """The command that makes targets below results/ again."""
+    config = "" if study.name == "quickstart" else f" --configfile config/{study.name}.yaml"
+    files = " ".join(f"results/{target}" for target in targets)
+    return f"snakemake --cores 1{config} --force {files}"

@@ -1,0 +1,251 @@
+"""A table as text: Markdown for people, LaTeX for papers, CSV for programs; byte-stable."""
+
+import csv
+import io
+import re
+
+from fedgloss.report import names
+from fedgloss.report.published import Published
+from fedgloss.report.results import Summary
+from fedgloss.report.tables import DECIMALS, Column, Entry, Row, Table
+
+HEADS = {
+    "accuracy": "accuracy (%)",
+    "accuracy_at_half": "acc. at T/2 (%)",
+    "lambda1": "λ₁",
+    "rounds": "rounds",
+    "cost": "cost (B)",
+}
+FIELDS = (
+    *("table", "client", "algorithm", "method", "dataset", "alpha", "model", "metric"),
+    *("source", "seed", "mean", "std", "n", "planned", "diverged", "not_reached"),
+    *("status", "verdict", "note"),
+)
+
+
+def number(ours: Summary, metric: str) -> str:
+    """Ours as the tables print it, without the count of seeds: "83.9 ± 0.4", "×", "–", or ""."""
+    if ours.mean is None:
+        return "×" if ours.diverged else "–" if ours.unreached else ""
+    digits = f",.{DECIMALS[metric]}f"
+    spread = "" if ours.std is None else f" ± {ours.std:{digits}}"
+    return f"{ours.mean:{digits}}{spread}"
+
+
+def count(ours: Summary) -> str:
+    """The seeds behind a number: "n=3"; "n=2/3" if one is missing, "n=2, × 1/3" if one diverged."""
+    some = f"n={ours.n}/{ours.planned}"
+    if ours.missing == ours.planned:
+        return some
+    parts = []
+    if ours.n and ours.unreached:
+        parts.append(f"{ours.n}/{ours.planned} reached")
+    elif ours.n:
+        parts.append(some if ours.missing else f"n={ours.n}")
+    if ours.diverged:
+        parts.append(f"{'× ' if ours.n else ''}{ours.diverged}/{ours.planned}")
+    if ours.missing and (ours.unreached or not ours.n):
+        parts.append(f"{ours.missing} not run")
+    return ", ".join(parts)
+
+
+def is_plain(ours: Summary) -> bool:
+    """Whether all seeds fared alike, so that a count would say nothing the notes do not."""
+    return ours.planned in (ours.n, ours.diverged, ours.unreached)
+
+
+def paper_number(paper: Published | None, metric: str) -> str:
+    """The paper's number as it prints it."""
+    if paper is None:
+        return ""
+    if paper.mean is None:
+        return "×" if paper.status == "diverged" else "–"
+    if metric == "rounds":
+        return f"{paper.mean:,.0f}"
+    return f"{paper.mean} ± {paper.std}" if paper.std is not None else f"{paper.mean}"
+
+
+def cost(row: Row) -> str:
+    """The communication cost of a row, e.g. "2×"."""
+    return "–" if row.cost is None else f"{row.cost:.2g}×"
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table with a title above and notes below; its lines align in a terminal."""
+    from tabulate import tabulate
+
+    heads = ["Method", *(["Comm. cost"] if _costs(table) else [])]
+    for column in table.columns:
+        head = f"{column.head}: {HEADS[column.metric]}"
+        heads += [head, "paper", "verdict"] if column.published else [head]
+    lines = []
+    for group, rows in table.groups:
+        lines.append([f"**{group}**", *[""] * (len(heads) - 1)])
+        lines += [_markdown_row(table, row) for row in rows]
+    body = tabulate(
+        lines,
+        heads,
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["left", *["right"] * (len(heads) - 1)],
+    )
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"**{table.title}**\n\n{body}\n\n{notes}\n"
+
+
+def _markdown_row(table: Table, row: Row) -> list[str]:
+    line = [names.algorithm(row.label), *([cost(row)] if _costs(table) else [])]
+    for column, entry in zip(table.columns, row.entries, strict=True):
+        value, seeds = number(entry.ours, column.metric), count(entry.ours)
+        value = f"**{value}**" if entry.best else value
+        line.append(f"{value} ({seeds})" if value and seeds else value or seeds)
+        if column.published:
+            line.append(paper_number(entry.paper, column.metric))
+            line.append(f"{entry.verdict.sign} {entry.verdict.word}" if entry.verdict else "")
+    return line
+
+
+def to_latex(table: Table) -> str:
+    """A floating table that needs booktabs alone; verdicts stand as signs between the numbers."""
+    costs = _costs(table)
+    spec = "l" + "r" * costs + "".join("r@{ }c@{ }l" if c.published else "r" for c in table.columns)
+    top, rules, heads, at = ["", *[""] * costs], [], ["Method", *["Comm. cost"] * costs], 2 + costs
+    for head, columns in spans(table.columns):
+        width = sum(3 if c.published else 1 for c in columns)
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(head)}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+        for c in columns:
+            head = _tex(HEADS[c.metric])
+            heads += [head, "", "paper"] if c.published else [head]
+    body = []
+    for group, rows in table.groups:
+        body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
+        body += [_latex_row(table, row) for row in rows]
+    float_name = "table*" if len(table.columns) > 2 else "table"
+    lines = [
+        rf"% needs \usepackage{{booktabs}}; \label{{tab:{table.name}}}",
+        rf"\begin{{{float_name}}}",
+        r"\centering",
+        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+        rf"\label{{tab:{table.name}}}",
+        r"\small",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        " & ".join(top) + r" \\",
+        " ".join(rules),
+        " & ".join(heads) + r" \\",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\end{{{float_name}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(table: Table, row: Row) -> str:
+    line = [_tex(names.algorithm(row.label)), *([_tex(cost(row))] if _costs(table) else [])]
+    for column, entry in zip(table.columns, row.entries, strict=True):
+        value = _tex(number(entry.ours, column.metric))
+        value = rf"\textbf{{{value}}}" if entry.best else value
+        if not is_plain(entry.ours):
+            seeds = rf"{{\scriptsize {_tex(count(entry.ours))}}}"
+            value = f"{value} {seeds}" if value else seeds
+        line.append(value)
+        if column.published:
+            line.append(_tex(entry.verdict.sign) if entry.verdict else "")
+            line.append(_tex(paper_number(entry.paper, column.metric)))
+    return " & ".join(line) + r" \\"
+
+
+def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
+    """Neighbouring columns under their common head."""
+    heads = dict.fromkeys(column.head for column in columns)
+    return [(head, [c for c in columns if c.head == head]) for head in heads]
+
+
+TEX = {
+    **{"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$"},
+    **{"{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "≈": r"$\approx$",
+        "∼": r"$\sim$",
+        "≠": r"$\neq$",
+        "α": r"$\alpha$",
+    },
+    **{
+        "λ": r"$\lambda$",
+        "₁": r"$_1$",
+        "<": "$<$",
+        ">": "$>$",
+        "=": "$=$",
+        "·": r"$\cdot$",
+        "|": "$|$",
+    },
+}
+
+
+def _tex(text: str) -> str:
+    """Plain text with `code` in backticks as LaTeX."""
+    parts = re.split(r"`([^`]*)`", text)
+    escaped = ["".join(TEX.get(c, c) for c in part) for part in parts]
+    return "".join(rf"\texttt{{{p}}}" if i % 2 else p for i, p in enumerate(escaped))
+
+
+def to_csv(table: Table) -> str:
+    """Long format, full precision: for each entry a row for every seed, ours, and the paper's."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        base = {"table": table.name, "client": row.client, "algorithm": row.label}
+        base["method"] = row.method
+        if row.cost is not None:
+            writer.writerow(
+                {**base, "metric": "communication_cost", "source": "ours", "mean": row.cost}
+            )
+        for column, entry in zip(table.columns, row.entries, strict=True):
+            where = {**base, **column.condition, "metric": column.metric}
+            writer.writerows({**where, **values} for values in _csv_rows(entry))
+    return out.getvalue()
+
+
+def _csv_rows(entry: Entry) -> list[dict[str, object]]:
+    ours, paper = entry.ours, entry.paper
+    rows: list[dict[str, object]] = [
+        {"source": "seed", "seed": seed, "mean": value, "n": 1}
+        for seed, value in ours.values.items()
+    ]
+    rows.append(
+        {
+            "source": "ours",
+            "mean": ours.mean,
+            "std": ours.std,
+            "n": ours.n,
+            "planned": ours.planned,
+            "diverged": ours.diverged,
+            "not_reached": ours.unreached,
+            "verdict": entry.verdict.word if entry.verdict else "",
+        }
+    )
+    if paper:
+        rows.append(
+            {
+                "source": f"paper table {paper.table}",
+                "mean": paper.mean,
+                "std": paper.std,
+                "n": paper.n,
+                "status": paper.status,
+                "note": paper.note,
+            }
+        )
+    return rows
+
+
+def _costs(table: Table) -> bool:
+    """Communication tables have the cost in their columns."""
+    return not any(column.metric == "cost" for column in table.columns)

@@ -1,0 +1,98 @@
+"""How the paper writes what the configuration spells: methods, data sets, models, columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedgloss.study import Study
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the paper: its display name and its key in config/published.csv."""
+
+    display: str
+    client: str
+    """The client optimiser that the tables group by: sgd, sam or none (centralized)."""
+    published: tuple[str, str]
+    """(client_opt, algorithm) in published.csv."""
+
+
+METHODS = {
+    "fedavg": Method("FedAvg", "sgd", ("sgd", "fedavg")),
+    "fedprox": Method("FedProx", "sgd", ("sgd", "fedprox")),
+    "feddyn": Method("FedDyn", "sgd", ("sgd", "feddyn")),
+    "scaffold": Method("SCAFFOLD", "sgd", ("sgd", "scaffold")),
+    "fedgloss-sgd": Method("FedGloSS (SGD)", "sgd", ("sgd", "fedgloss")),
+    "fedopt": Method("FedOpt", "sgd", ("sgd", "fedopt")),
+    "fedsam": Method("FedSAM", "sam", ("sam", "fedsam")),
+    "feddyn-sam": Method("FedDyn + SAM", "sam", ("sam", "feddyn")),
+    "fedspeed": Method("FedSpeed", "sam", ("sam", "fedspeed")),
+    "fedgamma": Method("FedGamma", "sam", ("sam", "fedgamma")),
+    "fedsmoo": Method("FedSMOO", "sam", ("sam", "fedsmoo")),
+    "fedgloss": Method("FedGloSS", "sam", ("sam", "fedgloss")),
+    "naivefedgloss": Method("NaiveFedGloSS", "sam", ("sam", "naivefedgloss")),
+    "centralized-sgd": Method("Centralized SGD", "none", ("sgd", "centralized")),
+    "centralized-sam": Method("Centralized SAM", "none", ("sam", "centralized")),
+    "centralized-sam-previous": Method(
+        "Centralized S~AM", "none", ("sam_previous_gradient", "centralized")
+    ),
+}
+
+CLIENTS = {
+    "sgd": "Client SGD",
+    "sam": "Client SAM",
+    "none": "Centralized",
+    "other": "Other methods",
+}
+DATASETS = {
+    "cifar10": "CIFAR-10",
+    "cifar10-official-overlap": "CIFAR-10 (official overlap)",
+    "cifar100": "CIFAR-100",
+    "digits": "Digits",
+    "landmarks-user-160k": "Landmarks-User-160K",
+}
+MODELS = {"cnn": "CNN", "resnet18": "ResNet18", "mobilenetv2": "MobileNetV2"}
+
+
+def algorithm(label: str) -> str:
+    """The display name of an algorithm's label; a label of the user's own stays as it is."""
+    return METHODS[label].display if label in METHODS else label
+
+
+def client(study: "Study", label: str) -> str:
+    """The key in CLIENTS of the group that a label's row belongs to."""
+    method = METHODS.get(study.definition(label)["method"])
+    return method.client if method else "other"
+
+
+def dataset(name: str) -> str:
+    """The display name of a data set."""
+    return DATASETS.get(name, name)
+
+
+def model(name: str) -> str:
+    """The display name of a model."""
+    return MODELS.get(name, name)
+
+
+def columns(conditions: list[Mapping[str, str]]) -> list[str]:
+    """The heads of columns, e.g. "CIFAR-10, α = 0", and the model where they differ in it."""
+    several = len({column["model"] for column in conditions}) > 1
+    return [
+        f"{dataset(column['dataset'])}, {alpha(column['alpha'])}"
+        + (f", {model(column['model'])}" if several else "")
+        for column in conditions
+    ]
+
+
+def alpha(value: str) -> str:
+    """How a column's head says which partition it is about."""
+    words = {"iid": "IID", "natural": "natural split"}
+    return words.get(value, f"α = {value}")
+
+
+def listed(words: list[str]) -> str:
+    """Words as an English list: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,110 @@
+"""The paper's numbers (config/published.csv), by what we call things."""
+
+import csv
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedgloss.report import names
+
+if TYPE_CHECKING:
+    from fedgloss.study import Study
+
+FILE = Path(__file__).resolve().parents[3] / "config" / "published.csv"
+SEEDS = 3
+"""Seeds behind a published mean +- std; a number printed without one counts as a single run."""
+SOURCES = {"landmarks": "landmarks-user-160k"}
+"""A data set's source -> its name in published.csv, where they differ."""
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_at_half": "accuracy_at_50pct",
+    "lambda1": "lambda1",
+    "rounds": "rounds_to_fedavg",
+    "cost": "cost_to_fedavg",
+    "communication_cost": "communication_cost",
+}
+"""Our metric -> the metric in published.csv."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number as the paper prints it."""
+
+    table: str
+    mean: float | None
+    std: float | None
+    status: str
+    """ok, diverged (a cross in the paper) or not_reached (a dash)."""
+    rounds: int | None
+    """The paper's training rounds."""
+    note: str
+    """What the source leaves unclear, e.g. the same number printed otherwise elsewhere."""
+
+    @property
+    def n(self) -> int:
+        """Runs behind the number."""
+        return SEEDS if self.std is not None else 1
+
+
+def published(
+    study: "Study", column: Mapping[str, str], label: str, metric: str, table: str = ""
+) -> Published | None:
+    """What the paper prints for an algorithm in a column {dataset, alpha, model}, or None.
+
+    Some numbers are printed in several tables, not always equal. The one of the paper's table that
+    our table is named after (`table7`) wins, then the first; the others' go into the note.
+    """
+    method = names.METHODS.get(study.definition(label)["method"])
+    if method is None or metric not in METRICS:
+        return None
+    client, name = method.published
+    source = study.datasets[column["dataset"]]["source"]
+    wanted = {
+        "dataset": SOURCES.get(source, source),
+        "model": column["model"],
+        "algorithm": name,
+        "metric": METRICS[metric],
+        "client_opt": client,
+    }
+    found = [
+        row
+        for row in _rows()
+        if all(row[key] in ("", value) for key, value in wanted.items())
+        and _same_alpha(row["alpha"], column["alpha"])
+    ]
+    number = "".join(re.findall(r"table(\d+)", table))
+    found.sort(key=lambda row: row["table"] != number)
+    if not found:
+        return None
+    first = found[0]
+    note = first["note"].replace("+-", "±")
+    if not note:
+        others = {r["table"]: _text(r) for r in found if _text(r) != _text(first)}
+        note = "; ".join(f"table {table} prints {text}" for table, text in others.items())
+    return Published(
+        first["table"],
+        float(first["mean"]) if first["mean"] else None,
+        float(first["std"]) if first["std"] else None,
+        first["status"],
+        int(first["rounds"]) if first["rounds"] else None,
+        note,
+    )
+
+
+def _same_alpha(printed: str, ours: str) -> bool:
+    if not printed:  # centralized training and the landmarks have no alpha
+        return True
+    return ours not in ("iid", "natural") and float(printed) == float(ours)
+
+
+def _text(row: Mapping[str, str]) -> str:
+    return f"{row['mean']} ± {row['std']}" if row["std"] else row["mean"] or row["status"]
+
+
+@functools.cache
+def _rows() -> tuple[dict[str, str], ...]:
+    with open(FILE, newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))

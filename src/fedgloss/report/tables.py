@@ -1,0 +1,287 @@
+"""The paper's tables with our numbers, the paper's, and a verdict on each pair."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedgloss.errors import InputError
+from fedgloss.files import write_text
+from fedgloss.report import names, results
+from fedgloss.report.definitions import (
+    accuracy,
+    accuracy_at_half,
+    lambda1,
+    snakemake,
+    training_values,
+)
+from fedgloss.report.published import Published, published
+from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
+from fedgloss.report.verdict import RULE, Verdict, verdict
+
+if TYPE_CHECKING:
+    from fedgloss.study import Cell, Study
+
+LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
+DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
+VALUES = {
+    "accuracy": results.accuracy,
+    "accuracy_at_half": results.accuracy_at_half,
+    "lambda1": results.lambda1,
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one (dataset, alpha, model)."""
+
+    condition: Mapping[str, str]
+    head: str
+    """What all metrics of the condition stand under."""
+    metric: str
+    published: bool
+    """Whether the paper prints any number of this column."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Ours and the paper's for one row and column."""
+
+    ours: Summary
+    paper: Published | None
+    verdict: Verdict | None
+    best: bool = False
+    """The best mean of its group, and of at least two methods; diverged ones do not compete."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm."""
+
+    label: str
+    method: str
+    client: str
+    cost: float | None
+    """Bytes exchanged relative to FedAvg."""
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, as every format writes it."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """What stands under the table: definitions, the verdict's rule, footnotes, how to rerun."""
+
+    @property
+    def groups(self) -> list[tuple[str, list[Row]]]:
+        """The rows under the client optimisers' names, as the paper groups them."""
+        clients = dict.fromkeys(row.client for row in self.rows)
+        return [(names.CLIENTS[c], [r for r in self.rows if r.client == c]) for c in clients]
+
+
+def build(study: "Study", name: str, folder: Path) -> Table:
+    """Build one table of a study from what the results folder has.
+
+    Raises InputError for an unknown table, or one that counts against a FedAvg the grid lacks.
+    """
+    if name not in study.tables:
+        raise InputError(
+            f"{study.file}: tables: no table {name!r} (allowed: {', '.join(study.tables)})"
+        )
+    spec, found = study.tables[name], Results(study, Path(folder))
+    if spec["kind"] == "communication":
+        metrics = ["rounds", "cost"]
+    else:
+        metrics = spec.get("show", ["accuracy"])
+    columns = _columns(study, name, spec, metrics)
+    rows = tuple(_row(found, name, label, columns) for label in spec["rows"])
+    rows = tuple(
+        replace(
+            row,
+            entries=tuple(
+                replace(entry, best=_best(rows, row, i, columns[i].metric))
+                for i, entry in enumerate(row.entries)
+            ),
+        )
+        for row in rows
+    )
+    table = Table(name, spec.get("title", name), columns, rows, ())
+    return replace(table, notes=tuple(_notes(found, table, spec["kind"], metrics)))
+
+
+def write(table: Table, folder: Path) -> None:
+    """Write {name}.csv, .md and .tex into a folder, each whole or not at all."""
+    from fedgloss.report import formats
+
+    for suffix, render in (
+        ("csv", formats.to_csv),
+        ("md", formats.to_markdown),
+        ("tex", formats.to_latex),
+    ):
+        write_text(Path(folder) / f"{table.name}.{suffix}", render(table))
+
+
+def cells_of(study: "Study", label: str, condition: Mapping[str, str]) -> list["Cell"]:
+    """The seeds of one algorithm in one column."""
+    return study.select(algorithm=label, **condition)
+
+
+def _columns(
+    study: "Study", table: str, spec: Mapping[str, Any], metrics: list[str]
+) -> tuple[Column, ...]:
+    heads = names.columns(spec["columns"])
+    return tuple(
+        Column(
+            condition,
+            head,
+            metric,
+            any(published(study, condition, label, metric, table) for label in spec["rows"]),
+        )
+        for condition, head in zip(spec["columns"], heads, strict=True)
+        for metric in metrics
+    )
+
+
+def _row(found: Results, table: str, label: str, columns: tuple[Column, ...]) -> Row:
+    study = found.study
+    everywhere = [
+        cell
+        for condition in {str(c.condition): c.condition for c in columns}.values()
+        for cell in cells_of(study, label, condition)
+    ]
+    client = names.client(study, label)
+    return Row(
+        label,
+        study.definition(label)["method"],
+        client,
+        None if client == "none" else results.communication_cost(found, everywhere),
+        tuple(_entry(found, table, label, column) for column in columns),
+    )
+
+
+def _entry(found: Results, table: str, label: str, column: Column) -> Entry:
+    cells = cells_of(found.study, label, column.condition)
+    if column.metric in VALUES:
+        ours = summarize(found, cells, lambda cell: VALUES[column.metric](found, cell))
+    else:
+        ours = _communication(found, cells, column)
+    paper = published(found.study, column.condition, label, column.metric, table)
+    if paper is None or not cells:
+        return Entry(ours, paper, None)
+    rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}
+    ours_rounds = rounds.pop() if len(rounds) == 1 else None
+    return Entry(ours, paper, verdict(ours, paper, column.metric, ours_rounds))
+
+
+def _communication(found: Results, cells: list["Cell"], column: Column) -> Summary:
+    """Rounds, or bytes in units of FedAvg's, until FedAvg's final accuracy is first reached."""
+    baseline = fedavg(found, column.condition)
+    target = summarize(found, baseline, lambda cell: results.accuracy(found, cell)).mean
+    budget = summarize(found, baseline, lambda cell: _bytes(found, cell)).mean
+
+    def reached(cell: "Cell") -> float | str | None:
+        manifest, metrics = found.manifest(cell), found.metrics(cell)
+        if not manifest or not metrics or target is None:
+            return None
+        total = manifest["settings"]["training"]["rounds"]
+        first = total if cell in baseline else _first(metrics, target)
+        if first is None:
+            return NOT_REACHED
+        return first if column.metric == "rounds" else _bytes(found, cell) * first / total / budget
+
+    return summarize(found, cells, reached)
+
+
+def fedavg(found: Results, condition: Mapping[str, str]) -> list["Cell"]:
+    """FedAvg's cells of a column; InputError where the grid has none."""
+    labels = dict.fromkeys(cell.algorithm for cell in found.study.select(**condition))
+    for label in sorted(labels, key=lambda label: label != "fedavg"):
+        if found.study.definition(label)["method"] == "fedavg":
+            return cells_of(found.study, label, condition)
+    raise InputError(
+        f"{found.study.file}: tables: kind communication counts against fedavg, which the grid"
+        f" lacks at {'/'.join(condition.values())}"
+    )
+
+
+def _first(metrics: results.Columns, target: float) -> float | None:
+    rows = zip(metrics["round"], metrics["accuracy"], strict=True)
+    return next((t for t, accuracy in rows if accuracy >= target), None)
+
+
+def _bytes(found: Results, cell: "Cell") -> float | None:
+    manifest = found.manifest(cell)
+    return manifest["bytes_down"] + manifest["bytes_up"] if manifest else None
+
+
+def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
+    """Whether no method of the row's group has a better mean, as printed, in column i."""
+    rivals = {r.label: r.entries[i].ours for r in rows if r.client == row.client}
+    means = {
+        label: round(ours.mean, DECIMALS[metric])
+        for label, ours in rivals.items()
+        if ours.n and not ours.diverged and not ours.unreached
+    }
+    best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
+    return len(means) > 1 and means.get(row.label) == best
+
+
+def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Iterator[str]:
+    study, cells = found.study, _cells_of_table(found.study, table)
+    manifests = [m for m in map(found.manifest, cells) if m]
+    seeds = sorted({cell.seed for cell in cells})
+    yield (
+        "Ours: mean ± sample standard deviation (ddof = 1) over n seeds"
+        f" (of {names.listed([str(seed) for seed in seeds])}). `n=2/3`: one of three not run yet;"
+        " `× 1/3`: one of three diverged, and is not in the mean. Bold: the best of its group."
+    )
+    if kind == "methods":
+        yield (
+            "Comm. cost: bytes that crossed the network, counted in the runs that went to the end,"
+            " relative to FedAvg's two models per client and round."
+        )
+    if "accuracy" in metrics:
+        yield f"Accuracy: {accuracy(manifests)}."
+    if "accuracy_at_half" in metrics:
+        yield f"Accuracy at T/2: {accuracy_at_half(manifests)}."
+    if "lambda1" in metrics:
+        yield f"λ₁: {lambda1(found, cells)}; lower is flatter."
+    if kind == "communication":
+        yield (
+            "Rounds: for each seed the first evaluated round whose test accuracy is at least"
+            f" FedAvg's final one in that column (the {accuracy(manifests)}, over its"
+            " seeds); FedAvg itself takes all its rounds, by definition."
+            f" Evaluated every {training_values(manifests, 'evaluate_every')} rounds."
+            " Cost: the bytes exchanged until then, in units of B, what FedAvg exchanges in all its"
+            " rounds. `–`: not reached;"
+            " `2/3 reached`: by two seeds of three, the mean is over these."
+        )
+    if any(column.published for column in table.columns):
+        prints = {e.paper.table for row in table.rows for e in row.entries if e.paper}
+        where = [f"Tab. {t}" if t.isdigit() else f"section {t}" for t in sorted(prints)]
+        yield f"Paper: as printed in {names.listed(where)}; it does not say which std. {RULE}"
+        yield from _footnotes(table)
+    yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
+
+
+def _cells_of_table(study: "Study", table: Table) -> list["Cell"]:
+    return list(
+        dict.fromkeys(
+            cell
+            for row in table.rows
+            for column in table.columns
+            for cell in cells_of(study, row.label, column.condition)
+        )
+    )
+
+
+def _footnotes(table: Table) -> Iterator[str]:
+    for row in table.rows:
+        for column, entry in zip(table.columns, row.entries, strict=True):
+            if entry.paper and entry.paper.note:
+                yield f"{names.algorithm(row.label)}, {column.head}: {entry.paper.note}."

@@ -1,0 +1,1 @@
+"""Cohort training, the round loop, and checkpoints."""

@@ -1,0 +1,28 @@
+"""The reference: one client after another, autograd on the user's own module."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedgloss.simulation.flat import parameter_shapes, unflatten
+
+
+class LoopGradients:
+    """The gradient of each client's mean loss, for any module and any loss."""
+
+    name = "loop"
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.model, self.loss, self.shapes = model, loss, parameter_shapes(model)
+
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+        """[K, P], [K, B, ...], [K, B, ...] -> [K, P]; a batch is its first counts[k] rows."""
+        gradients = torch.zeros_like(W)
+        for k, count in enumerate(counts):
+            if count:
+                w = W[k].detach().requires_grad_()
+                output = functional_call(self.model, unflatten(w, self.shapes), (x[k, :count],))
+                gradients[k] = torch.autograd.grad(self.loss(output, y[k, :count]), w)[0]
+        return gradients

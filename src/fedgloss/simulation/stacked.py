@@ -1,0 +1,266 @@
+"""The gradients of K models at once, on [K, P] parameters, without autograd.
+
+A sequential network of common layers is differentiated by hand: every layer has a forward and a
+backward pass on stacked tensors, and writes its parameters' gradient straight into the flat [K, P]
+result. Images are channels-last, [K, B, H, W, C], so that a convolution is one copy of patches and
+one batched matrix product, and nothing is transposed in between. For larger images ordinary
+convolutions, client after client, are faster on a CPU; the choice is made per layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedgloss.simulation.flat import parameter_shapes, unflatten
+
+aten = torch.ops.aten
+
+
+class Convolution:
+    """A stride-1 convolution with zero padding."""
+
+    def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
+        self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
+        self.kernel, self.padding = layer.kernel_size[0], layer.padding[0]
+        self.channels = layer.in_channels, layer.out_channels
+
+    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """[K, B, H, W, C] -> [K, B, H', W', O]."""
+        weight = parameters[self.weight]
+        bias = parameters[self.bias] if self.bias else weight.new_zeros(weight.shape[:2])
+        if self._as_patches(x):
+            patches, (B, H, W) = _patches(x, self.kernel, self.padding)
+            kernel = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)  # [K, k*k*C, O]
+            return torch.baddbmm(bias[:, None], patches, kernel).unflatten(1, (B, H, W)), patches
+        outputs = [
+            F.conv2d(_channels_first(x[k]), weight[k], bias[k], padding=self.padding)
+            for k in range(len(x))
+        ]
+        return torch.stack([output.permute(0, 2, 3, 1) for output in outputs]), x
+
+    def backward(
+        self,
+        d: Tensor,
+        saved: Tensor,
+        parameters: dict[str, Tensor],
+        gradients: dict[str, Tensor],
+        need_input: bool,
+    ) -> Tensor | None:
+        weight = parameters[self.weight]
+        if self.bias:
+            torch.sum(d, (1, 2, 3), out=gradients[self.bias])
+        if saved.ndim == 5:
+            return self._backward_one_by_one(d, saved, weight, gradients, need_input)
+        K, O = len(d), d.shape[-1]  # noqa: E741
+        k, C = self.kernel, self.channels[0]
+        kernel_gradient = torch.bmm(d.reshape(K, -1, O).transpose(1, 2), saved)
+        gradients[self.weight].copy_(kernel_gradient.view(K, O, k, k, C).permute(0, 1, 4, 2, 3))
+        if not need_input:
+            return None
+        # The input's gradient is the full convolution of d with the kernel turned by 180 degrees.
+        patches, (B, H, W) = _patches(d, k, k - 1 - self.padding)
+        turned = weight.flip(-1, -2).permute(0, 3, 4, 1, 2).reshape(K, k * k * O, C)
+        return torch.bmm(patches, turned).unflatten(1, (B, H, W))
+
+    def _as_patches(self, x: Tensor) -> bool:
+        small = x.shape[2] * x.shape[3] * self.channels[0] <= 1024
+        return (x.is_cuda or small) and self.padding < self.kernel
+
+    def _backward_one_by_one(self, d, x, weight, gradients, need_input) -> Tensor | None:
+        inputs = []
+        for k in range(len(x)):
+            input_gradient, weight_gradient, _ = aten.convolution_backward(
+                _channels_first(d[k]),
+                _channels_first(x[k]),
+                weight[k],
+                None,
+                [1, 1],
+                [self.padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [need_input, True, False],
+            )
+            gradients[self.weight][k].copy_(weight_gradient)
+            inputs.append(input_gradient)
+        return torch.stack([x.permute(0, 2, 3, 1) for x in inputs]) if need_input else None
+
+
+class Linear:
+    """A fully connected layer."""
+
+    def __init__(self, layer: nn.Linear, prefix: str) -> None:
+        self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
+
+    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """[K, B, I] -> [K, B, O]."""
+        weight = parameters[self.weight].transpose(1, 2)
+        if self.bias:
+            return torch.baddbmm(parameters[self.bias][:, None], x, weight), x
+        return torch.bmm(x, weight), x
+
+    def backward(self, d, x, parameters, gradients, need_input) -> Tensor | None:
+        # A matrix product cannot write into the strided rows of the flat gradient of one layer.
+        gradients[self.weight].copy_(torch.bmm(d.transpose(1, 2), x))
+        if self.bias:
+            torch.sum(d, 1, out=gradients[self.bias])
+        return torch.bmm(d, parameters[self.weight]) if need_input else None
+
+
+class MaxPool:
+    """Non-overlapping max-pooling; the first of equal values takes the gradient, as in PyTorch."""
+
+    def __init__(self, layer: nn.MaxPool2d, prefix: str) -> None:
+        self.size = _pair(layer.kernel_size)
+
+    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """[K, B, H, W, C] -> [K, B, H / size, W / size, C]."""
+        flat = _channels_first(x.flatten(0, 1))
+        y, indices = aten.max_pool2d_with_indices(flat, self.size)
+        return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]), (flat, indices)
+
+    def backward(self, d, saved, parameters, gradients, need_input) -> Tensor | None:
+        if not need_input:
+            return None
+        x, indices = saved
+        d, stacked = _channels_first(d.flatten(0, 1)), d.shape[:2]
+        d = aten.max_pool2d_with_indices_backward(
+            d, x, self.size, self.size, [0, 0], [1, 1], False, indices
+        )
+        return d.permute(0, 2, 3, 1).unflatten(0, stacked)
+
+
+class ReLU:
+    """max(x, 0)."""
+
+    def __init__(self, layer: nn.ReLU, prefix: str) -> None:
+        pass
+
+    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        y = x.relu()
+        return y, y
+
+    def backward(self, d, y, parameters, gradients, need_input) -> Tensor | None:
+        return aten.threshold_backward(d, y, 0) if need_input else None
+
+
+class Flatten:
+    """Features in the order channel, row, column, as PyTorch flattens an image."""
+
+    def __init__(self, layer: nn.Flatten, prefix: str) -> None:
+        pass
+
+    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """[K, B, H, W, C] -> [K, B, C * H * W]; what is flat already stays as it is."""
+        return (x.permute(0, 1, 4, 2, 3).flatten(2), x.shape) if x.ndim == 5 else (x, x.shape)
+
+    def backward(self, d, shape, parameters, gradients, need_input) -> Tensor | None:
+        if len(shape) < 5 or not need_input:
+            return d
+        K, B, H, W, C = shape
+        return d.view(K, B, C, H, W).permute(0, 1, 3, 4, 2)
+
+
+def _patches(x: Tensor, k: int, padding: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """Every k x k window of [K, B, H, W, C] as a row: [K, B*H'*W', k*k*C], and (B, H', W')."""
+    x = F.pad(x, (0, 0, padding, padding, padding, padding)) if padding else x.contiguous()
+    K, B, H, W, C = x.shape
+    shape = (B, H - k + 1, W - k + 1)
+    strides = (B * H * W * C, H * W * C, W * C, C, W * C, 1)
+    windows = x.as_strided((K, *shape, k, k * C), strides)
+    return windows.reshape(K, -1, k * k * C), shape
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """[B, H, W, C] seen as [B, C, H, W]: the same memory, PyTorch's channels-last format."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _pair(size: int | Sequence[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def _plain_convolution(layer: nn.Conv2d) -> bool:
+    k, p = layer.kernel_size, layer.padding
+    return (
+        isinstance(p, tuple)
+        and k[0] == k[1]
+        and p[0] == p[1]
+        and layer.stride == (1, 1)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+    )
+
+
+def _plain_pooling(layer: nn.MaxPool2d) -> bool:
+    return (
+        _pair(layer.kernel_size) == _pair(layer.stride)
+        and _pair(layer.padding) == [0, 0]
+        and _pair(layer.dilation) == [1, 1]
+        and not layer.ceil_mode
+    )
+
+
+LAYERS: dict[type, tuple[type, Callable[[Any], bool]]] = {
+    nn.Conv2d: (Convolution, _plain_convolution),
+    nn.Linear: (Linear, lambda layer: True),
+    nn.MaxPool2d: (MaxPool, _plain_pooling),
+    nn.ReLU: (ReLU, lambda layer: True),
+    nn.Flatten: (Flatten, lambda layer: (layer.start_dim, layer.end_dim) == (1, -1)),
+}
+
+
+def can_stack(model: nn.Module) -> bool:
+    """Whether the model is a sequence of layers this file can differentiate."""
+    return type(model) is nn.Sequential and all(
+        type(layer) in LAYERS and LAYERS[type(layer)][1](layer) for layer in model
+    )
+
+
+class StackedGradients:
+    """The gradients of K copies of a sequential model, each on its own mini-batch."""
+
+    name = "stacked"
+
+    def __init__(self, model: nn.Sequential, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.loss = loss
+        self.shapes = parameter_shapes(model)
+        self.layers = [
+            LAYERS[type(layer)][0](layer, prefix) for prefix, layer in model.named_children()
+        ]
+
+    @torch.no_grad()
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+        """[K, P], [K, B, ...], [K, B, ...] -> [K, P]; a batch is its first counts[k] rows."""
+        parameters, result = unflatten(W, self.shapes), torch.empty_like(W)
+        gradients = unflatten(result, self.shapes)
+        h, saved = x.permute(0, 1, 3, 4, 2) if x.ndim == 5 else x, []
+        for layer in self.layers:
+            h, kept = layer.forward(h, parameters)
+            saved.append(kept)
+        d = self._output_gradient(h, y, counts)
+        for i in reversed(range(len(self.layers))):
+            d = self.layers[i].backward(d, saved[i], parameters, gradients, need_input=i > 0)
+        return result
+
+    def _output_gradient(self, z: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+        """The gradient of each client's mean loss with respect to its outputs, zero past counts."""
+        full = all(count == z.shape[1] for count in counts)
+        if self.loss is F.cross_entropy and not y.is_floating_point():
+            d = torch.softmax(z, dim=-1)
+            d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
+            if full:
+                return d.div_(z.shape[1])
+            scale = d.new_zeros(z.shape[:2])
+            for k, count in enumerate(counts):
+                scale[k, :count] = 1 / max(count, 1)
+            return d * scale[..., None]
+        with torch.enable_grad():
+            z = z.requires_grad_()
+            losses = [self.loss(z[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
+            return torch.autograd.grad(sum(losses), z)[0]

@@ -1,0 +1,38 @@
+"""How every computation starts: the device, its arithmetic, and the model before round 0."""
+
+import torch
+
+from fedgloss.data.datasets import Dataset
+from fedgloss.errors import InputError
+from fedgloss.models import build_model
+
+
+def initial_model(name: str, dataset: Dataset, seed: int) -> torch.nn.Module:
+    """The model before round 0: PyTorch's default initialisation, a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(name, tuple(dataset.train_images.shape[1:]), len(dataset.classes))
+
+
+def prepare_torch(device: str, threads: int) -> torch.device:
+    """Pick the device and make its arithmetic repeatable."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(
+            f"device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N"
+        ) from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
+    return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """What the manifest calls a device: the GPU's name, or cpu."""
+    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"

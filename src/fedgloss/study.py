@@ -1,0 +1,324 @@
+"""From one configuration file to the cells of a study: what to run, with every number resolved.
+
+A study names its grid; `config/methods.yaml` holds the constants of the paper with their sources;
+the study's `algorithms` section overrides them, or adds methods and named variants of its own. All
+of it is checked here, before any job starts.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgloss import algorithms
+from fedgloss.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS_FILE = ROOT / "config" / "methods.yaml"
+SCHEMAS = ROOT / "workflow" / "schemas"
+ALPHA = re.compile(r"\d+(\.\d+)?|iid|natural")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One training run. `algorithm` is the label of the tables; its method may be another."""
+
+    dataset: str
+    alpha: str
+    model: str
+    algorithm: str
+    seed: int
+
+    @property
+    def condition(self) -> str:
+        """The cell's path without its seed."""
+        return f"{self.dataset}/alpha-{self.alpha}/{self.model}/{self.algorithm}"
+
+    def __str__(self) -> str:
+        """The cell's path below the study's folders."""
+        return f"{self.condition}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated study."""
+
+    name: str
+    file: str
+    config: Mapping[str, Any]
+    methods: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """The definition of each data set by name: those of methods.yaml, then the study's own."""
+        return {**self.methods["datasets"], **self.config.get("datasets", {})}
+
+    @property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The study's tables by name."""
+        return dict(self.config.get("tables", {}))
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The study's figures by name."""
+        return dict(self.config.get("figures", {}))
+
+    def cell(self, text: str) -> Cell:
+        """The cell with this path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0."""
+        by_path = {str(cell): cell for cell in self.cells}
+        if text.strip("/") not in by_path:
+            hint = algorithms.did_you_mean(text, [*by_path]).split("; allowed")[0]
+            raise InputError(f"{self.file}: no cell {text!r} in this study{hint}")
+        return by_path[text.strip("/")]
+
+    def select(self, **wanted: str | int) -> list[Cell]:
+        """The cells whose fields have these values, in the order of the grid."""
+        return [
+            cell
+            for cell in self.cells
+            if all(getattr(cell, name) == value for name, value in wanted.items())
+        ]
+
+    def definition(self, label: str) -> dict[str, Any]:
+        """What the study says about an algorithm: method, variants, hyperparameters, training."""
+        return {"method": label, **self.config.get("algorithms", {}).get(label, {})}
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Everything that decides a cell's numbers, resolved; the trainer's only configuration.
+
+        Precedence, weakest first: constants for (data set, model), constants for the method there,
+        the study's `training`, the study's `algorithms` entry.
+        """
+        where = f"{self.file}: {cell.condition}"
+        constants = self._constants(cell)
+        definition = self.definition(cell.algorithm)
+        method = definition["method"]
+        known = constants["algorithms"].get(method, {})
+        training = {
+            **_values(constants["training"], cell.alpha),
+            **_values(known.get("training", {}), cell.alpha),
+            **self.config.get("training", {}),
+            **definition.get("training", {}),
+        }
+        if training["clients_per_round"] > training["clients"]:
+            raise InputError(
+                f"{where}: training.clients_per_round: {training['clients_per_round']} of only"
+                f" {training['clients']} clients"
+            )
+        try:
+            variants = algorithms.resolve_variants(method, self.config.get("preset", "recommended"))
+            chosen = definition.get("variants", known.get("variants", {}))
+            if isinstance(chosen, str) or chosen:
+                given = algorithms.resolve_variants(method, chosen)
+                variants = given if isinstance(chosen, str) else variants | dict(chosen)
+            hyperparameters = algorithms.resolve_hyperparameters(
+                algorithms.build_algorithm(method, variants),
+                {
+                    **_values(known.get("hyperparameters", {}), cell.alpha),
+                    **definition.get("hyperparameters", {}),
+                },
+            )
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        return {
+            "dataset": cell.dataset,
+            "alpha": cell.alpha,
+            "model": cell.model,
+            "algorithm": cell.algorithm,
+            "method": method,
+            "variants": variants,
+            "hyperparameters": hyperparameters,
+            "training": training,
+            "seed": cell.seed,
+        }
+
+    def partition(self, dataset: str, alpha: str) -> dict[str, Any]:
+        """The arguments of a data set's partition at this alpha."""
+        definition = {**self.datasets[dataset]["partition"]}
+        scheme = alpha if alpha in ("iid", "natural") else definition.pop("scheme")
+        definition.pop("scheme", None)
+        return {"scheme": scheme, "alpha": alpha, **definition}
+
+    def _constants(self, cell: Cell) -> dict[str, Any]:
+        source = self.datasets[cell.dataset]["source"]
+        key = f"{source}/{cell.model}"
+        if key not in self.methods["settings"]:
+            raise InputError(
+                f"{self.file}: {cell.condition}: config/methods.yaml has no settings for {key!r}"
+                f"{algorithms.did_you_mean(key, [*self.methods['settings']])}"
+            )
+        return self.methods["settings"][key]
+
+
+def load_study(file: Path | str) -> Study:
+    """Read and check a study: a YAML file, or JSON text, as the workflow hands a changed one on.
+
+    Raises InputError with the one line to show.
+    """
+    if str(file).lstrip().startswith("{"):
+        return check_study(json.loads(str(file)), "--config")
+    return check_study(read_yaml(file), str(file))
+
+
+def check_study(config: Mapping[str, Any], file: str) -> Study:
+    """Check a study that has been read already; `file` is the name to blame."""
+    _validate(config, "study", file)
+    methods = read_yaml(METHODS_FILE)
+    _validate(methods, "methods", "config/methods.yaml")
+    study = Study(config["study"], file, config, methods, tuple(_cells(config, file)))
+    for label, definition in config.get("algorithms", {}).items():
+        try:
+            algorithms.method(definition.get("method", label))
+        except InputError as error:
+            raise InputError(f"{file}: algorithms.{label}: {error}") from None
+    for i, block in enumerate(config["grid"]):
+        if block["dataset"] not in study.datasets:
+            raise InputError(
+                f"{file}: grid[{i}].dataset: unknown data set {block['dataset']!r}"
+                f"{algorithms.did_you_mean(block['dataset'], [*study.datasets])}"
+            )
+        known = [*algorithms.METHODS, *config.get("algorithms", {})]
+        for j, label in enumerate(block["algorithms"]):
+            if label not in known:
+                raise InputError(
+                    f"{file}: grid[{i}].algorithms[{j}]: unknown method {label!r}"
+                    f"{algorithms.did_you_mean(label, known)}"
+                )
+    for cell in study.cells:
+        study.settings(cell)
+    _check_reports(study)
+    return study
+
+
+def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
+    seen = set()
+    for i, block in enumerate(config["grid"]):
+        for alpha in block["alphas"]:
+            if not ALPHA.fullmatch(alpha):
+                raise InputError(
+                    f"{file}: grid[{i}].alphas: {alpha!r} is not a number of at least 0"
+                    " written as text, nor 'iid' or 'natural'"
+                )
+        for alpha in block["alphas"]:
+            for label in block["algorithms"]:
+                for seed in block.get("seeds", config["seeds"]):
+                    cell = Cell(block["dataset"], alpha, block["model"], label, seed)
+                    if cell not in seen:  # blocks may overlap: a table repeats another's cells
+                        yield cell
+                    seen.add(cell)
+
+
+def _check_reports(study: Study) -> None:
+    """Tables and figures may only name cells that the grid has."""
+    conditions = {(cell.dataset, cell.alpha, cell.model) for cell in study.cells}
+    labels = {cell.algorithm for cell in study.cells}
+    for section in ("tables", "figures"):
+        for name, entry in getattr(study, section).items():
+            where = f"{study.file}: {section}.{name}"
+            for column in entry["columns"]:
+                condition = (column["dataset"], column["alpha"], column["model"])
+                if condition not in conditions:
+                    allowed = sorted("/".join(c) for c in conditions)
+                    raise InputError(
+                        f"{where}.columns: {'/'.join(condition)} is not in the grid"
+                        f"{algorithms.did_you_mean('/'.join(condition), allowed)}"
+                    )
+            for label in entry["rows"]:
+                if label not in labels:
+                    raise InputError(
+                        f"{where}.rows: {label!r} is not in the grid"
+                        f"{algorithms.did_you_mean(label, sorted(labels))}"
+                    )
+
+
+def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:
+    """The values of {name: {value, by_alpha, source, ...}} entries at an alpha."""
+    return {
+        name: entry.get("by_alpha", {}).get(alpha, entry["value"])
+        for name, entry in entries.items()
+    }
+
+
+def read_yaml(file: Path | str) -> dict[str, Any]:
+    """A YAML file's mapping, read without any tag that could construct objects."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected keys and values at the top level")
+    return content
+
+
+def _validate(content: Mapping[str, Any], schema: str, file: str) -> None:
+    """Check against a JSON schema; the first error becomes one line with key and allowed values."""
+    import jsonschema
+
+    definition = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(definition, registry=_registry())
+    errors = sorted(validator.iter_errors(content), key=lambda e: [str(p) for p in e.absolute_path])
+    if errors:
+        error = max(errors[:1], key=jsonschema.exceptions.relevance)
+        raise InputError(f"{file}: {_explain(error)}")
+
+
+def _registry() -> Any:
+    """What the schemas refer to in one another."""
+    import referencing
+
+    shared = json.loads((SCHEMAS / "datasets.schema.json").read_text(encoding="utf-8"))
+    return referencing.Registry().with_resource(
+        shared["$id"], referencing.Resource.from_contents(shared)
+    )
+
+
+def _explain(error: Any) -> str:
+    where = _key(error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed), key=str)[0]
+        key = f"{where}.{unknown}" if where else str(unknown)
+        return f"{key}: unknown key{algorithms.did_you_mean(str(unknown), allowed)}"
+    if error.validator == "required":
+        missing = next(k for k in error.validator_value if k not in error.instance)
+        return f"{f'{where}.' if where else ''}{missing}: missing, must be given"
+    what = json.dumps(error.instance) if not isinstance(error.instance, (dict, list)) else "value"
+    what = what if len(what) <= 60 else f"{what[:57]}..."
+    allowed = error.schema.get("description", "")
+    if error.validator == "enum":
+        values = [str(v) for v in error.validator_value]
+        return f"{where}: {what} is unknown{algorithms.did_you_mean(str(error.instance), values)}"
+    if error.validator == "type":
+        names = {"string": "text (in quotes)", "array": "a list", "object": "keys and values"}
+        wanted = error.validator_value
+        wanted = " or ".join([wanted] if isinstance(wanted, str) else wanted)
+        return f"{where}: {what} must be {names.get(wanted, f'a {wanted}')}" + (
+            f" ({allowed})" if allowed else ""
+        )
+    limits = {"minimum": "at least", "exclusiveMinimum": "greater than", "maximum": "at most"}
+    if error.validator in limits:
+        return f"{where}: {what} must be {limits[error.validator]} {error.validator_value}"
+    return f"{where}: {what} is not allowed" + (f" ({allowed})" if allowed else "")
+
+
+def _key(path: Any) -> str:
+    key = ""
+    for part in path:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key or "(top level)"
+
+
+def check_writable(folder: Path | str) -> None:
+    """Refuse early if results cannot be written."""
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: results cannot be written here ({existing} is not writable)")

@@ -1,0 +1,322 @@
+"""Partition files: what they say, how they are checked, and users' own split files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from refusal import refused
+
+from fedgloss.data.datasets import Dataset, encode_names
+from fedgloss.data.partitions import (
+    SCHEMES,
+    describe,
+    load_partition,
+    make_partition,
+    plot_partition,
+)
+
+
+def dataset(labels, users=None, names=None, sha256="ab" * 32):
+    count = len(labels)
+    return Dataset(
+        name="toy",
+        train_images=torch.zeros(count, 1, 2, 2, dtype=torch.uint8),
+        train_labels=torch.tensor(labels),
+        test_images=torch.zeros(6, 1, 2, 2, dtype=torch.uint8),
+        test_labels=torch.zeros(6, dtype=torch.int64),
+        classes=tuple("abcdefghij"),
+        mean=(0.5,),
+        std=(0.5,),
+        train_users=users,
+        train_names=None if names is None else encode_names(names),
+        test_names=None,
+        images="clean",
+        sha256=sha256,
+    )
+
+
+TOY = dataset(np.repeat(np.arange(10), 60))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "alpha-1" / "partition.json"
+
+
+def make(path, data=TOY, scheme="dirichlet", clients=20, alpha="1", seed=0, file=None):
+    make_partition(data, path, scheme=scheme, clients=clients, alpha=alpha, seed=seed, file=file)
+    return load_partition(path, data)
+
+
+def test_the_file_says_what_was_asked_and_what_came_out(path):
+    partition = make(path)
+    record = json.loads(path.read_text())
+    assert (record["scheme"], record["alpha"], record["seed"]) == ("dirichlet", "1", 0)
+    assert record["dataset"]["sha256"] == TOY.sha256
+    assert record["sizes"] == [30] * 20 == [len(client) for client in partition.clients]
+    for client, row in zip(partition.clients, record["labels"], strict=True):
+        counts = torch.bincount(TOY.train_labels[client]).tolist()
+        assert row == {str(label): n for label, n in enumerate(counts) if n}
+    found = record["statistics"]
+    assert found["classes_per_client"] == np.mean([len(row) for row in record["labels"]])
+    assert (found["clients"], found["images"]) == (20, 600)
+    assert partition.manifest["statistics"] == found
+
+
+def test_the_same_request_gives_the_same_bytes(path, tmp_path):
+    make(path)
+    make(tmp_path / "again.json")
+    assert path.read_bytes() == (tmp_path / "again.json").read_bytes()
+    assert (
+        make(tmp_path / "other.json", seed=1).manifest["sha256"]
+        != json.loads(path.read_text())["sha256"]
+    )
+
+
+def test_the_bytes_do_not_depend_on_the_machine(path):
+    """The generators spell out their random variates, so this hash holds everywhere."""
+    expected = "07404541ac6afcdce7e0394bad7e347349620dfba88859871acdb22303e36a2d"
+    assert make(path).manifest["sha256"] == expected
+
+
+def test_clients_are_sorted_int64_tensors(path):
+    for client in make(path).clients:
+        assert client.dtype == torch.int64
+        assert torch.equal(client, client.sort().values)
+
+
+def test_alpha_is_text_and_kept_as_written(path):
+    assert make(path, alpha="1.0").manifest["alpha"] == "1.0"
+
+
+def test_statistics_by_hand():
+    """Two clients: one class; two classes half and half. Prior (3/4, 1/4)."""
+    labels = np.array([0, 0, 0, 1])
+    found = describe([np.array([0, 1]), np.array([2, 3])], labels, classes=2)["statistics"]
+    assert found["entropy"] == pytest.approx(np.log(2) / 2)
+    square, prior = (1 + 0.5) / 2, 0.75**2 + 0.25**2
+    assert found["concentration"] == pytest.approx((1 - square) / (square - prior))
+
+
+def test_clients_drawn_at_a_concentration_show_it():
+    rng = np.random.default_rng(0)
+    counts = [np.round(1e3 * rng.dirichlet([2.0] * 5)).astype(int) for _ in range(2000)]
+    labels = np.concatenate([np.repeat(np.arange(5), row) for row in counts])
+    parts = np.split(np.arange(len(labels)), np.cumsum([row.sum() for row in counts])[:-1])
+    assert describe(parts, labels, 5)["statistics"]["concentration"] == pytest.approx(10, rel=0.05)
+
+
+def test_clients_more_alike_than_chance_have_no_concentration():
+    labels = np.tile([0, 1], 10)
+    parts = np.split(np.arange(20), 10)
+    assert describe(parts, labels, 2)["statistics"]["concentration"] is None
+
+
+# Requests that cannot be met
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"scheme": "zipf"}, ["scheme", "'zipf'", *SCHEMES]),
+        ({"clients": 601}, ["601 clients", "600 images"]),
+        ({"clients": 0}, ["at least 1"]),
+        ({"clients": None}, ["at least 1"]),
+        ({"alpha": None}, ["alpha", "None"]),
+        ({"alpha": "-1"}, ["alpha", "'-1'"]),
+        ({"alpha": "nan"}, ["alpha", "'nan'"]),
+        ({"alpha": "inf"}, ["alpha", "'inf'"]),
+        ({"alpha": "half"}, ["alpha", "'half'"]),
+        ({"alpha": "0", "clients": 7}, ["alpha 0", "7 clients", "class 0 has 60 images"]),
+        ({"alpha": "0", "scheme": "dirichlet-per-class"}, ["alpha must be above 0"]),
+        ({"scheme": "natural"}, ["natural", "user"]),
+        ({"scheme": "file"}, ["no split file"]),
+        ({"alpha": "0.001", "scheme": "dirichlet-per-class", "clients": 99}, ["100 tries"]),
+    ],
+)
+def test_impossible_requests_are_refused_with_the_reason(path, request_, words):
+    with refused(*words):
+        make(path, **request_)
+    assert not path.exists()
+
+
+# Checks on loading
+
+
+def change(path, **entries):
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | entries))
+
+
+@pytest.mark.parametrize(
+    ("clients", "words"),
+    [
+        ([[0, 1], [1, 2]], ["used twice"]),
+        ([[0, 600]], ["outside 0 .. 599"]),
+        ([[-1, 0]], ["outside"]),
+        ([[0], []], ["client 1 has no images"]),
+        ([[0.5]], ["not an integer"]),
+        ([["0"]], ["partition.json"]),
+        ("nonsense", ["partition.json"]),
+        ([[0, 1], [2]], ["SHA-256"]),
+    ],
+)
+def test_changed_indices_are_refused(path, clients, words):
+    make(path)
+    change(path, clients=clients)
+    with refused(path, *words):
+        load_partition(path, TOY)
+
+
+def test_a_partition_of_another_dataset_is_refused(path):
+    make(path)
+    with refused(path, "other data"):
+        load_partition(path, dataset(TOY.train_labels.tolist(), sha256="cd" * 32))
+
+
+@pytest.mark.parametrize("key", ["clients", "dataset", "sha256", "format", "test"])
+def test_a_missing_entry_is_refused(path, key):
+    make(path)
+    record = json.loads(path.read_text())
+    del record[key]
+    path.write_text(json.dumps(record))
+    with refused(path, key):
+        load_partition(path, TOY)
+
+
+def test_a_truncated_or_missing_file_is_refused(path):
+    with refused(path, "cannot be read"):
+        load_partition(path)
+    make(path)
+    path.write_text(path.read_text()[:-50])
+    with refused(path, "JSON"):
+        load_partition(path)
+
+
+# Split files
+
+
+def leaf(users):
+    return {
+        "users": list(users),
+        "num_samples": [0] * len(users),
+        "users_data": {str(u): {"x": x, "y": y} for u, (x, y) in users.items()},
+    }
+
+
+NAMED = dataset([0, 1, 1, 2], names=["a/p.png", "b/p.png", "b/q.png", "c/r.png"])
+
+
+def imported(path, record, data=NAMED):
+    file = path.parent.parent / "split.json"
+    file.write_text(json.dumps(record))
+    return make(path, data, scheme="file", clients=None, alpha=None, file=file)
+
+
+def test_a_users_own_file_gives_indices(path):
+    partition = imported(path, {"clients": [[3, 0], [2]], "test": [5, 1]})
+    assert [client.tolist() for client in partition.clients] == [[0, 3], [2]]
+    assert partition.test.tolist() == [5, 1]
+
+
+def test_a_leaf_file_gives_names_and_labels(path):
+    users = {10: (["p.png"], [1]), 9: (["r.png", "p.png"], [2, 0])}
+    partition = imported(path, leaf(users))
+    assert [client.tolist() for client in partition.clients] == [[0, 3], [1]]
+    assert partition.manifest["users"] == ["9", "10"]
+    assert partition.test is None
+
+
+@pytest.mark.parametrize("key", ["users_data", "user_data"])
+def test_both_spellings_of_the_leaf_key_are_read(path, key):
+    record = leaf({0: (["q.png"], [1])})
+    record[key] = record.pop("users_data")
+    assert imported(path, record).clients[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("place", ["test.json", "../test/test.json"])
+def test_a_test_file_beside_it_gives_the_test_images(path, place):
+    from dataclasses import replace
+
+    data = replace(NAMED, test_names=encode_names([f"{i}.png" for i in range(6)]))
+    file = path.parent.parent / "train" / "split.json"
+    beside = file.parent / place
+    for target, users in (
+        (file, {0: (["q.png"], [1])}),
+        (beside, {7: (["4.png", "2.png"], [0] * 2)}),
+    ):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(leaf(users)))
+    partition = make(path, data, scheme="file", clients=1, alpha=None, file=file)
+    assert partition.test.tolist() == [2, 4]
+
+
+def test_a_folder_of_the_authors_files_is_searched_by_alpha(path):
+    folder = path.parent.parent
+    for alpha, index in (("0.05", 0), ("100.00", 1)):
+        file = folder / f"federated_train_alpha_{alpha}.json"
+        file.write_text(json.dumps({"clients": [[index]]}))
+    for alpha, index in (("0.05", 0), ("100", 1)):
+        partition = make(path, NAMED, scheme="file", clients=1, alpha=alpha, file=folder)
+        assert partition.clients[0].tolist() == [index]
+    with refused("federated_train_alpha_7.00.json", "cannot be read"):
+        make(path, NAMED, scheme="file", clients=1, alpha="7", file=folder)
+    with refused(folder, "alpha is None"):
+        make(path, NAMED, scheme="file", clients=1, alpha=None, file=folder)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (leaf({3: (["p.png", "z.png"], [0, 2])}), ["user 3", "1 images", "z.png with label 2"]),
+        (leaf({3: (["p.png"], [2])}), ["p.png with label 2"]),
+        (leaf({1: (["q.png", "q.png"], [1, 1])}), ["used twice"]),
+        (leaf({1: (["q.png"], [1]), 2: ([], [])}), ["client 1 has no images"]),
+        (leaf({1: (["q.png"], [1, 1])}), ["LEAF"]),
+        ({"users": [1], "users_data": {}}, ["LEAF"]),
+        ({"some": "json"}, ["LEAF"]),
+        ([1, 2], ["clients"]),
+        ({"clients": [[0, 4]]}, ["outside 0 .. 3"]),
+        ({"clients": [[0, 0]]}, ["used twice"]),
+        ({"clients": [[0, "1"]]}, ["not an integer"]),
+        ({"clients": [[0, True]]}, ["not an integer"]),
+        ({"clients": {"0": [1]}}, ["not a list"]),
+        ({"clients": [[0]], "test": [6]}, ["test index", "outside 0 .. 5"]),
+        ({"clients": []}, ["no clients"]),
+    ],
+)
+def test_bad_split_files_are_refused(path, record, words):
+    with refused(*words):
+        imported(path, record)
+    assert not path.exists()
+
+
+def test_names_need_names(path):
+    with refused("toy", "no file names", "indices"):
+        imported(path, leaf({1: (["q.png"], [1])}), TOY)
+
+
+def test_ambiguous_names_are_refused(path):
+    data = dataset([1, 1], names=["x/q.png", "y/q.png"])
+    with refused("toy", "q.png (label 1)"):
+        imported(path, leaf({1: (["q.png"], [1])}), data)
+
+
+def test_the_number_of_clients_must_be_the_files(path):
+    file = path.parent.parent / "split.json"
+    file.write_text(json.dumps({"clients": [[0], [1]]}))
+    with refused(file, "2 clients", "3 asked for"):
+        make(path, NAMED, scheme="file", clients=3, alpha=None, file=file)
+
+
+# The figure
+
+
+def test_the_figure_is_a_png_and_repeats_byte_for_byte(path, tmp_path):
+    pytest.importorskip("matplotlib")
+    make(path)
+    for name in ("one.png", "two.png"):
+        plot_partition(path, TOY, tmp_path / name)
+    content = (tmp_path / "one.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and content == (tmp_path / "two.png").read_bytes()

@@ -1,0 +1,216 @@
+"""Who gets which image: the generators' properties, and ours against the official splits."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusal import refused
+from scipy import stats
+
+from fedgloss.data import generators
+from fedgloss.data.partitions import describe
+
+CIFAR10 = np.repeat(np.arange(10), 500)  # a tenth of CIFAR-10: 100 clients of 50 images
+
+
+def generate(scheme, labels, clients, seed, alpha):
+    if scheme == "iid":
+        return generators.iid(labels, clients, seed)
+    if scheme == "dirichlet":
+        return generators.dirichlet(labels, clients, seed, alpha)
+    return generators.dirichlet_per_class(labels, clients, seed, alpha, scheme == "capped")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scheme=st.sampled_from(["iid", "dirichlet", "per-class", "capped"]),
+    labels=st.lists(st.integers(0, 6), min_size=60, max_size=200).map(np.array),
+    clients=st.integers(1, 12),
+    seed=st.integers(0, 2**40),
+    alpha=st.floats(1, 100),
+)
+def test_every_image_goes_to_exactly_one_client(scheme, labels, clients, seed, alpha):
+    parts = generate(scheme, labels, clients, seed, alpha)
+    assert len(parts) == clients
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    if scheme in ("iid", "dirichlet"):
+        assert np.ptp([len(part) for part in parts]) <= 1
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "per-class", "capped"])
+def test_a_partition_is_a_function_of_its_arguments(scheme):
+    first, again = (generate(scheme, CIFAR10, 20, 7, 1.0) for _ in range(2))
+    other = generate(scheme, CIFAR10, 20, 8, 1.0)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 1.0, 1e4, 1e9])
+def test_dirichlet_works_at_any_concentration(alpha):
+    parts = generators.dirichlet(CIFAR10, 100, 0, alpha)
+    assert {len(part) for part in parts} == {50}
+
+
+def test_images_within_a_class_are_given_out_at_random():
+    """A client's images of a class are spread over the class, not its first or last ones."""
+    labels = np.zeros(10_000, dtype=np.int64)
+    part = generators.dirichlet(labels, 10, 0, 1.0)[0]
+    assert stats.kstest(part, stats.uniform(0, 10_000).cdf).pvalue > 1e-3
+
+
+# alpha = 0
+
+
+def test_at_alpha_zero_each_client_holds_one_class_and_equal_shares():
+    parts = generators.one_class(CIFAR10, 100, 0)
+    assert all(len(part) == 50 and len(set(CIFAR10[part])) == 1 for part in parts)
+    assert np.bincount([CIFAR10[part[0]] for part in parts]).tolist() == [10] * 10
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(5000))
+
+
+def test_at_alpha_zero_unequal_classes_are_shared_by_unequally_many_clients():
+    labels = np.repeat([0, 1, 2, 4], [301, 200, 100, 101])
+    parts = generators.one_class(labels, 7, 3)
+    assert sorted(len(part) for part in parts) == [100] * 5 + [101] * 2
+    assert all(len(set(labels[part])) == 1 for part in parts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 30))
+def test_alpha_zero_gives_equal_one_class_clients_or_a_reason(counts, clients):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    if clients > len(labels):
+        return
+    small, extra = divmod(len(labels), clients)
+    sizes = {small, small + (extra > 0)}
+
+    def possible(count):  # in how many equal shares a class can be cut
+        return {n for n in range(1, count + 1) if {count // n, -(-count // n)} <= sizes}
+
+    totals = {0}
+    for count in counts:
+        totals = {total + n for total in totals for n in possible(count)}
+    if clients in totals:
+        parts = generators.one_class(labels, clients, 0)
+        assert len(parts) == clients
+        assert all(len(part) in sizes and len(set(labels[part])) == 1 for part in parts)
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    else:
+        with refused("alpha 0", f"{clients} clients"):
+            generators.one_class(labels, clients, 0)
+
+
+# The laws
+
+
+@pytest.mark.parametrize("shape", [[0.005, 0.015, 0.3], [0.5, 0.5, 2.0], [10.0, 30.0, 1.0]])
+def test_dirichlet_draws_have_beta_marginals(shape):
+    """Compared at fixed points, since at small shapes much of the mass is at 0 and 1 exactly."""
+    count, shape = 1500, np.array(shape)
+    q = np.array([generators._dirichlet(shape, 3, "test", 0, i) for i in range(count)])
+    assert q.sum(axis=1) == pytest.approx(1)
+    for column, a in zip(q.T, shape, strict=True):
+        for point in (1e-300, 1e-100, 1e-20, 1e-3, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.999):
+            expected = stats.beta(a, shape.sum() - a).cdf(point)
+            spread = np.sqrt(expected * (1 - expected) / count)
+            assert (column <= point).mean() == pytest.approx(expected, abs=4 * spread + 1e-9)
+
+
+def test_dirichlet_proportions_follow_the_prior_and_the_total_concentration():
+    """While no class has run out, client proportions are Dirichlet(alpha p) rounded."""
+    labels = np.repeat([0, 1, 2], [60_000, 30_000, 10_000])
+    parts = generators.dirichlet(labels, 1000, 0, 4.0)[:500]
+    share = np.array([np.bincount(labels[part], minlength=3) / 100 for part in parts])
+    prior = np.array([0.6, 0.3, 0.1])
+    assert share.mean(axis=0) == pytest.approx(prior, abs=0.03)
+    assert share.var(axis=0) == pytest.approx(prior * (1 - prior) / (4 + 1), rel=0.2)
+
+
+def test_per_class_proportions_follow_dirichlet_over_clients():
+    labels = np.zeros(200_000, dtype=np.int64)
+    parts = generators.dirichlet_per_class(labels, 400, 0, 2.0, cap=False)
+    share = np.array([len(part) for part in parts]) / len(labels)
+    assert share.std() == pytest.approx(np.sqrt((1 / 400) * (399 / 400) / 801), rel=0.15)
+
+
+def test_per_class_refuses_what_bounded_tries_cannot_give():
+    with refused("100 tries", "500 clients", "alpha 0.01"):
+        generators.dirichlet_per_class(CIFAR10, 500, 0, 0.01, cap=False)
+
+
+# Against the official splits
+
+STATISTICS = ("classes_per_client", "entropy", "concentration")
+SEEDS = 20
+
+
+def official(shared, dataset, alpha):
+    """Labels in the order of the official clients, and the clients as indices into them."""
+    file = shared / "data/official_splits" / dataset / f"federated_train_alpha_{alpha}.json"
+    users = json.loads(file.read_text())["users_data"].values()
+    labels = [np.array(user["y"]) for user in users]
+    ends = np.cumsum([len(y) for y in labels])
+    return np.concatenate(labels), np.split(np.arange(ends[-1]), ends[:-1])
+
+
+def deviations(labels, theirs, generate, statistics):
+    """How many of our standard deviations their statistics lie from our means, over SEEDS."""
+    classes = labels.max() + 1
+    ours = [statistics(describe(generate(seed), labels, classes)) for seed in range(SEEDS)]
+    found = np.array(statistics(describe(theirs, labels, classes)))
+    return (found - np.mean(ours, axis=0)) / np.std(ours, axis=0, ddof=1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "alpha"),
+    [
+        ("cifar10", "0.05"),
+        ("cifar10", "1.00"),
+        ("cifar10", "10.00"),
+        ("cifar10", "100.00"),
+        ("cifar100", "0.50"),
+        ("cifar100", "1000.00"),
+    ],
+)
+def test_our_dirichlet_agrees_with_the_official_splits(shared, dataset, alpha):
+    labels, theirs = official(shared, dataset, alpha)
+    off = deviations(
+        labels,
+        theirs,
+        lambda seed: generators.dirichlet(labels, 100, seed, float(alpha)),
+        lambda made: [made["statistics"][name] for name in STATISTICS],
+    )
+    assert np.abs(off).max() < 2.6, dict(zip(STATISTICS, off, strict=True))
+
+
+def test_the_official_split_at_alpha_5_is_the_capped_per_class_generators(shared):
+    """Which classes some clients lack tells the generator: the last ones, after the cap bites."""
+    labels, theirs = official(shared, "cifar10", "5.00")
+
+    def statistics(made):
+        lacking = [sum(str(c) not in row for row in made["labels"]) for c in (8, 9)]
+        return [*(made["statistics"][name] for name in STATISTICS), *lacking]
+
+    def capped(seed):
+        return generators.dirichlet_per_class(labels, 100, seed, 5.0, cap=True)
+
+    assert np.abs(deviations(labels, theirs, capped, statistics)).max() < 2.6
+
+    # The one difference: the official clients' sizes vary less than this generator's.
+    def spread(made):
+        return [np.std(made["sizes"])]
+
+    assert -6 < deviations(labels, theirs, capped, spread)[0] < -3
+
+
+def test_the_official_split_at_alpha_5_is_not_from_the_other_generator(shared):
+    labels, theirs = official(shared, "cifar10", "5.00")
+    off = deviations(
+        labels,
+        theirs,
+        lambda seed: generators.dirichlet(labels, 100, seed, 5.0),
+        lambda made: [made["statistics"][name] for name in STATISTICS],
+    )
+    assert np.abs(off).min() > 5

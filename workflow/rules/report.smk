@@ -1,0 +1,93 @@
+"""Tables, figures and the report of a study.
+
+REQUIRES  results/runs/{study}/..., results/analysis/{study}/..., config/published.csv
+PROVIDES  results/tables/{study}/{table}.{csv,md,tex}, results/figures/{study}/{figure}.{png,pdf},
+          results/report/{study}.html
+"""
+
+
+def table_inputs(wildcards):
+    """The runs of a table's cells, and their eigenvalues if it shows them."""
+    entry = STUDY.tables[wildcards.table]
+    sharp = "lambda1" in entry.get("show", [])
+    for cell in cells_of(entry):
+        yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
+        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
+        if sharp:
+            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
+
+
+def figure_inputs(wildcards):
+    """What a figure is drawn from."""
+    entry = STUDY.figures[wildcards.figure]
+    for cell in cells_of(entry):
+        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
+        if entry["kind"] == "eigenvalues":
+            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
+        elif entry["kind"] == "landscape":
+            yield f"results/analysis/{STUDY.name}/{cell}/landscape.csv"
+        else:
+            yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
+
+
+rule table:
+    """Build one table as CSV, Markdown and LaTeX."""
+    input:
+        table_inputs,
+        published=workflow.source_path("../../config/published.csv"),
+    output:
+        multiext("results/tables/{study}/{table}", ".csv", ".md", ".tex"),
+    log:
+        "results/logs/table/{study}/{table}.log",
+    benchmark:
+        "results/benchmarks/table/{study}/{table}.jsonl"
+    conda:
+        "../../envs/fedgloss.yaml"
+    params:
+        study=STUDY_ARGUMENT,
+        entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
+        code=fingerprint.fingerprint("fedgloss.report.tables"),
+    shell:
+        "fedgloss table {params.study:q} {wildcards.table:q} 2> {log:q}"
+
+
+rule figure:
+    """Draw one figure as PNG and PDF."""
+    input:
+        figure_inputs,
+    output:
+        multiext("results/figures/{study}/{figure}", ".png", ".pdf"),
+    log:
+        "results/logs/figure/{study}/{figure}.log",
+    benchmark:
+        "results/benchmarks/figure/{study}/{figure}.jsonl"
+    conda:
+        "../../envs/fedgloss.yaml"
+    params:
+        study=STUDY_ARGUMENT,
+        entry=lambda wildcards: json.dumps(STUDY.figures[wildcards.figure]),
+        code=fingerprint.fingerprint("fedgloss.report.figures"),
+    shell:
+        "fedgloss figure {params.study:q} {wildcards.figure:q} 2> {log:q}"
+
+
+rule report:
+    """Put everything about a study on one self-contained page."""
+    input:
+        [table_files(name) for name in STUDY.tables],
+        [figure_files(name) for name in STUDY.figures],
+        [f"results/runs/{STUDY.name}/{cell}/manifest.json" for cell in STUDY.cells],
+    output:
+        report="results/report/{study}.html",
+    log:
+        "results/logs/report/{study}.log",
+    benchmark:
+        "results/benchmarks/report/{study}.jsonl"
+    conda:
+        "../../envs/fedgloss.yaml"
+    params:
+        study=STUDY_ARGUMENT,
+        entry=json.dumps(config),
+        code=fingerprint.of_report(),
+    shell:
+        "fedgloss report {params.study:q} 2> {log:q}"

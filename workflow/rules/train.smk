@@ -1,0 +1,53 @@
+"""Train one cell: an algorithm on a partition with a seed.
+
+REQUIRES  results/data/{dataset}/, results/partitions/{dataset}/alpha-{alpha}/partition.json
+PROVIDES  results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
+"""
+
+
+def training_code(wildcards):
+    """The fingerprint of the code that decides a cell's numbers."""
+    method = STUDY.definition(wildcards.algorithm)["method"]
+    return fingerprint.of_training(method, wildcards.model)
+
+
+def resolved_settings(wildcards):
+    """A cell's resolved settings as JSON: a change in the configuration is a change here."""
+    return json.dumps(STUDY.settings(cell_of(wildcards)))
+
+
+rule train:
+    """Train one cell on one device; resumes from its checkpoint after an interruption."""
+    input:
+        data="results/data/{dataset}/data.safetensors",
+        manifest="results/data/{dataset}/manifest.json",
+        partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
+    output:
+        metrics="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/metrics.csv",
+        manifest="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/manifest.json",
+        final="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/final.safetensors",
+        average="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/average.safetensors",
+        local="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/locals.safetensors",
+    log:
+        "results/logs/train/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.jsonl"
+    conda:
+        "../../envs/fedgloss.yaml"
+    threads: 1
+    params:
+        settings=resolved_settings,
+        code=training_code,
+        data=subpath(input.data, parent=True),
+        folder=subpath(output.metrics, parent=True),
+        # Not declared as an output: Snakemake deletes those before a job and after its failure.
+        checkpoints="results/checkpoints/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}",
+    shell:
+        "fedgloss train"
+        " --settings {params.settings:q}"
+        " --data {params.data:q}"
+        " --partition {input.partition:q}"
+        " --out {params.folder:q}"
+        " --checkpoints {params.checkpoints:q}"
+        " --threads {threads}"
+        " 2> {log:q}"
