@@ -6,10 +6,12 @@ signal after writing a checkpoint, run the same command again to go on.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from fedgloss import __version__
 from fedgloss.errors import InputError
@@ -40,22 +42,46 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # Read by cuBLAS when CUDA starts; deterministic matrix products need it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        options = _parser().parse_args(arguments)
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"fedgloss: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"fedgloss: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
+    """How argparse reads a finite number that is not smaller than `least`."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            name = {int: "an integer", float: "a number"}[kind]
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} of at least {least}")
+        return value
+
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"fedgloss {__version__}")
@@ -74,17 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--images", default="clean", help="CIFAR: clean (default), or official_overlap"
     )
-    sub.add_argument("--size", type=int, help="folder, landmarks: side of the stored images")
+    sub.add_argument(
+        "--size", type=_at_least(1), help="folder, landmarks: side of the stored images"
+    )
     sub.add_argument("--name", help="folder: the data set's name")
 
     sub = command("partition", _partition, "decide which client holds which image")
     sub.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
     sub.add_argument("--out", type=Path, required=True, help="partition file to write (JSON)")
-    sub.add_argument("--scheme", required=True, help="dirichlet, iid, natural, official, file, ...")
-    sub.add_argument("--clients", type=int, help="number of clients")
+    sub.add_argument("--scheme", required=True, help="dirichlet, iid, natural, file, ...")
+    sub.add_argument("--clients", type=_at_least(1), help="number of clients")
     sub.add_argument("--alpha", help="concentration, as text: 0, 0.05, ...")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the generator (default 0)")
-    sub.add_argument("--file", type=Path, help="official, file: the split to import")
+    sub.add_argument(
+        "--seed", type=_at_least(0), default=0, help="seed of the generator (default 0)"
+    )
+    sub.add_argument("--file", type=Path, help="file: the split to import")
     sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
 
     sub = command("train", _train, "train one cell and write its metrics, models and manifest")
@@ -95,10 +125,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--checkpoints", type=Path, help="folder for checkpoints; resumes from them")
     sub.add_argument(
-        "--checkpoint-rounds", type=int, default=1000, help="rounds between them (default 1000)"
+        "--checkpoint-rounds",
+        type=_at_least(1),
+        default=1000,
+        help="rounds between them (default 1000)",
     )
     sub.add_argument(
-        "--checkpoint-seconds", type=float, default=300, help="and seconds (default 300)"
+        "--checkpoint-seconds",
+        type=_at_least(0, float),
+        default=300,
+        help="and seconds (default 300)",
     )
     sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
     _add_machine(sub)
@@ -108,14 +144,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--choice", default="paper", choices=["paper", "official_code"], help="which Hessian"
     )
-    sub.add_argument("--count", type=int, default=5, help="how many eigenvalues (default 5)")
+    sub.add_argument(
+        "--count", type=_at_least(1), default=5, help="how many eigenvalues (default 5)"
+    )
     _add_machine(sub)
 
     sub = command("landscape", _landscape, "write the loss surface around a trained cell as CSV")
     _add_run(sub)
-    sub.add_argument("--extent", type=float, default=1.0, help="half-width (default 1)")
-    sub.add_argument("--points", type=int, default=21, help="points a side (default 21)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the directions (default 0)")
+    sub.add_argument(
+        "--extent", type=_at_least(0, float), default=1.0, help="half-width (default 1)"
+    )
+    sub.add_argument("--points", type=_at_least(2), default=21, help="points a side (default 21)")
+    sub.add_argument(
+        "--seed", type=_at_least(0), default=0, help="seed of the directions (default 0)"
+    )
     _add_machine(sub)
 
     for name, run, help in (
@@ -153,7 +195,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 
 def _add_machine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
-    sub.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    sub.add_argument("--threads", type=_at_least(1), default=1, help="CPU threads (default 1)")
 
 
 def _add_study(sub: argparse.ArgumentParser) -> None:
@@ -200,9 +242,11 @@ def _train(options: argparse.Namespace) -> int:
     from fedgloss.progress import Progress
     from fedgloss.simulation.cell import check_settings, train_cell
     from fedgloss.simulation.checkpoint import Interrupted
+    from fedgloss.study import check_writable
 
     settings = _read_settings(options.settings)
     check_settings(settings)
+    check_writable(options.out)  # before hours of training, not after
     try:
         result = train_cell(
             settings,

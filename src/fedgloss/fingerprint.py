@@ -17,6 +17,15 @@ from pathlib import Path
 from fedgloss import algorithms
 
 PACKAGE = "fedgloss"
+FOLDER = Path(__file__).parent
+# Their functions import one module of several, by a name that the caller knows.
+BY_NAME = {
+    "fedgloss.analysis.run",
+    "fedgloss.data.datasets",
+    "fedgloss.data.partitions",
+    "fedgloss.models",
+}
+IGNORED = ("type_comment", "kind")
 
 
 def fingerprint(*modules: str) -> str:
@@ -51,16 +60,30 @@ def of_data(source: str) -> str:
     return fingerprint("fedgloss.data.datasets", f"fedgloss.data.{module}")
 
 
-def of_partitions() -> str:
-    """The code that cuts data into clients."""
-    return fingerprint("fedgloss.data.partitions")
+def of_partitions(scheme: str) -> str:
+    """The code that cuts data into clients, or imports a split."""
+    imported = ["fedgloss.data.splits"] if scheme == "file" else []
+    return fingerprint("fedgloss.data.partitions", *imported)
+
+
+def of_tables() -> str:
+    """The code that makes tables."""
+    return fingerprint("fedgloss.report.tables")
+
+
+def of_figures() -> str:
+    """The code that draws figures, and their style."""
+    return _with_files(fingerprint("fedgloss.report.figures"), "*.mplstyle")
 
 
 def of_report() -> str:
-    """The code that draws the report, template included."""
-    folder = Path(_source("fedgloss.report.html")).parent
-    digest = hashlib.sha256(fingerprint("fedgloss.report.html").encode())
-    for path in sorted([*folder.glob("*.html"), *folder.glob("*.css"), *folder.glob("*.mplstyle")]):
+    """The code that writes the report, and its template."""
+    return _with_files(fingerprint("fedgloss.report.html"), "*.html", "*.css")
+
+
+def _with_files(code: str, *patterns: str) -> str:
+    digest = hashlib.sha256(code.encode())
+    for path in sorted(path for pattern in patterns for path in FOLDER.glob(f"report/{pattern}")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -75,6 +98,10 @@ def _model_module(model: str) -> str:
 @cache
 def _source(module: str) -> str | None:
     """The file of a Python module, or None."""
+    first, *rest = module.split(".")
+    if first == PACKAGE:  # looking for it in the usual way would import torch
+        places = FOLDER.joinpath(*rest, "__init__.py"), FOLDER.joinpath(*rest).with_suffix(".py")
+        return next((str(place) for place in places if place.is_file()), None)
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -89,15 +116,23 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """The package's modules that a module imports when it is itself imported."""
+    """The package's modules that a module imports, itself or in its functions."""
     names = []
-    for statement in _tree(module).body:
+    for statement in _statements(_tree(module).body, module not in BY_NAME):
         if isinstance(statement, ast.Import):
             names += [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
             names.append(statement.module)
             names += [f"{statement.module}.{alias.name}" for alias in statement.names]
     return tuple(n for n in names if n.split(".")[0] == PACKAGE and n != PACKAGE and _source(n))
+
+
+def _statements(body: list[ast.stmt], inner: bool) -> Iterator[ast.stmt]:
+    """The statements of a module, with those inside its functions and classes if `inner`."""
+    for statement in body:
+        yield statement
+        if inner and isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            yield from (node for node in ast.walk(statement) if isinstance(node, ast.stmt))
 
 
 @cache
@@ -113,21 +148,21 @@ def _skeleton(node: ast.AST) -> Iterator[str]:
     """
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
-        children = value if isinstance(value, list) else [value]
-        if name == "body" and isinstance(value, list) and _is_docstring(value):
-            children = value[1:]
-        for child in children:
+        for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield f"({name}"
-                yield from _skeleton(child)
-                yield ")"
-            elif child is not None and name not in ("type_comment", "kind"):
+                if not _is_docstring(child):
+                    yield f"({name}"
+                    yield from _skeleton(child)
+                    yield ")"
+            # In lists, None keeps a place: of `**other` in a dict, of a missing default.
+            elif (child is not None or isinstance(value, list)) and name not in IGNORED:
                 yield f"{name}={child!r}"
 
 
-def _is_docstring(body: list[ast.AST]) -> bool:
-    return bool(body) and (
-        isinstance(body[0], ast.Expr)
-        and isinstance(body[0].value, ast.Constant)
-        and isinstance(body[0].value.value, str)
+def _is_docstring(node: ast.AST) -> bool:
+    """Whether this is text that stands alone: a docstring, also one below an attribute."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     )

@@ -6,6 +6,7 @@ of it is checked here, before any job starts.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,25 @@ from fedgloss.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 METHODS_FILE = ROOT / "config" / "methods.yaml"
 SCHEMAS = ROOT / "workflow" / "schemas"
-ALPHA = re.compile(r"\d+(\.\d+)?|iid|natural")
+ALPHA = re.compile(r"[0-9]+(\.[0-9]+)?|iid|natural")
+
+# What the kinds and limits of JSON Schema are called in messages.
+KINDS = {
+    "string": "text (in quotes)",
+    "array": "a list",
+    "object": "keys and values",
+    "integer": "an integer",
+    "number": "a finite number",
+    "boolean": "true or false",
+}
+LIMITS = {
+    "minimum": "be at least {}",
+    "exclusiveMinimum": "be greater than {}",
+    "maximum": "be at most {}",
+    "minItems": "have at least {} entry",
+    "minLength": "have at least {} character",
+    "uniqueItems": "have no entry twice",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -160,7 +179,11 @@ def load_study(file: Path | str) -> Study:
     Raises InputError with the one line to show.
     """
     if str(file).lstrip().startswith("{"):
-        return check_study(json.loads(str(file)), "--config")
+        try:
+            config = json.loads(str(file))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the study given as JSON text is not valid ({error})") from None
+        return check_study(config, "--config")
     return check_study(read_yaml(file), str(file))
 
 
@@ -189,7 +212,7 @@ def check_study(config: Mapping[str, Any], file: str) -> Study:
                     f"{algorithms.did_you_mean(label, known)}"
                 )
     for cell in study.cells:
-        study.settings(cell)
+        _check_clients(study, cell, study.settings(cell)["training"]["clients"])
     _check_reports(study)
     return study
 
@@ -212,13 +235,29 @@ def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
                     seen.add(cell)
 
 
+def _check_clients(study: Study, cell: Cell, clients: int) -> None:
+    """Training and partition must speak of the same number of clients."""
+    cut = study.partition(cell.dataset, cell.alpha).get("clients", clients)
+    if cut != clients:
+        raise InputError(
+            f"{study.file}: {cell.condition}: training.clients: {clients}, but"
+            f" datasets.{cell.dataset}.partition.clients is {cut}"
+        )
+
+
 def _check_reports(study: Study) -> None:
     """Tables and figures may only name cells that the grid has."""
+    seeds = sorted({cell.seed for cell in study.cells})
     conditions = {(cell.dataset, cell.alpha, cell.model) for cell in study.cells}
     labels = {cell.algorithm for cell in study.cells}
     for section in ("tables", "figures"):
         for name, entry in getattr(study, section).items():
             where = f"{study.file}: {section}.{name}"
+            if entry.get("seed", seeds[0]) not in seeds:
+                allowed = ", ".join(map(str, seeds))
+                raise InputError(
+                    f"{where}.seed: {entry['seed']} is not in the grid; allowed: {allowed}"
+                )
             for column in entry["columns"]:
                 condition = (column["dataset"], column["alpha"], column["model"])
                 if condition not in conditions:
@@ -244,14 +283,29 @@ def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:
 
 
 def read_yaml(file: Path | str) -> dict[str, Any]:
-    """A YAML file's mapping, read without any tag that could construct objects."""
+    """A YAML file's mapping, read without any tag that could construct objects.
+
+    A key given twice is refused: YAML readers keep the last one without a word.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise InputError(f"{file}: {key.value!r} is given twice, again in line {line}")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected keys and values at the top level")
@@ -263,11 +317,18 @@ def _validate(content: Mapping[str, Any], schema: str, file: str) -> None:
     import jsonschema
 
     definition = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
-    validator = jsonschema.Draft202012Validator(definition, registry=_registry())
-    errors = sorted(validator.iter_errors(content), key=lambda e: [str(p) for p in e.absolute_path])
-    if errors:
-        error = max(errors[:1], key=jsonschema.exceptions.relevance)
-        raise InputError(f"{file}: {_explain(error)}")
+    # JSON Schema takes 1.0 for an integer, and YAML's .inf and .nan for numbers.
+    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+        }
+    )
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
+    errors = validator(definition, registry=_registry()).iter_errors(content)
+    first = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
+    if first:
+        raise InputError(f"{file}: {' '.join(_explain(first).split())}")
 
 
 def _registry() -> Any:
@@ -284,36 +345,35 @@ def _explain(error: Any) -> str:
     where = _key(error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(allowed), key=str)[0]
-        key = f"{where}.{unknown}" if where else str(unknown)
+        unknown = min(set(error.instance) - set(allowed), key=str)
+        key = _key([*error.absolute_path, str(unknown)])
         return f"{key}: unknown key{algorithms.did_you_mean(str(unknown), allowed)}"
     if error.validator == "required":
         missing = next(k for k in error.validator_value if k not in error.instance)
-        return f"{f'{where}.' if where else ''}{missing}: missing, must be given"
-    what = json.dumps(error.instance) if not isinstance(error.instance, (dict, list)) else "value"
+        return f"{_key([*error.absolute_path, missing])}: missing, must be given"
+    value, wanted = error.instance, error.validator_value
+    what = "value" if isinstance(value, (dict, list)) else json.dumps(value, default=str)
     what = what if len(what) <= 60 else f"{what[:57]}..."
-    allowed = error.schema.get("description", "")
+    hint = error.schema.get("description", "")
+    hint = f" ({hint})" if hint else ""
     if error.validator == "enum":
-        values = [str(v) for v in error.validator_value]
-        return f"{where}: {what} is unknown{algorithms.did_you_mean(str(error.instance), values)}"
+        allowed = [str(v) for v in wanted]
+        return f"{where}: {what} is unknown{algorithms.did_you_mean(str(value), allowed)}"
     if error.validator == "type":
-        names = {"string": "text (in quotes)", "array": "a list", "object": "keys and values"}
-        wanted = error.validator_value
-        wanted = " or ".join([wanted] if isinstance(wanted, str) else wanted)
-        return f"{where}: {what} must be {names.get(wanted, f'a {wanted}')}" + (
-            f" ({allowed})" if allowed else ""
-        )
-    limits = {"minimum": "at least", "exclusiveMinimum": "greater than", "maximum": "at most"}
-    if error.validator in limits:
-        return f"{where}: {what} must be {limits[error.validator]} {error.validator_value}"
-    return f"{where}: {what} is not allowed" + (f" ({allowed})" if allowed else "")
+        kinds = [
+            KINDS.get(kind, kind) for kind in ([wanted] if isinstance(wanted, str) else wanted)
+        ]
+        return f"{where}: {what} must be {' or '.join(kinds)}{hint}"
+    if error.validator in LIMITS:
+        return f"{where}: {what} must {LIMITS[error.validator].format(wanted)}{hint}"
+    return f"{where}: {what} is not allowed{hint}"
 
 
 def _key(path: Any) -> str:
     key = ""
     for part in path:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    return key or "(top level)"
+    return key or "top level"
 
 
 def check_writable(folder: Path | str) -> None:

@@ -7,6 +7,7 @@ bytes: loading a file can never run code.
 import json
 import math
 import mmap
+import operator
 import os
 import struct
 import sys
@@ -103,8 +104,8 @@ def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
         if name == "__metadata__":
             continue
         try:
-            dtype, shape = DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
-            begin, end = (int(n) for n in entry["data_offsets"])
+            dtype, shape = DTYPES[entry["dtype"]], [operator.index(n) for n in entry["shape"]]
+            begin, end = (operator.index(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{path}: broken table of contents at tensor {name!r}") from None
         count = math.prod(shape)
@@ -115,7 +116,10 @@ def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
         raw = content[start + begin : start + end]
         if (start + begin) % dtype.itemsize:
             raw = raw.clone()
-        tensors[name] = raw.view(dtype).reshape(shape)
+        try:
+            tensors[name] = raw.view(dtype).reshape(shape)
+        except (RuntimeError, TypeError):  # without elements, but of an impossible shape
+            raise InputError(f"{path}: tensor {name!r} has an impossible shape") from None
     return tensors
 
 
@@ -130,10 +134,12 @@ def _header(path: Path | str) -> tuple[dict[str, Any], int, int]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
     if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
         raise InputError(f"{path}: not a safetensors file")
+    if not all(isinstance(text, str) for text in header.get("__metadata__", {}).values()):
+        raise InputError(f"{path}: not a safetensors file (its metadata is not text)")
     return header, 8 + length, size

@@ -24,7 +24,7 @@ PARTITION_SHA256 = {
     ("dirichlet", "0.05"): "39b9891a74641778d6b501e033331242cea6e5b80872cd053f7d84e58a9c9686",
     ("dirichlet", "1"): "dc37f9bbd08cf3fb9ae8199c1ec9432545f34eb786fde9b03ac9806b7f75c410",
     ("dirichlet-per-class-capped", "5"): (
-        "11cc32e1fc4648a5485edb0798f915eda65d2adbd7b2d444ab2392a86b957242"
+        "79047a673ed0c5a71631dcad4fc473776c5d34ba126a2763cea53752465bf11e"
     ),
     ("dirichlet", "10"): "c7e7779bb2578a4f1025b3806fe1098866afde70a0d382e95cb48232a14853e3",
     ("dirichlet", "100"): "4ab1f4f9783b3b50563b7cbfd9afef50200078c7b550db5d0f7f1b51d9f6dc14",

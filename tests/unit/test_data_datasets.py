@@ -135,6 +135,9 @@ def test_unknown_sources_and_images_are_refused_with_what_is_allowed(tmp_path):
         prepare("digits", tmp_path, images="dirty")
     with refused("images", "cifar10 and cifar100 only"):
         prepare("digits", tmp_path, images="official_overlap")
+    for source, size in (("digits", 8), ("folder", 0)):
+        with refused("size", source):
+            prepare(source, tmp_path, size=size)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from fedgloss.data import generators
 from fedgloss.data.partitions import describe
+from fedgloss.errors import InputError
 
 CIFAR10 = np.repeat(np.arange(10), 500)  # a tenth of CIFAR-10: 100 clients of 50 images
 
@@ -138,6 +139,19 @@ def test_per_class_proportions_follow_dirichlet_over_clients():
 def test_per_class_refuses_what_bounded_tries_cannot_give():
     with refused("100 tries", "500 clients", "alpha 0.01"):
         generators.dirichlet_per_class(CIFAR10, 500, 0, 0.01, cap=False)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 1.0, 1e6])
+def test_a_capped_client_exceeds_its_share_by_one_class_at_most(alpha):
+    for seed in range(5):
+        try:
+            parts = generators.dirichlet_per_class(CIFAR10, 10, seed, alpha, cap=True)
+        except InputError:
+            continue
+        for part in parts:
+            counts = np.bincount(CIFAR10[part], minlength=10)
+            last = np.flatnonzero(counts)[-1]
+            assert len(part) - counts[last] < 500
 
 
 # Against the official splits

@@ -26,11 +26,11 @@ def load_checked_study():
         study = check_study(config, str(label))
         for folder in ("results", "logs"):
             check_writable(folder)
+        # Jobs read the study file, unless --config changed what it says.
+        unchanged = read_yaml(file) == config
     except InputError as error:
         print(f"fedgloss: error: {error}", file=sys.stderr)
         sys.exit(2)
-    # Jobs read the study file, unless --config changed what it says.
-    unchanged = read_yaml(file) == config
     return study, str(label) if unchanged else json.dumps(config)
 
 

@@ -26,6 +26,11 @@ def partition_arguments(wildcards):
     return options
 
 
+def partition_code(wildcards):
+    """The fingerprint of the code that makes this partition."""
+    return fingerprint.of_partitions(STUDY.partition(wildcards.dataset, wildcards.alpha)["scheme"])
+
+
 rule prepare:
     """Turn a data set into uint8 tensors with a manifest."""
     output:
@@ -42,9 +47,7 @@ rule prepare:
         code=lambda wildcards: fingerprint.of_data(STUDY.datasets[wildcards.dataset]["source"]),
         folder=subpath(output.data, parent=True),
     shell:
-        "fedgloss prepare {params.arguments:q}"
-        " --out {params.folder:q}"
-        " 2> {log:q}"
+        "fedgloss prepare {params.arguments:q} --out {params.folder:q} 2> {log:q}"
 
 
 rule partition:
@@ -63,7 +66,7 @@ rule partition:
         "../../envs/fedgloss.yaml"
     params:
         arguments=partition_arguments,
-        code=fingerprint.of_partitions(),
+        code=partition_code,
         data=subpath(input.data, parent=True),
     shell:
         "fedgloss partition {params.arguments:q}"

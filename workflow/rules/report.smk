@@ -46,7 +46,7 @@ rule table:
     params:
         study=STUDY_ARGUMENT,
         entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
-        code=fingerprint.fingerprint("fedgloss.report.tables"),
+        code=fingerprint.of_tables(),
     shell:
         "fedgloss table {params.study:q} {wildcards.table:q} 2> {log:q}"
 
@@ -66,7 +66,7 @@ rule figure:
     params:
         study=STUDY_ARGUMENT,
         entry=lambda wildcards: json.dumps(STUDY.figures[wildcards.figure]),
-        code=fingerprint.fingerprint("fedgloss.report.figures"),
+        code=fingerprint.of_figures(),
     shell:
         "fedgloss figure {params.study:q} {wildcards.figure:q} 2> {log:q}"
 

@@ -94,6 +94,10 @@ def prepare(
         raise InputError(f"images: {images!r} is unknown (allowed: {', '.join(IMAGES)})")
     if images != "clean" and source not in ("cifar10", "cifar100"):
         raise InputError(f"images: {images!r} exists for cifar10 and cifar100 only, not {source}")
+    if size is not None and (size < 1 or source not in ("folder", "landmarks")):
+        raise InputError(
+            f"size: {size} is not possible for {source} (folder, landmarks: 1 or more)"
+        )
     write = _writer(source)
     out = Path(out)
     (out / "manifest.json").unlink(missing_ok=True)  # a manifest never stands beside other data

@@ -101,11 +101,13 @@ def dirichlet_per_class(
         sizes = np.zeros(clients, dtype=np.int64)
         cuts = []
         for label, pool in enumerate(pools):
-            q = _dirichlet(np.full(clients, alpha), seed, "partition per class", attempt, label)
-            if cap:
-                q = q * (sizes < len(labels) / clients)
-                q /= q.sum()
-            cuts.append((np.cumsum(q)[:-1] * len(pool)).astype(np.int64))
+            # Among the open clients, Dirichlet proportions made to sum to one are Dirichlet again.
+            open_ = np.flatnonzero(sizes < len(labels) / clients) if cap else np.arange(clients)
+            q = np.zeros(clients)
+            shape = np.full(len(open_), alpha)
+            q[open_] = _dirichlet(shape, seed, "partition per class", attempt, label)
+            ends = np.cumsum(q)
+            cuts.append((ends[:-1] / ends[-1] * len(pool)).astype(np.int64))
             sizes += np.diff(cuts[-1], prepend=0, append=len(pool))
         if sizes.min() > 0:
             pieces = [np.split(pool, cut) for pool, cut in zip(pools, cuts, strict=True)]

@@ -62,7 +62,7 @@ def make_partition(
              iid; natural: by the dataset's users; file: read from `file`, a split file or the
              folder of the authors' split files (see `splits`)
     clients  how many; may be None where the data decides (natural, file)
-    alpha    a decimal number as text for the dirichlet schemes, None otherwise
+    alpha    a decimal number as text for the dirichlet schemes; for the others only recorded
     Raises InputError, with the reason, for a request that cannot be met.
     """
     if scheme not in SCHEMES:
@@ -249,13 +249,14 @@ def plot_partition(path: Path, dataset: Dataset, png: Path) -> None:
     if len(dataset.classes) <= 20:
         axes.set_yticks(range(len(dataset.classes)), dataset.classes)
     statistics, alpha = manifest["statistics"], manifest["alpha"]
+    drawn = "" if alpha in (None, "iid", "natural") else f", alpha {alpha}"
+    smallest, largest = statistics["smallest"], statistics["largest"]
+    sizes = f"{smallest} to {largest} images" if smallest < largest else f"{largest} images each"
     axes.set(
         xlabel="client",
         ylabel="class",
-        title=f"{dataset.name}, {manifest['scheme']}"
-        + (f", alpha {alpha}" if alpha not in (None, "iid", "natural") else "")
-        + f": {statistics['classes_per_client']:.2f} classes per client, "
-        f"{statistics['smallest']} to {statistics['largest']} images",
+        title=f"{dataset.name}, {manifest['scheme']}{drawn}: "
+        f"{statistics['classes_per_client']:.2f} classes per client, {sizes}",
     )
     # Without the date that matplotlib would add, the same partition gives the same file.
     with atomic(png) as temporary:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedgloss.report import names, results
 from fedgloss.report.formats import count, is_plain, number
-from fedgloss.report.panels import colour, is_wide, panels
+from fedgloss.report.panels import colour, figure_cells, is_wide, panels
 from fedgloss.report.results import Results, Summary, summarize
 
 
@@ -20,7 +23,7 @@ def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
         summaries = [
             summarize(
                 found,
-                found.study.select(algorithm=label, **column),
+                figure_cells(found.study, spec, label, column),
                 lambda cell: results.lambda1(found, cell),
             )
             for label in rows
@@ -38,24 +41,27 @@ def _panel(found: Results, axes: Axes, rows: Sequence[str], summaries: Sequence[
     for place, (label, ours) in enumerate(zip(rows, summaries, strict=True)):
         text = number(ours, "lambda1")
         if ours.values:
-            sgd = names.client(found.study, label) == "sgd"
+            full = np.array(to_rgb(colour(found.study, label)))
+            pale = names.client(found.study, label) == "sgd"
             axes.barh(
                 place,
                 ours.mean - left,
                 left=left,
-                height=0.66,
-                color=colour(found.study, label),
-                edgecolor="white",
-                hatch="////" if sgd else None,
-                linewidth=0,
+                height=0.62,
+                color=full + (1 - full) * 0.7 * pale,
+                edgecolor=full,
+                linewidth=0.9,
             )
             seeds = list(ours.values.values())
             spots = {"facecolor": "white", "edgecolor": "#222222", "linewidth": 0.7, "zorder": 3}
-            axes.scatter(seeds, [place] * len(seeds), s=14, **spots)
+            axes.scatter(seeds, [place] * len(seeds), s=12, **spots)
         text += "" if is_plain(ours) else f" ({count(ours)})" if text else count(ours)
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center")
     if wide:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlim=(left, right), ylim=(len(rows) - 0.45, -0.55))
     axes.set_xlabel("λ₁ (log scale)" if wide else "λ₁")
     axes.set_yticks(range(len(rows)), [names.algorithm(label) for label in rows])

@@ -1,5 +1,6 @@
 """A quantity over the rounds: the mean over seeds in a band, each line named where it ends."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fedgloss.report import names
-from fedgloss.report.panels import colour, is_wide, panels
-from fedgloss.report.results import Results
+from fedgloss.report.formats import count
+from fedgloss.report.panels import colour, figure_cells, is_wide, panels
+from fedgloss.report.results import Results, Summary
 
 AXES = {
     "accuracy": "Test accuracy (%)",
@@ -38,14 +41,17 @@ def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
     """One panel per column of the figure."""
     metric, columns = spec.get("metric", "accuracy"), spec["columns"]
     figure, axes = panels(len(columns), height=3.0)
-    drawn = [[_curve(found, label, column, metric) for label in spec["rows"]] for column in columns]
+    drawn = [[_curve(found, spec, label, column) for label in spec["rows"]] for column in columns]
+    thick = 1.6 if len(spec["rows"]) <= 6 else 1.2
     for axis, curves, head in zip(axes, drawn, names.columns(columns), strict=True):
         for curve in curves:
-            _draw(axis, curve)
+            _draw(axis, curve, thick)
         values = [v for c in curves for _, ys in (*c.completed, *c.diverged) for v in ys]
         if metric != "accuracy" and is_wide(values):
             axis.set_yscale("log")
         axis.margins(x=0.01)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set(title=head, xlabel="Round", ylabel=AXES[metric])
     if metric == "accuracy" and len({column["dataset"] for column in columns}) == 1:
         limits = np.array([axis.get_ylim() for axis in axes])
@@ -57,19 +63,22 @@ def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _curve(found: Results, label: str, column: Mapping[str, str], metric: str) -> Curve:
-    cells = found.study.select(algorithm=label, **column)
+def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[str, str]) -> Curve:
+    cells = figure_cells(found.study, spec, label, column)
+    metric = spec.get("metric", "accuracy")
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
     for cell in cells:
         metrics, status = found.metrics(cell), found.status(cell)
         if status in runs and metrics and metrics.get(metric):
-            runs[status].append((metrics["round"], metrics[metric]))
-    broken = sum(found.status(cell) == "diverged" for cell in cells)
-    absent = len(cells) - broken - len(runs["completed"])
-    notes = [f"n={len(runs['completed'])}/{len(cells)}"] * bool(absent)
-    notes += [f"× {broken}/{len(cells)}"] * bool(broken)
+            every = found.manifest(cell)["settings"]["training"]["evaluate_every"]
+            runs[status].append(_evenly(metrics["round"], metrics[metric], every))
+    diverged = sum(found.status(cell) == "diverged" for cell in cells)
+    ends = {i: values[-1] for i, (_, values) in enumerate(runs["completed"])}
+    ours = Summary(ends, len(cells), diverged)
+    cross = "× " if ours.diverged and not ours.n else ""
+    whole = ours.n == ours.planned
     return Curve(
-        names.algorithm(label) + (f" ({', '.join(notes)})" if notes else ""),
+        names.algorithm(label) + ("" if whole else f" ({cross}{count(ours)})"),
         {
             "color": colour(found.study, label),
             "linestyle": (0, (3, 1.2)) if names.client(found.study, label) == "sgd" else "-",
@@ -78,13 +87,19 @@ def _curve(found: Results, label: str, column: Mapping[str, str], metric: str) -
     )
 
 
-def _draw(axes: Axes, curve: Curve) -> None:
+def _evenly(t: list[float], values: list[float], every: int) -> tuple[list[float], list[float]]:
+    """The regular evaluations and the last one: every round of the last ones would be a smear."""
+    kept = [i for i in range(len(t)) if t[i] % every == 0 or i == len(t) - 1]
+    return [t[i] for i in kept], [values[i] for i in kept]
+
+
+def _draw(axes: Axes, curve: Curve, thick: float) -> None:
     for t, values in curve.diverged:
-        axes.plot(t, values, **curve.style, linewidth=0.8)
+        axes.plot(t, values, **curve.style, linewidth=thick / 2)
         axes.plot(t[-1], values[-1], "x", color=curve.style["color"], zorder=5)
     if curve.completed:
         t, mean, std = _statistics(curve)
-        axes.plot(t, mean, **curve.style, zorder=4)
+        axes.plot(t, mean, **curve.style, linewidth=thick, zorder=4)
         if len(curve.completed) > 1:
             shade = {"color": curve.style["color"], "alpha": 0.16, "linewidth": 0}
             axes.fill_between(t, mean - std, mean + std, **shade)
@@ -106,13 +121,7 @@ def _name(axes: Axes, curves: Sequence[Curve]) -> None:
         for i, curve in enumerate(curves)
         if curve.completed
     )
-    places = [end for end, _ in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + LABEL_GAP)
-    for i in reversed(range(len(places))):
-        above = places[i + 1] - LABEL_GAP if i + 1 < len(places) else 1.0
-        places[i] = min(places[i], above)
-    for place, (end, i) in zip(places, ends, strict=True):
+    for place, (end, i) in zip(_apart([end for end, _ in ends]), ends, strict=True):
         lead = {**curves[i].style, "transform": axes.transAxes, "clip_on": False, "linewidth": 1.3}
         axes.plot([1.0, 1.025], [end, place], **{**lead, "linestyle": "-", "linewidth": 0.6})
         axes.plot([1.025, 1.085], [place, place], **lead)
@@ -120,9 +129,34 @@ def _name(axes: Axes, curves: Sequence[Curve]) -> None:
     absent = [curve.name for curve in curves if not curve.completed]
     if absent:
         axes.annotate(
-            f"No mean: {', '.join(absent)}",
+            textwrap.fill(f"No mean: {', '.join(absent)}", 60),
             (0, -0.2),
             xycoords="axes fraction",
             va="top",
             color="#555555",
         )
+
+
+def _apart(ends: Sequence[float]) -> list[float]:
+    """Places up to 1, LABEL_GAP apart, as near as can be to ascending `ends` (least squares).
+
+    What touches is merged into a block around its mean, until no blocks touch.
+    """
+    blocks: list[list[float]] = []
+    for end in ends:
+        blocks.append([end])
+        while (
+            len(blocks) > 1
+            and _middle(blocks[-1]) - _middle(blocks[-2])
+            < LABEL_GAP * (len(blocks[-1]) + len(blocks[-2])) / 2
+        ):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    places = []
+    for block in blocks:
+        lowest = _middle(block) - LABEL_GAP * (len(block) - 1) / 2
+        places += [lowest + LABEL_GAP * i for i in range(len(block))]
+    return [min(place, 1 - LABEL_GAP * (len(places) - 1 - i)) for i, place in enumerate(places)]
+
+
+def _middle(block: Sequence[float]) -> float:
+    return sum(block) / len(block)

@@ -16,17 +16,15 @@ HESSIAN_DATA = {
 
 def accuracy(manifests: Iterable[Mapping[str, Any]]) -> str:
     """The reported accuracy."""
-    last = training_values(manifests, "last")
-    return f"mean test accuracy of the evaluated rounds among the last {last}"
+    manifests = list(manifests)
+    last, rounds = training_values(manifests, "last"), training_values(manifests, "rounds")
+    return f"mean test accuracy of the evaluated rounds among the last {last} of {rounds}"
 
 
 def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
     """The accuracy at 50 % of the training."""
     last = training_values(manifests, "last")
-    return (
-        f"mean test accuracy of the evaluations in the last {last} rounds before half of the"
-        " training or, if there was none, of the last one before"
-    )
+    return f"mean test accuracy of the evaluations in the last {last} rounds before half of them"
 
 
 def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
@@ -48,7 +46,9 @@ def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:
 
 
 def snakemake(study: "Study", *targets: str) -> str:
-    """The command that makes targets below results/ again."""
+    """The command that makes targets below results/ again, or what is out of date if none."""
     config = "" if study.name == "quickstart" else f" --configfile config/{study.name}.yaml"
+    if not targets:
+        return f"snakemake --cores all{config}"
     files = " ".join(f"results/{target}" for target in targets)
     return f"snakemake --cores 1{config} --force {files}"

@@ -17,10 +17,9 @@ from fedgloss.files import atomic
 from fedgloss.report import definitions, names
 from fedgloss.report.bars import draw_eigenvalues
 from fedgloss.report.curves import AXES, draw_curves
-from fedgloss.report.panels import colour
+from fedgloss.report.panels import colour, figure_cells
 from fedgloss.report.results import Results
 from fedgloss.report.surfaces import Surface, draw_surfaces
-from fedgloss.report.tables import cells_of
 
 if TYPE_CHECKING:
     from fedgloss.study import Study
@@ -56,24 +55,26 @@ def caption(study: "Study", name: str, folder: Path) -> str:
     spec, found = study.figures[name], Results(study, Path(folder))
     cells = [
         cell
-        for condition in spec["columns"]
+        for column in spec["columns"]
         for label in spec["rows"]
-        for cell in cells_of(study, label, condition)
+        for cell in figure_cells(study, spec, label, column)
     ]
+    manifests = [m for m in map(found.manifest, cells) if m]
     title = spec.get("title", name)
     if spec["kind"] == "curves":
+        every = definitions.training_values(manifests, "evaluate_every")
         what = AXES[spec.get("metric", "accuracy")].split(" (")[0]
         return (
-            f"{title}. {what} at the evaluated rounds: the mean over the seeds in a band of ± one"
-            " sample standard deviation (ddof = 1). Dashed: client SGD. A seed that diverged is a"
-            " thin line that ends in × and is not in the mean."
+            f"{title}. {what}, every {every} rounds: the mean over the seeds in a band of ± one"
+            " sample standard deviation (ddof = 1). Dashed: client SGD. A seed that diverged is"
+            " a thin line that ends in × and is not in the mean."
         )
     if spec["kind"] == "eigenvalues":
         return (
             f"{title}. λ₁: {definitions.lambda1(found, cells)}; lower is flatter. Bars: the mean"
-            " over the seeds; dots: each seed. Hatched: client SGD."
+            " over the seeds; dots: each seed; text: mean ± sample standard deviation. Pale: client"
+            " SGD."
         )
-    manifests = [m for m in map(found.manifest, cells) if m]
     last = definitions.training_values(manifests, "last")
     return (
         f"{title}. Loss around the average of the last {last} rounds' global models"
@@ -85,16 +86,15 @@ def caption(study: "Study", name: str, folder: Path) -> str:
 
 
 def _seed(study: "Study", spec: Mapping[str, Any]) -> int:
-    first = cells_of(study, spec["rows"][0], spec["columns"][0])[0]
-    return spec.get("seed", first.seed)
+    """The seed of a landscape: the one given, or the first of the grid."""
+    return spec.get("seed", study.select(**spec["columns"][0])[0].seed)
 
 
 def _landscape(found: Results, spec: Mapping[str, Any]) -> Figure:
     surfaces = []
     for label in spec["rows"]:
-        cells = found.study.select(
-            algorithm=label, seed=_seed(found.study, spec), **spec["columns"][0]
-        )
+        chosen = {**spec, "seed": _seed(found.study, spec)}
+        cells = figure_cells(found.study, chosen, label, spec["columns"][0])
         grid = found.landscape(cells[0]) if cells else None
         if grid is not None:
             x, y = np.unique(grid["x"]), np.unique(grid["y"])

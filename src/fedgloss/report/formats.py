@@ -36,7 +36,7 @@ def count(ours: Summary) -> str:
     """The seeds behind a number: "n=3"; "n=2/3" if one is missing, "n=2, × 1/3" if one diverged."""
     some = f"n={ours.n}/{ours.planned}"
     if ours.missing == ours.planned:
-        return some
+        return some if ours.planned else ""
     parts = []
     if ours.n and ours.unreached:
         parts.append(f"{ours.n}/{ours.planned} reached")
@@ -44,6 +44,8 @@ def count(ours: Summary) -> str:
         parts.append(some if ours.missing else f"n={ours.n}")
     if ours.diverged:
         parts.append(f"{'× ' if ours.n else ''}{ours.diverged}/{ours.planned}")
+    if ours.unreached and not ours.n and not is_plain(ours):
+        parts.append(f"{ours.unreached} not reached")
     if ours.missing and (ours.unreached or not ours.n):
         parts.append(f"{ours.missing} not run")
     return ", ".join(parts)
@@ -74,62 +76,60 @@ def to_markdown(table: Table) -> str:
     """A pipe table with a title above and notes below; its lines align in a terminal."""
     from tabulate import tabulate
 
-    heads = ["Method", *(["Comm. cost"] if _costs(table) else [])]
+    heads = ["Method", *["Comm. cost"] * table.has_costs]
+    alignment = ["left", *["right"] * table.has_costs]
     for column in table.columns:
-        head = f"{column.head}: {HEADS[column.metric]}"
-        heads += [head, "paper", "verdict"] if column.published else [head]
+        heads += [f"{column.head}: {HEADS[column.metric]}"]
+        heads += ["paper"] * column.published + ["verdict"] * column.judged
+        alignment += ["right", *["right"] * column.published, *["left"] * column.judged]
     lines = []
     for group, rows in table.groups:
         lines.append([f"**{group}**", *[""] * (len(heads) - 1)])
         lines += [_markdown_row(table, row) for row in rows]
-    body = tabulate(
-        lines,
-        heads,
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=["left", *["right"] * (len(heads) - 1)],
-    )
+    body = tabulate(lines, heads, tablefmt="pipe", disable_numparse=True, colalign=alignment)
     notes = "\n".join(f"- {note}" for note in table.notes)
     return f"**{table.title}**\n\n{body}\n\n{notes}\n"
 
 
 def _markdown_row(table: Table, row: Row) -> list[str]:
-    line = [names.algorithm(row.label), *([cost(row)] if _costs(table) else [])]
+    line = [names.algorithm(row.label), *[cost(row)] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
         value, seeds = number(entry.ours, column.metric), count(entry.ours)
         value = f"**{value}**" if entry.best else value
         line.append(f"{value} ({seeds})" if value and seeds else value or seeds)
         if column.published:
             line.append(paper_number(entry.paper, column.metric))
+        if column.judged:
             line.append(f"{entry.verdict.sign} {entry.verdict.word}" if entry.verdict else "")
     return line
 
 
 def to_latex(table: Table) -> str:
     """A floating table that needs booktabs alone; verdicts stand as signs between the numbers."""
-    costs = _costs(table)
-    spec = "l" + "r" * costs + "".join("r@{ }c@{ }l" if c.published else "r" for c in table.columns)
-    top, rules, heads, at = ["", *[""] * costs], [], ["Method", *["Comm. cost"] * costs], 2 + costs
+    costs = int(table.has_costs)
+    spec, top, rules = "l" + "r" * costs, [""] * (1 + costs), []
+    heads, at = ["Method", *["Comm. cost"] * costs], 2 + costs
     for head, columns in spans(table.columns):
-        width = sum(3 if c.published else 1 for c in columns)
+        width = sum(1 + c.published + c.judged for c in columns)
         top.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(head)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
         for c in columns:
-            head = _tex(HEADS[c.metric])
-            heads += [head, "", "paper"] if c.published else [head]
+            spec += "r" + r"@{\ }c@{\ }" * c.judged + "l" * c.published
+            heads += [_tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
     body = []
     for group, rows in table.groups:
         body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
         body += [_latex_row(table, row) for row in rows]
-    float_name = "table*" if len(table.columns) > 2 else "table"
+    kind = "table*" if at > 6 else "table"
+    title = _tex(table.title)
     lines = [
-        rf"% needs \usepackage{{booktabs}}; \label{{tab:{table.name}}}",
-        rf"\begin{{{float_name}}}",
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{{kind}}}",
         r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption[{title}]{{{title}. {_tex(' '.join(table.notes))}}}",
         rf"\label{{tab:{table.name}}}",
-        r"\small",
+        r"\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
@@ -139,13 +139,13 @@ def to_latex(table: Table) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\end{{{float_name}}}",
+        rf"\end{{{kind}}}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _latex_row(table: Table, row: Row) -> str:
-    line = [_tex(names.algorithm(row.label)), *([_tex(cost(row))] if _costs(table) else [])]
+    line = [_tex(names.algorithm(row.label)), *[_tex(cost(row))] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
         value = _tex(number(entry.ours, column.metric))
         value = rf"\textbf{{{value}}}" if entry.best else value
@@ -153,8 +153,9 @@ def _latex_row(table: Table, row: Row) -> str:
             seeds = rf"{{\scriptsize {_tex(count(entry.ours))}}}"
             value = f"{value} {seeds}" if value else seeds
         line.append(value)
-        if column.published:
+        if column.judged:
             line.append(_tex(entry.verdict.sign) if entry.verdict else "")
+        if column.published:
             line.append(_tex(paper_number(entry.paper, column.metric)))
     return " & ".join(line) + r" \\"
 
@@ -165,35 +166,25 @@ def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
     return [(head, [c for c in columns if c.head == head]) for head in heads]
 
 
-TEX = {
-    **{"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$"},
-    **{"{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "–": "--",
-        "≈": r"$\approx$",
-        "∼": r"$\sim$",
-        "≠": r"$\neq$",
-        "α": r"$\alpha$",
-    },
-    **{
-        "λ": r"$\lambda$",
-        "₁": r"$_1$",
-        "<": "$<$",
-        ">": "$>$",
-        "=": "$=$",
-        "·": r"$\cdot$",
-        "|": "$|$",
-    },
-}
+_MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
+_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot"}
+_MATH |= {sign: sign for sign in "<>=|"}
+TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
+TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
+TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {"–": r"\textendash{}"}
 
 
 def _tex(text: str) -> str:
     """Plain text with `code` in backticks as LaTeX."""
-    parts = re.split(r"`([^`]*)`", text)
-    escaped = ["".join(TEX.get(c, c) for c in part) for part in parts]
-    return "".join(rf"\texttt{{{p}}}" if i % 2 else p for i, p in enumerate(escaped))
+    escaped = "".join(TEX.get(c, c) for c in text)
+
+    def code(found: re.Match[str]) -> str:
+        # Paths may break after a slash, and two hyphens are not a dash.
+        body = found[1].replace("/", r"/\allowbreak{}").replace("--", "-{}-")
+        return rf"\texttt{{{body}}}"
+
+    return re.sub(r"`([^`]*)`", code, escaped)
 
 
 def to_csv(table: Table) -> str:
@@ -244,8 +235,3 @@ def _csv_rows(entry: Entry) -> list[dict[str, object]]:
             }
         )
     return rows
-
-
-def _costs(table: Table) -> bool:
-    """Communication tables have the cost in their columns."""
-    return not any(column.metric == "cost" for column in table.columns)

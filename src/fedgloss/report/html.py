@@ -4,7 +4,7 @@ import base64
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from fedgloss.report.tables import LOWER_IS_BETTER, Table, build
 if TYPE_CHECKING:
     from fedgloss.study import Cell, Study
 
+CONDITION = ("dataset", "alpha", "model")
+WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
 MARKS = {"completed": "●", "diverged": "×", "missing": "○"}
 
 
@@ -40,7 +42,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["code"] = lambda text: markupsafe.Markup(
-        re.sub(r"`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text)))
+        re.sub(r"`([^`]*)`", _code, str(markupsafe.escape(text)))
     )
     page = environment.get_template("report.html").render(
         study=study,
@@ -54,10 +56,16 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         training=_training(found),
         provenance=_provenance(found),
         rerun=_rerun(study),
+        update=definitions.snakemake(study),
         names=names,
         formats=formats,
     )
     write_text(out_html, page)
+
+
+def _code(found: re.Match[str]) -> str:
+    short = len(found[1]) < 20  # such a piece must not break across lines, a command may
+    return f"<code>{found[1].replace(' ', '&nbsp;') if short else found[1]}</code>"
 
 
 def _table(study: "Study", name: str, folder: Path) -> Table:
@@ -83,91 +91,115 @@ def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
 
 def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
     """What was run and how it came out, in sentences."""
-    study, cells = found.study, found.study.cells
+    cells = found.study.cells
     states = Counter(map(found.status, cells))
     labels = dict.fromkeys(names.algorithm(cell.algorithm) for cell in cells)
     data = dict.fromkeys(names.dataset(cell.dataset) for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
     yield (
-        f"{len(labels)} algorithms ({names.listed([*labels])}) on {names.listed([*data])},"
-        f" {len(seeds)} seed{'s' * (len(seeds) > 1)}: {states['completed'] + states['diverged']} of"
-        f" {len(cells)} training runs are done, {states['diverged']} of them diverged"
-        f", {states['missing']} are missing."
+        f"{len(labels)} methods ({names.listed([*labels])}) on {names.listed([*data])},"
+        f" {len(seeds)} seed{'s' * (len(seeds) > 1)} each."
     )
-    winners = [w for table in tables for w in _winners(table)]
-    yield from dict.fromkeys(winners)
+    done = states["completed"] + states["diverged"]
+    yield (
+        (f"All {done} runs are done" if done == len(cells) else f"{done} of {len(cells)} are done")
+        + (
+            f", {states['diverged']} of them diverged."
+            if states["diverged"]
+            else "; none diverged."
+        )
+    )
+    yield from _winners(found.study, tables)
     verdicts = Counter(
-        entry.verdict.word
+        entry.verdict
         for table in tables
         for row in table.rows
         for entry in row.entries
         if entry.verdict
     )
     if verdicts:
-        counts = [f"{count} {word}" for word, count in verdicts.most_common()]
-        yield f"Beside the paper's {verdicts.total()} numbers in these tables: {', '.join(counts)}."
+        counts = [f"{verdict.word} {count}" for verdict, count in verdicts.most_common()]
+        yield f"Verdicts on {verdicts.total()} numbers of the paper: {', '.join(counts)}."
     else:
-        yield f"The paper prints no numbers for what the study {study.name} runs."
+        yield "The paper has no numbers for what was run here."
 
 
-def _winners(table: Table) -> Iterator[str]:
-    """For each accuracy and lambda_1 column, who is best of all rows."""
-    words = {"accuracy": "the most accurate", "lambda1": "the flattest"}
-    for i, column in enumerate(table.columns):
-        means = {
-            row.label: row.entries[i].ours
-            for row in table.rows
-            if row.entries[i].ours.n and not row.entries[i].ours.diverged
-        }
-        if column.metric not in words or len(means) < 2:
-            continue
-        choose = min if column.metric in LOWER_IS_BETTER else max
-        best = choose(means, key=lambda label: means[label].mean)
-        unit = " %" if column.metric == "accuracy" else ""
-        sign = "" if column.metric == "accuracy" else "λ₁ = "
-        yield (
-            f"{column.head}: {names.algorithm(best)} is {words[column.metric]}"
-            f" ({sign}{formats.number(means[best], column.metric)}{unit})."
-        )
+def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
+    """Who has the best mean accuracy and lambda_1 in each column, or in how many of them."""
+    best: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {metric: {} for metric in WINNERS}
+    for table in tables:
+        for i, column in enumerate(table.columns):
+            ours = {row.label: row.entries[i].ours for row in table.rows}
+            means = {label: s.mean for label, s in ours.items() if s.n and not s.diverged}
+            key = tuple(column.condition[name] for name in CONDITION)
+            if column.metric not in WINNERS or len(means) < 2 or key in best[column.metric]:
+                continue
+            winner = (min if column.metric in LOWER_IS_BETTER else max)(means, key=means.get)
+            value = formats.number(ours[winner], column.metric)
+            best[column.metric][key] = (names.algorithm(winner), value)
+    for metric, (what, unit) in WINNERS.items():
+        found = best[metric]
+        if 0 < len(found) <= 3:
+            who = [
+                f"{name} at {_heads(study)[key]} ({unit.format(value)})"
+                for key, (name, value) in found.items()
+            ]
+            yield f"{what}: {names.listed(who)}."
+        elif found:
+            wins = Counter(name for name, _ in found.values()).most_common()
+            who = [f"{name} in {count} of {len(found)} columns" for name, count in wins]
+            yield f"{what}: {names.listed(who)}."
 
 
 def _grid(found: Results) -> dict[str, Any]:
     """The state of every cell: {heads, rows: [(algorithm, [[{mark, state, path}]])], counts}."""
     study = found.study
-    conditions = _conditions(study.cells)
+    heads = _heads(study)
     rows = []
     for label in dict.fromkeys(cell.algorithm for cell in study.cells):
         line = []
-        for condition in conditions:
-            states = [
-                (cell, found.status(cell)) for cell in study.select(algorithm=label, **condition)
-            ]
-            line.append([{"mark": MARKS[s], "state": s, "path": str(c)} for c, s in states])
+        for key in heads:
+            cells = study.select(algorithm=label, **dict(zip(CONDITION, key, strict=True)))
+            states = [(str(cell), found.status(cell)) for cell in cells]
+            line.append([{"mark": MARKS[s], "state": s, "path": path} for path, s in states])
         rows.append((names.algorithm(label), line))
     counts = Counter(map(found.status, study.cells))
-    return {"heads": names.columns(conditions), "rows": rows, "counts": counts, "marks": MARKS}
+    return {"heads": list(heads.values()), "rows": rows, "counts": counts, "marks": MARKS}
 
 
-def _conditions(cells: Iterable["Cell"]) -> list[dict[str, str]]:
-    keys = dict.fromkeys((cell.dataset, cell.alpha, cell.model) for cell in cells)
-    return [dict(zip(("dataset", "alpha", "model"), key, strict=True)) for key in keys]
+def _heads(study: "Study") -> dict[tuple[str, ...], str]:
+    """The head of each condition of a study, by its values; with the model if there are several."""
+    keys = dict.fromkeys(_key(cell) for cell in study.cells)
+    heads = names.columns([dict(zip(CONDITION, key, strict=True)) for key in keys])
+    return dict(zip(keys, heads, strict=True))
 
 
-def _grouped(found: Results, key: Any) -> list[tuple[dict[str, Any], list["Cell"]]]:
+def _key(cell: "Cell") -> tuple[str, ...]:
+    return tuple(getattr(cell, name) for name in CONDITION)
+
+
+def _grouped(
+    found: Results, key: Callable[[Mapping[str, Any]], Any]
+) -> list[tuple[dict[str, Any], list["Cell"]]]:
     """Cells that ran, under equal values of key(settings)."""
     groups: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
     for cell in found.study.cells:
         manifest = found.manifest(cell)
-        if manifest:
+        if manifest is not None:
             value = key(manifest["settings"])
             groups.setdefault(repr(value), (value, []))[1].append(cell)
-    return list(groups.values())
+    order = [*dict.fromkeys(cell.algorithm for cell in found.study.cells)]
+    return sorted(groups.values(), key=lambda group: order.index(group[1][0].algorithm))
 
 
-def _where(study: "Study", cells: list["Cell"], everywhere: Iterable["Cell"]) -> str:
-    """The columns some cells are in, or "all"."""
-    mine, all_of_them = _conditions(cells), _conditions(everywhere)
-    return "all" if len(mine) == len(all_of_them) else "; ".join(names.columns(mine))
+def _where(study: "Study", cells: Iterable["Cell"], everywhere: Iterable["Cell"]) -> str:
+    """The columns that some cells are in, or "all"."""
+    mine = dict.fromkeys(map(_key, cells))
+    return (
+        "all"
+        if mine.keys() == set(map(_key, everywhere))
+        else "; ".join(_heads(study)[key] for key in mine)
+    )
 
 
 def _hyperparameters(found: Results) -> list[dict[str, str]]:
@@ -213,9 +245,12 @@ def _provenance(found: Results) -> dict[str, Any]:
     for manifest in manifests.values():
         for name, version in manifest["versions"].items():
             facts.setdefault(name, Counter())[version] += 1
-        for name in ("device", "threads", "backend", "code"):
+        for name in ("device", "threads", "precision", "backend", "code"):
             facts.setdefault(name, Counter())[str(manifest[name])] += 1
-    inputs = sorted({item for m in manifests.values() for item in m["inputs"].items()})
+    inputs: dict[tuple[str, str], dict[str, None]] = {}
+    for cell, manifest in manifests.items():
+        for item in manifest["inputs"].items():
+            inputs.setdefault(item, {})[f"{cell.dataset}/alpha-{cell.alpha}"] = None
     seconds = sum(m["wall_seconds"] for m in manifests.values())
     return {"cells": manifests, "facts": facts, "inputs": inputs, "seconds": seconds}
 

@@ -53,7 +53,12 @@ DATASETS = {
     "digits": "Digits",
     "landmarks-user-160k": "Landmarks-User-160K",
 }
-MODELS = {"cnn": "CNN", "resnet18": "ResNet18", "mobilenetv2": "MobileNetV2"}
+MODELS = {
+    "smallcnn": "small CNN",
+    "cnn": "CNN",
+    "resnet18": "ResNet18",
+    "mobilenetv2": "MobileNetV2",
+}
 
 
 def algorithm(label: str) -> str:

@@ -1,18 +1,18 @@
 """What figures share: a fixed colour per method, panels in rows of two, when to use a log axis."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from fedgloss.study import Study
+    from fedgloss.study import Cell, Study
 
 # Okabe and Ito's colours, safe for colour-blind readers. A method's client-SGD and client-SAM forms
-# share one: dashes and hatches tell client SGD.
+# share one: dashes and pale bars tell client SGD.
 COLOURS = {
     "fedavg": "#444444",
     "fedprox": "#999999",
@@ -42,6 +42,14 @@ def colour(study: "Study", label: str) -> str:
         return COLOURS[label]
     own = dict.fromkeys(c.algorithm for c in study.cells if c.algorithm not in COLOURS)
     return SPARE_COLOURS[list(own).index(label) % len(SPARE_COLOURS)]
+
+
+def figure_cells(
+    study: "Study", spec: Mapping[str, Any], label: str, column: Mapping[str, str]
+) -> list["Cell"]:
+    """The cells of one algorithm in one column of a figure: all seeds, or the one it names."""
+    seed = {"seed": spec["seed"]} if "seed" in spec else {}
+    return study.select(algorithm=label, **column, **seed)
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -103,6 +103,7 @@ class Summary:
 
 
 NOT_REACHED = "not reached"
+FLOAT32_BYTES = 4
 
 
 def summarize(
@@ -130,18 +131,9 @@ def accuracy(results: Results, cell: "Cell") -> float | None:
 
 
 def accuracy_at_half(results: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2.
-
-    Where none was made there, the last one before.
-    """
-    manifest, metrics = results.manifest(cell), results.metrics(cell)
-    if not manifest or not metrics:
-        return None
-    training = manifest["settings"]["training"]
-    half = training["rounds"] // 2
-    seen = [(t, a) for t, a in zip(metrics["round"], metrics["accuracy"], strict=True) if t <= half]
-    window = [a for t, a in seen if t > half - training["last"]] or [a for _, a in seen[-1:]]
-    return statistics.fmean(window) if window else None
+    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2."""
+    manifest = results.manifest(cell)
+    return manifest["accuracy_at_half"] if manifest else None
 
 
 def lambda1(results: Results, cell: "Cell") -> float | None:
@@ -164,6 +156,3 @@ def communication_cost(results: Results, cells: Iterable["Cell"]) -> float | Non
             sent = manifest["bytes_down"] + manifest["bytes_up"]
             costs.append(sent / (models * manifest["parameters"] * FLOAT32_BYTES))
     return statistics.fmean(costs) if costs else None
-
-
-FLOAT32_BYTES = 4

@@ -91,7 +91,7 @@ def _relief(axes: Axes, surfaces: Sequence[Surface], low: float, high: float) ->
     )
     x, y = surfaces[0].x, surfaces[0].y
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(low, high))
-    axes.set(xticks=[x[0], 0, x[-1]], yticks=[y[0], 0, y[-1]])
+    axes.set(xticks=[x[0], 0, x[-1]], yticks=[y[0], 0, y[-1]], xticklabels=[], yticklabels=[])
     axes.tick_params(pad=-2)
     axes.zaxis.set_major_locator(plt.MaxNLocator(4))
     axes.set_zlabel("Loss", labelpad=-6)

@@ -42,6 +42,11 @@ class Column:
     published: bool
     """Whether the paper prints any number of this column."""
 
+    @property
+    def judged(self) -> bool:
+        """Whether it has verdicts: the paper's cost repeats its rounds, to one digit."""
+        return self.published and self.metric != "cost"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -76,6 +81,11 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     """What stands under the table: definitions, the verdict's rule, footnotes, how to rerun."""
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether the communication cost has a column of its own before the others."""
+        return not any(column.metric == "cost" for column in self.columns)
 
     @property
     def groups(self) -> list[tuple[str, list[Row]]]:
@@ -171,7 +181,7 @@ def _entry(found: Results, table: str, label: str, column: Column) -> Entry:
     else:
         ours = _communication(found, cells, column)
     paper = published(found.study, column.condition, label, column.metric, table)
-    if paper is None or not cells:
+    if paper is None or not cells or not column.judged:
         return Entry(ours, paper, None)
     rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}
     ours_rounds = rounds.pop() if len(rounds) == 1 else None
@@ -236,9 +246,10 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
     manifests = [m for m in map(found.manifest, cells) if m]
     seeds = sorted({cell.seed for cell in cells})
     yield (
-        "Ours: mean ± sample standard deviation (ddof = 1) over n seeds"
-        f" (of {names.listed([str(seed) for seed in seeds])}). `n=2/3`: one of three not run yet;"
-        " `× 1/3`: one of three diverged, and is not in the mean. Bold: the best of its group."
+        f"Model: {names.listed(_models(table))}. Ours: mean ± sample standard deviation (ddof = 1)"
+        f" over all seeds ({names.listed([str(seed) for seed in seeds])}) where nothing else is"
+        " said; `n=2/3`: one of three is not run yet; `× 1/3`: one of three diverged and is not in"
+        " the mean. Bold: best of its group."
     )
     if kind == "methods":
         yield (
@@ -264,7 +275,7 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
     if any(column.published for column in table.columns):
         prints = {e.paper.table for row in table.rows for e in row.entries if e.paper}
         where = [f"Tab. {t}" if t.isdigit() else f"section {t}" for t in sorted(prints)]
-        yield f"Paper: as printed in {names.listed(where)}; it does not say which std. {RULE}"
+        yield f"Paper: as printed in {names.listed(where)}. {RULE}"
         yield from _footnotes(table)
     yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
 
@@ -278,6 +289,11 @@ def _cells_of_table(study: "Study", table: Table) -> list["Cell"]:
             for cell in cells_of(study, row.label, column.condition)
         )
     )
+
+
+def _models(table: Table) -> list[str]:
+    conditions = [column.condition for column in table.columns]
+    return [*dict.fromkeys(names.model(condition["model"]) for condition in conditions)]
 
 
 def _footnotes(table: Table) -> Iterator[str]:

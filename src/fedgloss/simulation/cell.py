@@ -4,12 +4,13 @@ The only configuration is the cell's resolved settings (`fedgloss settings` prin
 has a default here, so that what is recorded in the manifest is all there is.
 """
 
+import contextlib
 import csv
 import io
 import platform
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +30,30 @@ from fedgloss.simulation.start import device_name, initial_model, prepare_torch
 from fedgloss.simulation.train import Training, train
 from fedgloss.tensors import save_tensors
 
-SETTINGS = (
-    "dataset",
-    "alpha",
-    "model",
-    "algorithm",
-    "method",
-    "variants",
-    "hyperparameters",
-    "training",
-    "seed",
-)
-TRAINING = (
-    "rounds",
-    "clients",
-    "clients_per_round",
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "augmentation",
-    "evaluate_every",
-    "last",
-    "record",
-)
+SETTINGS = {
+    "dataset": str,
+    "alpha": str,
+    "model": str,
+    "algorithm": str,
+    "method": str,
+    "variants": dict,
+    "hyperparameters": dict,
+    "training": dict,
+    "seed": int,
+}
+TRAINING = {
+    "rounds": int,
+    "clients": int,
+    "clients_per_round": int,
+    "epochs": int,
+    "batch_size": int,
+    "lr": (int, float),
+    "weight_decay": (int, float),
+    "augmentation": str,
+    "evaluate_every": int,
+    "last": int,
+    "record": list,
+}
 MANIFEST_FORMAT = 1
 
 OnRound = Callable[[int, dict[str, float] | None], None]
@@ -99,12 +100,12 @@ def train_cell(
     store = None
     if checkpoints is not None:
         identity = {"settings": dict(settings), "code": code, **inputs, "device": use_device.type}
+        identity |= {"backend": backend, "threads": threads}
         store = Checkpoints(checkpoints, identity, checkpoint_rounds, checkpoint_seconds)
     label = f"{settings['dataset']}/alpha-{settings['alpha']}/{settings['algorithm']}"
     images = sum(len(index) for index in clients.clients) * training["epochs"]
     images *= training["clients_per_round"] / training["clients"]
     on_round = watch(f"{label}/seed-{settings['seed']}", training["rounds"], images)
-    stop = _stop_on_signals()
     rounds_here = 0
 
     def counted(t: int, row: dict[str, float] | None) -> None:
@@ -113,29 +114,30 @@ def train_cell(
         on_round(t, row)
 
     begun = time.monotonic()
-    result = train(
-        model,
-        ClientData(dataset.train_images, dataset.train_labels, clients.clients),
-        build_algorithm(settings["method"], settings["variants"]),
-        rounds=training["rounds"],
-        clients_per_round=training["clients_per_round"],
-        lr=training["lr"],
-        weight_decay=training["weight_decay"],
-        batch_size=training["batch_size"],
-        epochs=training["epochs"],
-        hyperparameters=settings["hyperparameters"],
-        seed=settings["seed"],
-        test=(dataset.test_images, dataset.test_labels),
-        evaluate_every=training["evaluate_every"],
-        last=training["last"],
-        record=training["record"],
-        backend=backend,
-        keep_history=False,
-        pipeline=Pipeline(dataset.mean, dataset.std, training["augmentation"]),
-        checkpoints=store,
-        should_stop=stop,
-        on_round=counted,
-    )
+    with _stop_on_signals() as stop:
+        result = train(
+            model,
+            ClientData(dataset.train_images, dataset.train_labels, clients.clients),
+            build_algorithm(settings["method"], settings["variants"]),
+            rounds=training["rounds"],
+            clients_per_round=training["clients_per_round"],
+            lr=training["lr"],
+            weight_decay=training["weight_decay"],
+            batch_size=training["batch_size"],
+            epochs=training["epochs"],
+            hyperparameters=settings["hyperparameters"],
+            seed=settings["seed"],
+            test=(dataset.test_images, dataset.test_labels),
+            evaluate_every=training["evaluate_every"],
+            last=training["last"],
+            record=training["record"],
+            backend=backend,
+            keep_history=False,
+            pipeline=Pipeline(dataset.mean, dataset.std, training["augmentation"]),
+            checkpoints=store,
+            should_stop=stop,
+            on_round=counted,
+        )
     seconds = time.monotonic() - begun
     write_results(
         out,
@@ -167,6 +169,7 @@ def write_results(
 ) -> None:
     """Write a run's files, the manifest last."""
     shapes = parameter_shapes(result.model)
+    (out / "manifest.json").unlink(missing_ok=True)  # never beside files it does not describe
     write_text(out / "metrics.csv", _as_csv(result.metrics))
     save_tensors(out / "final.safetensors", unflatten(result.w, shapes))
     save_tensors(out / "average.safetensors", unflatten(result.average, shapes))
@@ -202,19 +205,23 @@ def write_results(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings with keys unknown or missing; raises InputError naming the key."""
-    for where, given, wanted in (
-        ("settings", settings, SETTINGS),
-        ("settings.training", settings.get("training", {}), TRAINING),
-    ):
-        if not isinstance(given, Mapping):
-            raise InputError(f"{where}: expected keys and values")
-        for key in given:
-            if key not in wanted:
-                raise InputError(f"{where}.{key}: unknown key{did_you_mean(key, list(wanted))}")
-        for key in wanted:
-            if key not in given:
-                raise InputError(f"{where}.{key}: missing, must be given")
+    """Refuse keys unknown or missing and values of the wrong kind; InputError naming the key."""
+    _check_record("settings", settings, SETTINGS)
+    _check_record("settings.training", settings["training"], TRAINING)
+
+
+def _check_record(where: str, given: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> None:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: expected keys and values")
+    for key in given:
+        if key not in wanted:
+            raise InputError(f"{where}.{key}: unknown key{did_you_mean(key, list(wanted))}")
+    names = {str: "text", dict: "keys and values", int: "an integer", list: "a list"}
+    for key, kind in wanted.items():
+        if key not in given:
+            raise InputError(f"{where}.{key}: missing, must be given")
+        if not isinstance(given[key], kind) or isinstance(given[key], bool):
+            raise InputError(f"{where}.{key}: {given[key]!r} is not {names.get(kind, 'a number')}")
 
 
 def _mean_accuracy(result: Training, after: int, until: int) -> float | None:
@@ -235,9 +242,16 @@ def _as_csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def _stop_on_signals():
-    """A function that says whether the run was asked to end (a cluster's warning, Ctrl-C)."""
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether the run was asked to end (a cluster's warning, Ctrl-C)."""
     asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda received, frame: asked.append(received))
-    return lambda: bool(asked)
+    before = {
+        number: signal.signal(number, lambda received, frame: asked.append(received))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -81,7 +81,7 @@ class Checkpoints:
                         f"{path}: belongs to another run ({', '.join(sorted(changed))} differ)"
                     )
                 return int(metadata["round"]), tensors, json.loads(metadata["extra"])
-            except (InputError, KeyError, ValueError) as error:
+            except (InputError, KeyError, TypeError, ValueError) as error:
                 self.say(f"checkpoint passed over: {error}")
         return None
 

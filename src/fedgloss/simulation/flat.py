@@ -42,6 +42,11 @@ def check_model(model: nn.Module) -> None:
     if frozen:
         raise InputError(f"model: parameter {frozen[0]!r} is frozen; all parameters are trained")
     for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p and module.training:
+            raise InputError(
+                f"model: layer {name!r} is active dropout, whose draws would depend on the order of"
+                " the clients; set p=0 or call model.eval()"
+            )
         if getattr(module, "track_running_stats", False):
             raise InputError(
                 f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"

@@ -1,0 +1,208 @@
+"""Identities between the methods, on problems other than the vectors': every one is exact algebra.
+
+Four clients of unequal size, two to three of them a round, weight decay, two parameter tensors.
+"""
+
+import pytest
+import torch
+from problem import random_problem
+
+SCHEDULE = [[0, 1], [1, 2, 3], [0, 3], [2, 1], [3, 0, 1]]
+FULL = [[0, 1, 2, 3]] * 4
+RHO, RHO_L, BETA = 0.07, 0.11, 8.0
+
+
+def history(method, schedule=SCHEDULE, seed=0, m=4, **options):
+    options = {"weight_decay": 0.05, **options}
+    return random_problem(seed).train(method, m, schedule, **options).history
+
+
+def assert_same(ours, theirs):
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fedgloss_without_server_sam_is_feddyn_with_weighted_mean(seed):
+    gloss = history(
+        "fedgloss-sgd",
+        seed=seed,
+        hyperparameters={"rho": 0, "beta": BETA},
+        variants={"sigma_scaling": "paper"},
+    )
+    assert_same(gloss, history("feddyn", seed=seed, hyperparameters={"beta": BETA}))
+
+
+def test_fedgloss_without_server_sam_is_feddyn_sam_with_weighted_mean():
+    gloss = history(
+        "fedgloss",
+        hyperparameters={"rho": 0, "rho_l": RHO_L, "beta": BETA},
+        variants={"sigma_scaling": "paper"},
+    )
+    dyn = history("feddyn-sam", hyperparameters={"alpha": 1 / BETA, "rho_l": RHO_L})
+    assert_same(gloss, dyn)
+
+
+def test_official_sigma_of_feddyn_is_fedgloss_official_code_without_server_sam():
+    gloss = history(
+        "fedgloss-sgd",
+        hyperparameters={"rho": 0, "beta": BETA},
+        variants={"sigma_scaling": "official_code"},
+    )
+    dyn = history("feddyn", hyperparameters={"beta": BETA}, variants="official_sigma")
+    assert_same(gloss, dyn)
+
+
+@pytest.mark.parametrize("sigma_scaling", ["paper", "official_code"])
+def test_naivefedgloss_without_server_sam_is_fedgloss(sigma_scaling):
+    options = {
+        "hyperparameters": {"rho": 0, "rho_l": RHO_L, "beta": BETA},
+        "variants": {"sigma_scaling": sigma_scaling},
+    }
+    assert_same(history("naivefedgloss", **options), history("fedgloss", **options))
+
+
+def test_fedspeed_of_fl_simulator_is_feddyn_sam():
+    speed = history(
+        "fedspeed",
+        hyperparameters={"rho": RHO, "lambda": BETA},
+        variants="fl_simulator",
+    )
+    dyn = history(
+        "feddyn-sam", hyperparameters={"rho_l": RHO, "alpha": 1 / BETA}, variants="original"
+    )
+    assert_same(speed, dyn)
+
+
+def test_fedspeed_forms_are_equal_at_full_participation():
+    options = {"schedule": FULL, "hyperparameters": {"rho": RHO, "lambda": BETA}}
+    assert_same(
+        history("fedspeed", variants="original", **options),
+        history("fedspeed", variants="fl_simulator", **options),
+    )
+
+
+@pytest.mark.parametrize("average", ["weighted", "unweighted"])
+def test_fedgamma_without_perturbation_is_scaffold(average):
+    gamma = history("fedgamma", hyperparameters={"rho_l": 0}, variants={"average": average})
+    assert_same(gamma, history("scaffold", variants={"average": average}))
+
+
+@pytest.mark.parametrize("previous", ["perturbed", "clean_prev"])
+def test_sam_with_the_previous_gradient_without_perturbation_is_sgd(previous):
+    sam = history(
+        "centralized-sam-previous", hyperparameters={"rho": 0}, variants={"previous": previous}
+    )
+    assert_same(sam, history("centralized-sgd"))
+
+
+def test_centralized_sam_without_perturbation_is_sgd():
+    assert_same(history("centralized-sam", hyperparameters={"rho": 0}), history("centralized-sgd"))
+
+
+def test_first_feddyn_round_at_full_participation_is_twice_the_fedprox_step():
+    problem = random_problem(0)
+    dyn = problem.train(
+        "feddyn", 4, FULL[:1], hyperparameters={"beta": BETA}, variants="original"
+    ).w
+    prox = problem.train(
+        "fedprox", 4, FULL[:1], hyperparameters={"mu": 1 / BETA}, variants="unweighted"
+    ).w
+    assert_same(dyn - problem.w0, 2 * (prox - problem.w0))
+
+
+def test_official_admm_term_of_round_one_is_the_papers_over_n():
+    options = {"hyperparameters": {"rho": RHO, "rho_l": RHO_L, "beta": BETA}}
+    problem = random_problem(0)
+    sigma = {
+        scaling: problem.train(
+            "fedgloss", 4, [[1, 2, 3]], variants={"sigma_scaling": scaling}, **options
+        ).state["sigma"]
+        for scaling in ("paper", "official_code")
+    }
+    assert_same(sigma["official_code"], sigma["paper"] / 3)
+
+
+@pytest.mark.parametrize(
+    ("sam", "sgd"),
+    [
+        (("fedsam", {"rho_l": 0}), ("fedavg", {})),
+        (("feddyn-sam", {"rho_l": 0, "alpha": 0.1}), ("feddyn", {"alpha": 0.1})),
+        (
+            ("fedgloss", {"rho": RHO, "rho_l": 0, "beta": BETA}),
+            ("fedgloss-sgd", {"rho": RHO, "beta": BETA}),
+        ),
+        (("fedprox", {"mu": 0}), ("fedavg", {})),
+    ],
+)
+def test_methods_at_zero_reduce_to_their_plain_twins(sam, sgd):
+    assert_same(history(sam[0], hyperparameters=sam[1]), history(sgd[0], hyperparameters=sgd[1]))
+
+
+def test_fedopt_with_sgd_at_one_is_fedavg():
+    assert_same(history("fedopt"), history("fedavg"))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adagrad"])
+def test_fedopt_steps_as_torch_optim_does(optimiser):
+    """The released code hands the pseudo-gradient to torch.optim; its constants, too."""
+    problem = random_problem(1)
+    w = problem.w0.clone().requires_grad_()
+    server = {
+        "sgd": lambda: torch.optim.SGD([w], lr=0.3, momentum=0.9),
+        "adam": lambda: torch.optim.Adam([w], lr=0.3, betas=(0.9, 0.99), eps=1e-1),
+        "adagrad": lambda: torch.optim.Adagrad([w], lr=0.3, eps=1e-2),
+    }[optimiser]()
+    hyperparameters = {"eta_s": 0.3} | ({"momentum": 0.9} if optimiser == "sgd" else {})
+    ours = problem.train(
+        "fedopt", 4, SCHEDULE, hyperparameters=hyperparameters, variants={"server": optimiser}
+    ).history
+    for t, ids in enumerate(SCHEDULE):
+        problem.w0 = w.detach().clone()
+        averaged = problem.train("fedavg", 4, [ids]).w
+        w.grad = w.detach() - averaged
+        server.step()
+        assert_same(ours[t], w.detach())
+
+
+def test_one_client_with_all_data_is_centralized_training():
+    problem = random_problem(2)
+    schedule = [[0]] * 3
+    fed = problem.train("fedavg", 1, schedule).history
+    assert_same(fed, problem.train("centralized-sgd", 1, schedule).history)
+
+
+def test_the_perturbation_has_one_norm_over_all_tensors():
+    """Splitting the parameters otherwise changes nothing: no norm is taken tensor by tensor."""
+    options = {"hyperparameters": {"rho": RHO, "rho_l": RHO_L, "beta": BETA}}
+    problem, other = random_problem(0), random_problem(0)
+    other.split = 4
+    assert_same(
+        problem.train("fedgloss", 4, SCHEDULE, **options).history,
+        other.train("fedgloss", 4, SCHEDULE, **options).history,
+    )
+
+
+def test_averages_are_weighted_by_the_number_of_samples_unless_asked_otherwise():
+    problem = random_problem(0)
+    result = problem.train("fedavg", 4, [[0, 1, 2]])
+    N = torch.tensor([problem.N[k] for k in (0, 1, 2)], dtype=torch.float64)
+    assert len(set(N.tolist())) > 1
+    assert_same(result.w, (N[:, None] / N.sum() * result.locals).sum(0))
+    plain = problem.train("fedavg", 4, [[0, 1, 2]], variants="unweighted")
+    assert_same(plain.w, plain.locals.mean(0))
+
+
+def test_sizes_replace_the_number_of_samples_in_the_weights():
+    problem = random_problem(0)
+    result = problem.train("fedavg", 4, [[0, 1]], sizes=[1.5, 0.5, 1, 1])
+    assert_same(result.w, 0.75 * result.locals[0] + 0.25 * result.locals[1])
+
+
+def test_absent_clients_keep_their_state():
+    problem = random_problem(0)
+    options = {"hyperparameters": {"rho": RHO, "rho_l": RHO_L, "beta": BETA}}
+    before = problem.train("fedgloss", 4, [[0, 1], [1, 2]], **options).state["sigma_k"]
+    after = problem.train("fedgloss", 4, [[0, 1], [1, 2], [2, 1]], **options).state["sigma_k"]
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    assert not after[3].any()

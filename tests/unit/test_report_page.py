@@ -1,0 +1,138 @@
+"""The HTML page: complete, self-contained, escaped, and never at odds with the tables' files."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from test_report_results import SEEDS, cell, make_study, write_cell, write_results
+
+from fedgloss.errors import InputError
+from fedgloss.report import figures, html, tables
+
+
+class Page(HTMLParser):
+    """Collects what a page would fetch, its text, and whether its tags close."""
+
+    VOID = ("meta", "img", "br", "link", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_results(tmp_path_factory.mktemp("results"))
+    study = make_study()
+    for name in study.tables:
+        tables.write(tables.build(study, name, folder), folder / "tables" / "toy")
+    for name in study.figures:
+        figures.draw(study, name, folder, folder / "figures" / "toy" / name)
+    return folder
+
+
+def page(folder: Path, out: Path, **config: object) -> str:
+    html.write_report(make_study(**config), folder, out / "toy.html")
+    return (out / "toy.html").read_text(encoding="utf-8")
+
+
+def test_the_page_asks_nothing_of_the_network(folder: Path, tmp_path: Path) -> None:
+    text = page(folder, tmp_path)
+    seen = Page(text)
+    assert not seen.open
+    assert all(a.startswith(("#", "data:image/png;base64,")) for a in seen.addresses)
+    assert sum(a.startswith("data:") for a in seen.addresses) == 3
+    assert not seen.tags & {"script", "link", "iframe", "object"}
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
+    text = Page(page(folder, tmp_path, note="No evidence.")).text
+    for part in (
+        "A study",
+        "No evidence.",
+        "18 of 24 are done, 5 of them diverged.",
+        "60.3 ± 1.5 n=3",
+        "25.5 ± 0.7 n=2, × 1/3",
+        "≠ diverged here only",
+        "Verdict on ours against the paper's.",
+        "completed (13)",
+        "diverged (5)",
+        "missing (6)",
+        "rho = 0.15",
+        "average = weighted",
+        "clients_per_round = 5",
+        "2.6.0",
+        "c0de" * 16,
+        "da7a" * 16,
+        "float32, TF32 off",
+        "snakemake --cores 1 --configfile config/toy.yaml --force results/tables/toy/table3.md",
+        "results/runs/toy/cifar10/alpha-0/cnn/fedgloss/seed-{0,42,200299}/metrics.csv",
+    ):
+        assert part in text, part
+
+
+def test_verdicts_do_not_rely_on_colour(folder: Path, tmp_path: Path) -> None:
+    badges = re.findall(r'<span class="verdict[^>]*><b>(.)</b>', page(folder, tmp_path))
+    assert badges
+    assert set(badges) <= set("=≈∼<>≠·") | {"&"}
+
+
+def test_everything_is_escaped(folder: Path, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script> & `code`"
+    text = page(folder, tmp_path, title=hostile, note=hostile)
+    assert "<script" not in text
+    assert Page(text).text.count("<script>alert(1)</script> & `code`") == 3
+
+
+def test_the_page_is_byte_stable(folder: Path, tmp_path: Path) -> None:
+    assert page(folder, tmp_path) == page(folder, tmp_path)
+
+
+def test_nothing_run_yet_is_a_page_too(tmp_path: Path) -> None:
+    text = Page(page(tmp_path, tmp_path)).text
+    assert "0 of 24 are done" in text
+    assert "curves: not drawn yet." in text
+    assert "Nothing has been run yet." in text
+
+
+def test_a_page_that_would_contradict_a_tables_file_is_refused(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    study = make_study()
+    tables.write(tables.build(study, "table3", folder), folder / "tables" / "toy")
+    write_cell(folder, cell("cifar10", "fedgloss", SEEDS[1]), 83.0)
+    with pytest.raises(InputError, match=r"table3\.md: older than the runs"):
+        page(folder, tmp_path)
+    assert not (tmp_path / "toy.html").exists()
+
+
+def test_commands_name_only_cells_of_the_grid() -> None:
+    """Alphas with other seeds do not share braces."""
+    cells = (cell("cifar10", "fedavg", 0), cell("cifar10", "fedavg", 42))
+    cells += (replace(cells[0], alpha="0.05"), replace(cells[0], alpha="5"))
+    assert html._targets(replace(make_study(), cells=cells), "fedavg") == [
+        "runs/toy/cifar10/alpha-0/cnn/fedavg/seed-{0,42}/metrics.csv",
+        "runs/toy/cifar10/alpha-{0.05,5}/cnn/fedavg/seed-0/metrics.csv",
+    ]

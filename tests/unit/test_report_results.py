@@ -1,0 +1,197 @@
+"""The results folder as the report reads it; also the synthetic folder of the report's tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedgloss.errors import InputError
+from fedgloss.report import results
+from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
+from fedgloss.study import Cell, Study
+
+SEEDS = (0, 42, 200299)
+C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}
+C100 = {"dataset": "cifar100", "alpha": "0", "model": "cnn"}
+ROWS = ["fedavg", "scaffold", "feddyn-sam", "fedgloss"]
+# By (column, algorithm): each seed's final accuracy, "x" diverged, None not run.
+FINAL = {
+    ("cifar10", "fedavg"): (59.0, 60.0, 62.0),
+    ("cifar10", "scaffold"): (25.0, "x", 26.0),
+    ("cifar10", "feddyn-sam"): (79.0, 80.0, 82.5),
+    ("cifar10", "fedgloss"): (83.0, None, 84.6),
+    ("cifar100", "fedavg"): (28.0, 28.5, 29.0),
+    ("cifar100", "scaffold"): ("x", None, None),
+    ("cifar100", "feddyn-sam"): ("x", "x", "x"),
+    ("cifar100", "fedgloss"): (None, None, None),
+}
+LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
+TWICE = ("scaffold",)
+PARAMETERS = 1000
+
+
+def make_study(**config: object) -> Study:
+    """A study of two columns and four methods with three seeds."""
+    cells = [
+        Cell(column["dataset"], column["alpha"], column["model"], label, seed)
+        for column in (C10, C100)
+        for label in ROWS
+        for seed in SEEDS
+    ]
+    datasets = {name: {"source": name} for name in ("cifar10", "cifar100")}
+    report = {
+        "title": "A study",
+        "tables": {
+            "table3": {
+                "kind": "methods",
+                "title": "Accuracy",
+                "columns": [C10, C100],
+                "rows": ROWS,
+            },
+            "table7": {"kind": "methods", "columns": [C10], "rows": ROWS, "show": ["lambda1"]},
+            "table6": {"kind": "communication", "columns": [C10], "rows": ROWS},
+        },
+        "figures": {
+            "curves": {"kind": "curves", "columns": [C10, C100], "rows": ROWS},
+            "sharpness": {"kind": "eigenvalues", "columns": [C10, C100], "rows": ROWS},
+            "landscape": {"kind": "landscape", "columns": [C10], "rows": ["fedavg", "fedgloss"]},
+        },
+    }
+    return Study("toy", "toy.yaml", {**report, **config}, {"datasets": datasets}, tuple(cells))
+
+
+def write_cell(folder: Path, cell: Cell, final: float | str) -> None:
+    """What training and analysis leave behind for one cell; accuracy climbs by 1/10 a round."""
+    runs, analysis = (folder / kind / "toy" / str(cell) for kind in ("runs", "analysis"))
+    runs.mkdir(parents=True)
+    analysis.mkdir(parents=True)
+    diverged = final == "x"
+    rounds = 100 if cell.dataset == "cifar10" else 200
+    training = {"rounds": 10000 * rounds // 100, "clients": 100, "clients_per_round": 5, "lr": 0.01}
+    training |= {"evaluate_every": 1000, "last": 1000, "record": []}
+    sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
+    reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
+    lines = [f"{(i + 1) * training['rounds'] // 10},{a},{1 / a}" for i, a in enumerate(reached)]
+    (runs / "metrics.csv").write_text("\n".join(["round,accuracy,loss", *lines]) + "\n")
+    manifest = {
+        "status": "diverged" if diverged else "completed",
+        "diverged_in": 7 if diverged else None,
+        "accuracy": None if diverged else final,
+        "accuracy_at_half": None if diverged else final / 2,
+        "settings": {
+            **{name: getattr(cell, name) for name in ("dataset", "alpha", "model", "algorithm")},
+            "method": cell.algorithm,
+            "variants": {"average": "weighted"},
+            "hyperparameters": {"rho": 0.15} if cell.algorithm == "fedgloss" else {},
+            "training": training,
+            "seed": cell.seed,
+        },
+        "bytes_down": sent,
+        "bytes_up": sent,
+        "gradients_per_step": 1.0,
+        "parameters": PARAMETERS,
+        "backend": "stacked",
+        "device": "cpu",
+        "threads": 1,
+        "precision": "float32, TF32 off",
+        "versions": {"python": "3.11.2", "torch": "2.6.0", "numpy": "2.0.0", "fedgloss": "0.1.0"},
+        "code": "c0de" * 16,
+        "wall_seconds": 12.5,
+        "images_per_second": 1234.5,
+        "inputs": {"data": "da7a" * 16},
+        "outputs": {"metrics.csv": "0f" * 32},
+    }
+    (runs / "manifest.json").write_text(json.dumps(manifest))
+    lambda1 = None if diverged else LAMBDA1[cell.algorithm] * (1 + cell.seed % 3 / 10)
+    hessian = {"status": manifest["status"], "lambda1": lambda1, "eigenvalues": [lambda1]}
+    hessian |= {"residuals": [0.0], "data": "paper", "model": "average", "samples": 50000}
+    (analysis / "hessian.json").write_text(json.dumps(hessian))
+    if not diverged:
+        grid = [i / 3 for i in range(-3, 4)]
+        lines = [f"{x},{y},{0.1 + lambda1 * (x * x + y * y) / 2},50" for x in grid for y in grid]
+        text = "\n".join(["x,y,loss,accuracy", *lines]) + "\n"
+        (analysis / "landscape.csv").write_text(text)
+
+
+def write_results(folder: Path) -> Path:
+    """A results folder with what FINAL says."""
+    for cell in make_study().cells:
+        final = FINAL[cell.dataset, cell.algorithm][SEEDS.index(cell.seed)]
+        if final is not None:
+            write_cell(folder, cell, final)
+    return folder
+
+
+def cell(dataset: str, algorithm: str, seed: int) -> Cell:
+    return Cell(dataset, "0", "cnn", algorithm, seed)
+
+
+def test_reads_what_the_jobs_wrote(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+    done = cell("cifar10", "fedavg", 0)
+    assert found.metrics(done)["round"][0] == 1000
+    assert found.metrics(done)["accuracy"][-1] == 59.0
+    assert found.manifest(done)["accuracy"] == 59.0
+    assert found.hessian(done)["lambda1"] == 20.0
+    assert len(found.landscape(done)["loss"]) == 49
+    assert found.status(done) == "completed"
+    assert found.status(cell("cifar10", "scaffold", 42)) == "diverged"
+
+
+def test_what_is_missing_is_none(tmp_path: Path) -> None:
+    found = Results(make_study(), tmp_path / "nowhere")
+    missing = cell("cifar10", "fedavg", 0)
+    readers = (found.metrics, found.manifest, found.hessian, found.landscape)
+    assert [read(missing) for read in readers] == [None] * 4
+    assert found.status(missing) == "missing"
+
+
+def test_a_diverged_run_may_have_no_rows(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+    assert found.metrics(cell("cifar10", "scaffold", 42)) == {
+        "round": [],
+        "accuracy": [],
+        "loss": [],
+    }
+
+
+def test_a_broken_csv_is_named_with_its_line(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+    file = found.path("runs", cell("cifar10", "fedavg", 0), "metrics.csv")
+    file.write_text("round,accuracy\n1,50\n2\n")
+    with pytest.raises(InputError, match=r"metrics\.csv: line 3: accuracy is not a number"):
+        found.metrics(cell("cifar10", "fedavg", 0))
+
+
+def test_a_summary_counts_every_seed_once(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+
+    def accuracy(dataset: str, algorithm: str) -> Summary:
+        cells = found.study.select(dataset=dataset, algorithm=algorithm)
+        return summarize(found, cells, lambda one: results.accuracy(found, one))
+
+    assert accuracy("cifar10", "fedavg") == Summary({0: 59.0, 42: 60.0, 200299: 62.0}, 3)
+    assert accuracy("cifar10", "scaffold") == Summary({0: 25.0, 200299: 26.0}, 3, diverged=1)
+    assert accuracy("cifar10", "fedgloss").missing == 1
+    assert accuracy("cifar100", "scaffold").missing == 2
+    unreached = summarize(found, found.study.select(algorithm="fedavg"), lambda one: NOT_REACHED)
+    assert unreached == Summary({}, 6, unreached=6)
+
+
+def test_std_is_the_sample_standard_deviation() -> None:
+    ours = Summary({0: 59.0, 1: 60.0, 2: 62.0}, 3)
+    assert ours.mean == pytest.approx(181 / 3)
+    assert ours.std == pytest.approx((7 / 3) ** 0.5)  # ddof = 1; ddof = 0 would give sqrt(14 / 9)
+    assert Summary({0: 59.0}, 3).std is None
+
+
+def test_communication_is_counted_in_the_manifests(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+
+    def cost(dataset: str, algorithm: str) -> float | None:
+        cells = found.study.select(dataset=dataset, algorithm=algorithm)
+        return results.communication_cost(found, cells)
+
+    assert cost("cifar10", "fedavg") == 1.0
+    assert cost("cifar10", "scaffold") == 2.0
+    assert cost("cifar100", "scaffold") is None  # its only run diverged: it has not sent it all

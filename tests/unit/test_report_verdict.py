@@ -1,0 +1,146 @@
+"""Ours beside the paper's: every published number is found, and the verdict's rule holds."""
+
+import csv
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from test_report_results import C10, C100, make_study
+
+from fedgloss.report import names, published, verdict
+from fedgloss.report.published import Published
+from fedgloss.report.results import Summary
+
+LABELS = {
+    method.published: label for label, method in names.METHODS.items() if method.client != "none"
+}
+finite = st.floats(0, 100)
+spread = st.floats(0, 5)
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    with open(published.FILE, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["table"] == table]
+
+
+@pytest.mark.parametrize("table", ["3", "4", "6", "7"])
+def test_every_number_of_the_papers_tables_is_found(table: str) -> None:
+    """By our label, from the table named after the paper's."""
+    study = make_study(datasets={"landmarks-user-160k": {"source": "landmarks"}})
+    metrics = {theirs: ours for ours, theirs in published.METRICS.items()}
+    seen = 0
+    for row in rows(table):
+        if row["metric"] not in metrics or row["algorithm"] == "centralized":
+            continue
+        alpha = f"{float(row['alpha']):g}" if row["alpha"] else "natural"
+        column = {"dataset": row["dataset"], "alpha": alpha, "model": row["model"]}
+        label = LABELS[row["client_opt"], row["algorithm"]]
+        found = published.published(study, column, label, metrics[row["metric"]], f"table{table}")
+        assert (found.table, found.status) == (table, row["status"])
+        assert found.mean == (float(row["mean"]) if row["mean"] else None)
+        assert found.std == (float(row["std"]) if row["std"] else None)
+        seen += 1
+    assert seen == {"3": 44, "4": 22, "6": 110, "7": 24}[table]
+
+
+def test_centralized_numbers_belong_to_no_alpha() -> None:
+    column = {**C10, "alpha": "iid"}
+    found = published.published(make_study(), column, "centralized-sam-previous", "accuracy")
+    assert (found.mean, found.std, found.n) == (86.3, None, 1)
+
+
+def test_a_number_printed_twice_carries_the_other_in_its_note() -> None:
+    in_3 = published.published(make_study(), C100, "fedgloss", "accuracy", "table3")
+    in_7 = published.published(make_study(), C100, "fedgloss", "accuracy", "table7")
+    assert (in_3.mean, in_3.note) == (50.8, "tables 7 and 8 print 50.6 ± 0.6")
+    assert (in_7.mean, in_7.note) == (50.6, "table 3 prints 50.8 ± 0.8")
+
+
+def test_the_paper_has_nothing_on_a_method_or_alpha_of_ones_own() -> None:
+    study = make_study(
+        algorithms={"mine": {"method": "pkg.mod:method"}, "slow": {"method": "fedgloss"}}
+    )
+    assert published.published(study, C10, "mine", "accuracy") is None
+    assert published.published(study, {**C10, "alpha": "0.3"}, "fedgloss", "accuracy") is None
+    assert published.published(study, {**C10, "alpha": "iid"}, "fedgloss", "accuracy") is None
+    assert published.published(study, C10, "slow", "accuracy").mean == 83.9  # by its method
+
+
+def ours(*values: float, planned: int = 3, **counts: int) -> Summary:
+    return Summary(dict(enumerate(values)), planned, **counts)
+
+
+def paper(mean: float | None, std: float | None = None, status: str = "ok") -> Published:
+    return Published("3", mean, std, status, 10000, "")
+
+
+def judge(mine: Summary, theirs: Published, metric: str = "accuracy") -> str:
+    return verdict.verdict(mine, theirs, metric, 10000).word
+
+
+def test_the_rule_on_examples() -> None:
+    assert judge(ours(83.5, 83.9, 84.6), paper(83.9, 0.4)) == "agrees"
+    assert judge(ours(84.4, 84.5, 84.6), paper(83.9, 0.1)) == "close"
+    assert judge(ours(78.0, 84.0, 90.0), paper(80.0, 0.4)) == "uncertain"
+    assert judge(ours(85.9, 86.0, 86.1), paper(83.9, 0.4)) == "above"
+    assert judge(ours(80.9, 81.0, 81.1), paper(83.9, 0.4)) == "below"
+    assert judge(ours(2.1, 2.2, 2.15), paper(2.03, 0.01), "lambda1") == "close"  # 6 % apart
+    assert judge(ours(2.5, 2.6, 2.55), paper(2.03, 0.01), "lambda1") == "above"
+
+
+def test_divergence_is_compared_too() -> None:
+    cross = paper(None, status="diverged")
+    assert judge(ours(diverged=3), cross) == "diverged in both"
+    assert judge(ours(50.0, 51.0, diverged=1), cross) == "diverged in both"
+    assert judge(ours(50.0, 51.0, diverged=1), paper(50.0, 0.5)) == "diverged here only"
+    assert judge(ours(50.0, 51.0, 52.0), cross) == "diverged in the paper only"
+    dash = paper(None, status="not_reached")
+    assert judge(ours(unreached=3), dash, "rounds") == "not reached in both"
+    assert judge(ours(1.0, unreached=2), paper(200.0), "rounds") == "not reached here"
+    assert judge(ours(1.0, 2.0, 3.0), dash, "rounds") == "not reached in the paper"
+
+
+def test_no_verdict_without_runs_or_for_other_rounds() -> None:
+    assert judge(ours(), paper(83.9, 0.4)) == "not run"
+    short = verdict.verdict(ours(83.9, 83.9, 83.9), paper(83.9, 0.4), "accuracy", 200)
+    assert short.word == "other number of rounds"
+
+
+@settings(deadline=None)
+@given(st.lists(finite, min_size=1, max_size=5), finite, st.none() | spread)
+def test_mirrored_numbers_get_mirrored_verdicts(
+    values: list[float], mean: float, std: float | None
+) -> None:
+    swap = {"above": "below", "below": "above"}
+    word = judge(ours(*values, planned=5), paper(mean, std))
+    mirrored = judge(ours(*(100 - v for v in values), planned=5), paper(100 - mean, std))
+    # At the edge of a rule, the rounding of 100 - v may decide.
+    difference = abs(sum(values) / len(values) - mean)
+    edges = (verdict.NEAR_POINTS, verdict.half_interval(ours(*values, planned=5), paper(mean, std)))
+    if all(abs(difference - edge) > 1e-9 for edge in edges):
+        assert mirrored == swap.get(word, word)
+
+
+@settings(deadline=None)
+@given(st.lists(finite, min_size=2, max_size=6), finite, spread)
+def test_agreement_is_never_far_and_never_significant(
+    values: list[float], mean: float, std: float
+) -> None:
+    """With the t test of an independent library as the judge of significance."""
+    mine = ours(*values, planned=6)
+    word, difference = judge(mine, paper(mean, std)), mine.mean - mean
+    test = stats.ttest_ind_from_stats(mine.mean, mine.std, mine.n, mean, std, 3, equal_var=True)
+    if word in ("agrees", "close"):
+        assert abs(difference) <= verdict.NEAR_POINTS
+    if word in ("agrees", "uncertain") and mine.std + std > 1e-6:
+        assert test.pvalue >= 0.0499  # the quantiles have four digits
+    if word in ("close", "above", "below") and mine.std + std > 1e-6:
+        assert test.pvalue <= 0.0501
+    if word in ("above", "below"):
+        assert (difference > 0) == (word == "above")
+
+
+def test_the_quantiles_are_students() -> None:
+    exact = stats.t.ppf(0.975, range(1, len(verdict.T95) + 1))
+    assert list(verdict.T95) == pytest.approx(list(exact), abs=5e-4)

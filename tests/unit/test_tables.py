@@ -1,0 +1,227 @@
+"""Tables: what stands in each cell, in Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_report_results import C10, C100, ROWS, make_study, write_results
+
+from fedgloss.errors import InputError
+from fedgloss.report import formats, tables
+from fedgloss.report.results import Summary
+from fedgloss.report.tables import Table
+from fedgloss.study import Cell
+
+MARKDOWN = """\
+**Accuracy**
+
+| Method         |   Comm. cost |   CIFAR-10, α = 0: accuracy (%) |      paper | verdict              |   CIFAR-100, α = 0: accuracy (%) |      paper | verdict            |
+|:---------------|-------------:|--------------------------------:|-----------:|:---------------------|---------------------------------:|-----------:|:-------------------|
+| **Client SGD** |              |                                 |            |                      |                                  |            |                    |
+| FedAvg         |           1× |                60.3 ± 1.5 (n=3) | 59.9 ± 0.4 | = agrees             |                 28.5 ± 0.5 (n=3) | 28.6 ± 0.7 | = agrees           |
+| SCAFFOLD       |           2× |         25.5 ± 0.7 (n=2, × 1/3) | 25.1 ± 3.7 | ≠ diverged here only |               × (1/3, 2 not run) |          × | = diverged in both |
+| **Client SAM** |              |                                 |            |                      |                                  |            |                    |
+| FedDyn + SAM   |           1× |                80.5 ± 1.8 (n=3) | 79.3 ± 3.1 | ∼ uncertain          |                          × (3/3) |          × | = diverged in both |
+| FedGloSS       |           1× |          **83.8 ± 1.1** (n=2/3) | 83.9 ± 0.4 | = agrees             |                            n=0/3 | 50.8 ± 0.8 | · not run          |
+"""  # noqa: E501
+
+LATEX = r"""\begin{tabular}{lrr@{\ }c@{\ }lr@{\ }c@{\ }l}
+\toprule
+ &  & \multicolumn{3}{c}{CIFAR-10, $\alpha$ $=$ 0} & \multicolumn{3}{c}{CIFAR-100, $\alpha$ $=$ 0} \\
+\cmidrule(lr){3-5} \cmidrule(lr){6-8}
+Method & Comm. cost & accuracy (\%) &  & paper & accuracy (\%) &  & paper \\
+\midrule
+\multicolumn{8}{l}{\textbf{Client SGD}} \\
+FedAvg & 1$\times$ & 60.3 $\pm$ 1.5 & $=$ & 59.9 $\pm$ 0.4 & 28.5 $\pm$ 0.5 & $=$ & 28.6 $\pm$ 0.7 \\
+SCAFFOLD & 2$\times$ & 25.5 $\pm$ 0.7 {\scriptsize n$=$2, $\times$ 1/3} & $\neq$ & 25.1 $\pm$ 3.7 & $\times$ {\scriptsize 1/3, 2 not run} & $=$ & $\times$ \\
+\midrule
+\multicolumn{8}{l}{\textbf{Client SAM}} \\
+FedDyn + SAM & 1$\times$ & 80.5 $\pm$ 1.8 & $\sim$ & 79.3 $\pm$ 3.1 & $\times$ & $=$ & $\times$ \\
+FedGloSS & 1$\times$ & \textbf{83.8 $\pm$ 1.1} {\scriptsize n$=$2/3} & $=$ & 83.9 $\pm$ 0.4 & {\scriptsize n$=$0/3} & $\cdot$ & 50.8 $\pm$ 0.8 \\
+\bottomrule
+\end{tabular}
+"""  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(tmp_path_factory.mktemp("results"))
+
+
+def build(folder: Path, name: str, **config: object) -> Table:
+    return tables.build(make_study(**config), name, folder)
+
+
+def test_markdown_is_the_golden_one(folder: Path) -> None:
+    """Sample std, one decimal; missing seeds, crosses and the paper's numbers as agreed."""
+    text = formats.to_markdown(build(folder, "table3"))
+    assert text.startswith(MARKDOWN)
+    notes = text.removeprefix(MARKDOWN)
+    for part in (
+        "ddof = 1",
+        "0, 42 and 200299",
+        "mean test accuracy of the evaluated rounds among the last 1,000 of 10,000 or 20,000",
+        "Verdict on ours against the paper's.",
+        "FedGloSS, CIFAR-100, α = 0: tables 7 and 8 print 50.6 ± 0.6.",
+        "results/runs/toy/cifar10/alpha-0/cnn/fedavg/seed-0/metrics.csv",
+    ):
+        assert part in notes
+
+
+def test_latex_is_the_golden_one(folder: Path) -> None:
+    assert LATEX in formats.to_latex(build(folder, "table3"))
+
+
+def test_files_are_byte_stable(folder: Path, tmp_path: Path) -> None:
+    for again in ("one", "two"):
+        tables.write(build(folder, "table3"), tmp_path / again)
+    for suffix in ("csv", "md", "tex"):
+        first, second = (tmp_path / f / f"table3.{suffix}" for f in ("one", "two"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("name", ["table3", "table6", "table7"])
+def test_latex_compiles_with_booktabs_alone(folder: Path, tmp_path: Path, name: str) -> None:
+    hostile = "100 % of a_b & {c} #1 ~ ^ $x$ \\ <y>"
+    table = replace(build(folder, name), title=hostile)
+    (tmp_path / "main.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+        + formats.to_latex(table)
+        + r"\end{document}",
+        encoding="utf-8",
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout.decode()[-2000:]
+
+
+def test_csv_has_every_number_in_full(folder: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(build(folder, "table3")))))
+    here = [r for r in rows if (r["algorithm"], r["dataset"]) == ("fedavg", "cifar10")]
+    assert [(r["source"], r["seed"], r["mean"]) for r in here] == [
+        ("seed", "0", "59.0"),
+        ("seed", "42", "60.0"),
+        ("seed", "200299", "62.0"),
+        ("ours", "", repr(181 / 3)),
+        ("paper table 3", "", "59.9"),
+    ]
+    ours = here[3]
+    assert float(ours["std"]) == pytest.approx((7 / 3) ** 0.5, rel=1e-15)
+    assert (ours["n"], ours["planned"], ours["diverged"]) == ("3", "3", "0")
+    assert ours["verdict"] == "agrees"
+    cross = [r for r in rows if (r["algorithm"], r["dataset"]) == ("feddyn-sam", "cifar100")]
+    assert [(r["source"], r["mean"], r["diverged"], r["status"]) for r in cross] == [
+        ("ours", "", "3", ""),
+        ("paper table 3", "", "", "diverged"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "text"),
+    [
+        (Summary({0: 1.25, 1: 1.35, 2: 1.36}, 3), "1.3 ± 0.1 (n=3)"),
+        (Summary({0: 1.0}, 3), "1.0 (n=1/3)"),
+        (Summary({0: 1.0}, 1), "1.0 (n=1)"),
+        (Summary({0: 1.0, 1: 2.0}, 3, diverged=1), "1.5 ± 0.7 (n=2, × 1/3)"),
+        (Summary({0: 1.0}, 3, diverged=1), "1.0 (n=1/3, × 1/3)"),
+        (Summary({}, 3, diverged=3), "× (3/3)"),
+        (Summary({}, 3, diverged=1), "× (1/3, 2 not run)"),
+        (Summary({}, 3), "n=0/3"),
+        (Summary({}, 0), ""),
+        (Summary({0: 1.0, 1: 2.0}, 3, unreached=1), "1.5 ± 0.7 (2/3 reached)"),
+        (Summary({}, 3, unreached=3), "–"),
+        (Summary({}, 3, unreached=1), "– (1 not reached, 2 not run)"),
+        (Summary({}, 3, diverged=1, unreached=2), "× (1/3, 2 not reached)"),
+    ],
+)
+def test_nothing_is_averaged_silently(folder: Path, ours: Summary, text: str) -> None:
+    table = build(folder, "table3")
+    entry = replace(table.rows[0].entries[0], ours=ours, best=False)
+    row = replace(table.rows[0], entries=(entry, *table.rows[0].entries[1:]))
+    line = formats.to_markdown(replace(table, rows=(row,))).splitlines()[5]
+    assert line.split("|")[3].strip() == text
+
+
+def test_best_is_marked_in_each_group_and_skips_the_diverged(folder: Path) -> None:
+    table = build(folder, "table3")
+    best = {(row.label, i) for row in table.rows for i, e in enumerate(row.entries) if e.best}
+    # Client SGD has one method without divergence in each column: nothing to be best of.
+    assert best == {("fedgloss", 0)}
+    lowest = build(folder, "table7")
+    assert [row.label for row in lowest.rows if row.entries[0].best] == ["fedgloss"]
+
+
+def test_lambda1_names_its_hessian_and_data(folder: Path) -> None:
+    notes = " ".join(build(folder, "table7").notes)
+    assert "average of the last 1,000 rounds' global models" in notes
+    assert "all training images without augmentation (`data: paper`)" in notes
+
+
+def test_columns_without_published_numbers_have_no_verdict(folder: Path) -> None:
+    study = make_study()
+    cells = tuple(replace(c, alpha="0.3") if c.dataset == "cifar100" else c for c in study.cells)
+    spec = {"kind": "methods", "columns": [{**C100, "alpha": "0.3"}], "rows": ROWS}
+    study = replace(study, cells=cells, config={**study.config, "tables": {"own": spec}})
+    text = formats.to_markdown(tables.build(study, "own", folder))
+    assert "verdict" not in text.lower()
+    assert "paper" not in text
+
+
+def test_communication_counts_to_fedavgs_final_accuracy(folder: Path) -> None:
+    """FedAvg ends at 60.33; FedDyn + SAM climbs by 8 a tenth and is there after 8 of 10."""
+    rows = {row.label: row.entries for row in build(folder, "table6").rows}
+    assert rows["fedavg"][0].ours.values == {0: 10000, 42: 10000, 200299: 10000}
+    assert rows["fedavg"][1].ours.mean == 1.0
+    assert rows["feddyn-sam"][0].ours.mean == 8000
+    assert rows["feddyn-sam"][1].ours.mean == pytest.approx(0.8)
+    assert rows["fedgloss"][0].ours.missing == 1
+    scaffold = rows["scaffold"][0].ours
+    assert (scaffold.n, scaffold.diverged, scaffold.unreached) == (0, 1, 2)
+    assert rows["fedgloss"][0].verdict.word == "above"
+    assert rows["fedgloss"][1].verdict is None  # the paper's cost is its rounds, to one digit
+
+
+def test_cost_is_counted_in_what_fedavg_exchanges(folder: Path) -> None:
+    """Let SCAFFOLD's runs, which move twice as much, pass for FedAvg's: B is twice as large."""
+    names = {"fedavg": {"method": "scaffold"}, "scaffold": {"method": "fedavg"}}
+    table = build(folder, "table6", algorithms=names)
+    rounds, cost = (entry.ours.mean for entry in table.rows[0].entries)
+    assert rounds == 5000  # 59, 60 and 62 %, climbing by tenths, pass 25.5 % at half
+    assert cost == pytest.approx(5000 / 10000 / 2)
+
+
+def test_communication_needs_fedavg_in_the_grid(folder: Path) -> None:
+    study = make_study()
+    spec = {"kind": "communication", "columns": [C10], "rows": ["fedgloss"]}
+    cells = tuple(cell for cell in study.cells if cell.algorithm != "fedavg")
+    study = replace(study, cells=cells, config={**study.config, "tables": {"t": spec}})
+    with pytest.raises(InputError, match="fedavg, which the grid lacks at cifar10/0/cnn"):
+        tables.build(study, "t", folder)
+
+
+def test_an_unknown_table_is_refused_with_the_known_ones(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no table 'table9' \(allowed: table3, table7, table6\)"):
+        build(folder, "table9")
+
+
+def test_an_empty_results_folder_still_makes_the_table(tmp_path: Path) -> None:
+    text = formats.to_markdown(build(tmp_path, "table3"))
+    assert text.count("n=0/3") == 8
+    assert text.count("· not run") == 8
+    assert formats.to_latex(build(tmp_path, "table6"))
+
+
+def test_labels_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
+    study = make_study(algorithms={"my_sam.v2": {"method": "pkg.mod:method"}})
+    cells = (*study.cells, Cell(*C10.values(), "my_sam.v2", 0))
+    spec = {"kind": "methods", "columns": [C10], "rows": ["fedavg", "my_sam.v2"]}
+    study = replace(study, cells=cells, config={**study.config, "tables": {"t": spec}})
+    table = tables.build(study, "t", tmp_path)
+    assert [group for group, _ in table.groups] == ["Client SGD", "Other methods"]
+    assert "| my_sam.v2 " in formats.to_markdown(table)
+    assert r"my\_sam.v2 & " in formats.to_latex(table)

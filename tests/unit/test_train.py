@@ -1,0 +1,328 @@
+"""`fedgloss.train`: what it promises beyond the methods' formulas."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fedgloss
+from fedgloss.algorithms import METHODS, build_algorithm
+from fedgloss.simulation.flat import flatten
+
+VALUES = {
+    "mu": 0.1,
+    "alpha": 0.1,
+    "beta": 10.0,
+    "rho": 0.05,
+    "rho_l": 0.1,
+    "lambda": 10.0,
+    "eta_s": 1.0,
+}
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
+QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def network(seed=0, dtype=torch.float64):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(12, 5),
+            nn.ReLU(),
+            nn.Linear(5, 3),
+        ).to(dtype)
+
+
+def federation(sizes=(7, 4, 9, 5), seed=1, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(n, 1, 4, 4, generator=generator, dtype=dtype),
+            torch.randint(3, (n,), generator=generator),
+        )
+        for n in sizes
+    ]
+
+
+def needed(method, variants="recommended"):
+    names = build_algorithm(method, variants).hyperparameters
+    return {name: value for name, value in VALUES.items() if name in names}
+
+
+def run(method="fedgloss", clients=None, model=None, **options):
+    options = {
+        "schedule": [[0, 1, 2], [1, 3], [2, 0]],
+        "lr": 0.1,
+        "batch_size": 3,
+        "weight_decay": 0.01,
+        **options,
+    }
+    if "hyperparameters" not in options:
+        options["hyperparameters"] = needed(method)
+    return fedgloss.train(
+        model or network(), federation() if clients is None else clients, method, **options
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cohort_trained_together_equals_one_client_after_another(method):
+    """Unequal clients, odd last batches, weight decay: stacked against the plain reference loop."""
+    together, one_by_one = run(method, backend="stacked"), run(method, backend="loop")
+    assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
+    for name, value in one_by_one.state.items():
+        assert torch.allclose(together.state[name], value, **TOLERANCE), name
+
+
+@QUICK
+@given(st.sampled_from([m for m in METHODS if "centralized" not in m]), st.randoms())
+def test_the_order_of_a_rounds_clients_changes_nothing_beyond_rounding(method, random):
+    schedule = [[0, 1, 2], [1, 3, 2], [3, 0, 2, 1]]
+    shuffled = [random.sample(ids, len(ids)) for ids in schedule]
+    ours, theirs = run(method, schedule=schedule), run(method, schedule=shuffled)
+    assert torch.allclose(ours.history, theirs.history, **TOLERANCE)
+
+
+@QUICK
+@given(
+    st.sampled_from(
+        [
+            ("fedsam", "fedavg"),
+            ("feddyn-sam", "feddyn"),
+            ("fedgamma", "scaffold"),
+            ("fedgloss", "fedgloss-sgd"),
+            ("centralized-sam", "centralized-sgd"),
+        ]
+    ),
+    st.integers(0, 10**6),
+)
+def test_without_a_radius_the_sam_methods_are_their_sgd_twins(pair, seed):
+    sam, sgd = pair
+    values = {**needed(sam), ("rho" if sam == "centralized-sam" else "rho_l"): 0.0}
+    clients = federation(seed=seed)
+    ours = run(sam, clients, hyperparameters=values, seed=seed)
+    theirs = run(sgd, clients, seed=seed)
+    assert torch.allclose(ours.history, theirs.history, **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["fedgloss", "naivefedgloss", "scaffold", "fedavg"])
+def test_recording_changes_no_number(method):
+    plain = run(method)
+    recorded = run(method, record=("norms", "communication", "delta_epsilon"))
+    assert torch.equal(plain.history, recorded.history)
+    for name, value in plain.state.items():
+        assert torch.equal(value, recorded.state[name]), name
+
+
+def test_records_are_what_they_say():
+    rows = run("fedgloss", record=("norms", "communication", "delta_epsilon")).metrics
+    history = run("fedgloss").history
+    P, bytes_each = history.shape[1], 8
+    participants = [3, 5, 7]  # so far
+    for row, w, count in zip(rows, history, participants, strict=True):
+        assert row["w_norm"] == pytest.approx(w.norm().item())
+        assert row["bytes_down"] == row["bytes_up"] == count * P * bytes_each
+        assert 0 <= row["delta_epsilon"] <= 2 * VALUES["rho"]
+
+
+def test_delta_epsilon_is_equation_6():
+    """Its two pseudo-gradients, computed here from separate runs of the library."""
+    schedule = [[0, 1], [1, 2]]
+    options = {"batch_size": None, "weight_decay": 0.0}  # no batch order: both exchanges agree
+    measured = run("fedgloss", schedule=schedule, record=("delta_epsilon",), **options)
+    first = run("fedgloss", schedule=schedule[:1], **options)
+    previous = first.state["delta"]
+    # The same clients from the unperturbed model: FedGloSS with rho = 0 in the second round.
+    values = {**needed("fedgloss"), "rho": 0.0}
+    unperturbed = run("fedgloss", schedule=schedule, hyperparameters=values, **options)
+    exact = unperturbed.state["delta"]
+    gap = (previous / previous.norm() - exact / exact.norm()).norm()
+    assert measured.metrics[1]["delta_epsilon"] == pytest.approx(VALUES["rho"] * gap.item())
+
+
+def test_the_users_model_stays_as_it_was():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    result = run(model=model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(flatten(result.model), result.w)
+
+
+def test_runs_repeat_bit_for_bit_and_seeds_differ():
+    options = {"schedule": None, "rounds": 4, "clients_per_round": 2}
+    assert torch.equal(run(seed=3, **options).history, run(seed=3, **options).history)
+    assert not torch.equal(run(seed=3, **options).history, run(seed=4, **options).history)
+
+
+def test_all_methods_of_a_seed_meet_the_same_clients():
+    options = {"schedule": None, "rounds": 5, "clients_per_round": 2, "seed": 9}
+    assert run("fedavg", **options).participants == run("fedgloss", **options).participants
+
+
+def test_any_module_and_loss_will_do():
+    """A network that cannot be stacked, a loss of one's own, in float32."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.gate = nn.Linear(16, 3), nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.body(x.flatten(1)) * torch.sigmoid(self.gate)
+
+    clients = federation(dtype=torch.float32)
+    result = run(
+        clients=clients,
+        model=Gated(),
+        loss=lambda z, y: nn.functional.multi_margin_loss(z, y),
+        test=clients[0],
+    )
+    assert result.backend == "loop"
+    assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
+    assert result.w.dtype == torch.float32
+
+
+def test_a_loss_of_ones_own_is_stacked_too():
+    def loss(z, y):
+        return nn.functional.multi_margin_loss(z, y)
+
+    assert torch.allclose(
+        run(loss=loss, backend="stacked").history,
+        run(loss=loss, backend="loop").history,
+        **TOLERANCE,
+    )
+
+
+def test_the_average_is_over_the_last_rounds():
+    result = run(last=2)
+    assert torch.allclose(result.average, result.history[-2:].mean(0), **TOLERANCE)
+
+
+def test_local_steps_cycle_over_epochs():
+    steps = run("fedavg", local_steps=7, batch_size=4, schedule=[[0, 1, 2, 3]])
+    epochs = run("fedavg", epochs=1, batch_size=4, schedule=[[0, 1, 2, 3]])
+    assert not torch.equal(steps.w, epochs.w)
+    whole = run("fedavg", local_steps=1, batch_size=None, schedule=[[0, 1]])
+    assert torch.equal(whole.w, run("fedavg", batch_size=None, schedule=[[0, 1]]).w)
+
+
+@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("method", ["fedavg", "fedgloss", "scaffold", "fedsmoo"])
+def test_a_diverging_run_ends_as_a_result(method, backend):
+    clients = federation()
+    result = run(
+        method,
+        clients,
+        lr=1e12,
+        schedule=[[0, 1, 2]] * 400,
+        test=clients[0],
+        backend=backend,
+    )
+    assert result.status == "diverged"
+    assert 1 <= result.diverged_in < 400
+    assert all(row["round"] < result.diverged_in for row in result.metrics)
+    assert all(value == value for row in result.metrics for value in row.values())
+
+
+class WithBatchNorm(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        self.double()
+
+
+def with_nan():
+    clients = federation()
+    clients[2][0][1, 0, 0, 0] = float("nan")
+    return clients
+
+
+def with_empty():
+    clients = federation()
+    return [*clients[:1], (clients[1][0][:0], clients[1][1][:0]), *clients[2:]]
+
+
+def with_other_shape():
+    clients = federation()
+    return [*clients[:3], (clients[3][0][:, :, :3], clients[3][1])]
+
+
+BAD = [
+    ({"method": "fedglos"}, "algorithm: unknown method 'fedglos' (did you mean 'fedgloss'?)"),
+    ({"method": "no.such:thing"}, "algorithm: 'no.such:thing' cannot be imported"),
+    ({"method": 7, "hyperparameters": {}}, "algorithm: expected a method's name"),
+    ({"variants": "printed"}, "variants: fedgloss has no variant named 'printed'"),
+    ({"variants": {"sigma": "paper"}}, "variants: fedgloss has no variant 'sigma'"),
+    ({"variants": {"sigma_scaling": "both"}}, "variants.sigma_scaling: 'both' is not known"),
+    ({"hyperparameters": {"rho": 0.1}}, "hyperparameters: fedgloss needs beta, rho_l"),
+    (
+        {"hyperparameters": {**needed("fedgloss"), "rh": 1}},
+        "hyperparameters: fedgloss has no hyperparameter 'rh' (did you mean 'rho'?)",
+    ),
+    (
+        {"hyperparameters": {**needed("fedgloss"), "beta": 0}},
+        "hyperparameters.beta: 0 must be greater than 0",
+    ),
+    (
+        {"hyperparameters": {**needed("fedgloss"), "rho": float("nan")}},
+        "hyperparameters.rho: nan is not a finite number",
+    ),
+    ({"clients": []}, "clients: expected a non-empty list"),
+    ({"clients": [torch.zeros(3)]}, "clients[0]: expected a pair of tensors"),
+    ({"clients": with_empty()}, "clients[1]: has no samples"),
+    ({"clients": with_nan()}, "clients[2]: inputs contain NaN"),
+    ({"clients": with_other_shape()}, "clients[3]: inputs are float64 [N, 1, 3, 4]"),
+    (
+        {"clients": [(torch.zeros(3, 1, 4, 4), torch.zeros(2))]},
+        "clients[0]: inputs [3, 1, 4, 4] and targets [2] do not have one row",
+    ),
+    (
+        {"clients": [(torch.zeros(3, 5), torch.zeros(3).long())] * 4},
+        "clients: inputs [5] and targets [] do not pass through the model",
+    ),
+    ({"schedule": [[0, 4]]}, "schedule[0]: client 4 does not exist (0 to 3)"),
+    ({"schedule": [[0], [-1]]}, "schedule[1]: client -1 does not exist"),
+    ({"schedule": [[0], []]}, "schedule[1]: names no client"),
+    ({"schedule": [[0, 0]]}, "schedule[0]: names a client twice"),
+    ({"rounds": 9}, "rounds: 9, but the schedule has 3"),
+    ({"schedule": None}, "rounds: must be given"),
+    ({"schedule": None, "rounds": -1}, "rounds: -1 is not an integer of at least 0"),
+    ({"schedule": None, "rounds": 2, "clients_per_round": 5}, "clients_per_round: 5 of only 4"),
+    ({"lr": -1}, "lr: -1 is not a finite number"),
+    ({"weight_decay": float("inf")}, "weight_decay: inf is not a finite number"),
+    ({"batch_size": 0}, "batch_size: 0 is not an integer of at least 1"),
+    ({"epochs": 1.5}, "epochs: 1.5 is not an integer"),
+    ({"local_steps": 0}, "local_steps: 0 is not an integer"),
+    ({"seed": -1}, "seed: -1 is not an integer"),
+    ({"sizes": [1, 2, 3]}, "sizes: expected 4 positive numbers"),
+    ({"sizes": [1, 2, 3, 0]}, "sizes: expected 4 positive numbers"),
+    ({"record": ["norm"]}, "record: 'norm' is unknown (did you mean 'norms'?)"),
+    ({"backend": "fast"}, "backend: 'fast' is unknown"),
+    ({"test": (torch.zeros(2, 1, 3, 3), torch.zeros(2))}, "test: inputs have shape"),
+    ({"model": nn.Flatten()}, "model: has no parameters"),
+    ({"model": "cnn"}, "model: expected a torch.nn.Module"),
+    ({"model": WithBatchNorm()}, "model: layer '2' (BatchNorm1d) keeps running statistics"),
+    (
+        {"model": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3)).double()},
+        "model: layer '1' is active dropout",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:48] for _, message in BAD])
+def test_bad_input_is_named_in_one_line(change, message):
+    with pytest.raises(fedgloss.InputError) as caught:
+        run(**change)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_stacking_is_refused_where_it_cannot_be_exact():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh()).double()
+    with pytest.raises(fedgloss.InputError, match="backend: 'stacked' takes"):
+        run(model=model, backend="stacked")
+    assert run(model=model).backend == "loop"
