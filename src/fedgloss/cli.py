@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine(sub)
 
     sub = command("hessian", _hessian, "write the largest Hessian eigenvalues of a trained cell")
-    _add_run(sub)
+    _add_run(sub, nargs="+")
     sub.add_argument(
         "--choice", default="paper", choices=["paper", "official_code"], help="which Hessian"
     )
@@ -187,10 +187,18 @@ def _add_inputs(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--partition", type=Path, required=True, help="partition file")
 
 
-def _add_run(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--run", dest="cell", type=Path, required=True, help="folder of the run")
+def _add_run(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    sub.add_argument(
+        "--run",
+        dest="cell",
+        type=Path,
+        nargs=nargs,
+        required=True,
+        help="folder of the run"
+        + ("; several share one start-up, --out likewise" if nargs else ""),
+    )
     _add_inputs(sub)
-    sub.add_argument("--out", type=Path, required=True, help="file to write")
+    sub.add_argument("--out", type=Path, nargs=nargs, required=True, help="file to write")
 
 
 def _add_machine(sub: argparse.ArgumentParser) -> None:
@@ -246,7 +254,8 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = _read_settings(options.settings)
     check_settings(settings)
-    check_writable(options.out)  # before hours of training, not after
+    for folder in filter(None, (options.out, options.checkpoints)):
+        check_writable(folder)  # before hours of training, not after
     try:
         result = train_cell(
             settings,
@@ -284,16 +293,19 @@ def _read_settings(text: str) -> dict:
 def _hessian(options: argparse.Namespace) -> None:
     from fedgloss.analysis.run import hessian
 
-    hessian(
-        options.cell,
-        options.data,
-        options.partition,
-        options.out,
-        choice=options.choice,
-        count=options.count,
-        device=options.device,
-        threads=options.threads,
-    )
+    if len(options.cell) != len(options.out):
+        raise InputError(f"--out: {len(options.out)} files for {len(options.cell)} runs")
+    for run, out in zip(options.cell, options.out, strict=True):
+        hessian(
+            run,
+            options.data,
+            options.partition,
+            out,
+            choice=options.choice,
+            count=options.count,
+            device=options.device,
+            threads=options.threads,
+        )
 
 
 def _landscape(options: argparse.Namespace) -> None:

@@ -36,10 +36,11 @@ def fingerprint(*modules: str) -> str:
         module = waiting.pop()
         if module not in hull:
             hull.add(module)
-            waiting += [name for name in _imports(module) if name not in hull]
+            names = _imports(_text(module), inner=module not in BY_NAME)
+            waiting += [name for name in names if name not in hull and _source(name)]
     digest = hashlib.sha256()
     for module in sorted(hull):
-        digest.update(f"{module} {_digest(module)}\n".encode())
+        digest.update(f"{module} {_digest(_text(module))}\n".encode())
     return digest.hexdigest()
 
 
@@ -110,21 +111,21 @@ def _source(module: str) -> str | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
-    return ast.parse(Path(_source(module)).read_text(encoding="utf-8"))
+def _text(module: str) -> str:
+    return Path(_source(module)).read_text(encoding="utf-8")
 
 
 @cache
-def _imports(module: str) -> tuple[str, ...]:
-    """The package's modules that a module imports, itself or in its functions."""
+def _imports(text: str, inner: bool) -> tuple[str, ...]:
+    """What a module may import from this package, with `inner` also in its functions."""
     names = []
-    for statement in _statements(_tree(module).body, module not in BY_NAME):
+    for statement in _statements(ast.parse(text).body, inner):
         if isinstance(statement, ast.Import):
             names += [alias.name for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
             names.append(statement.module)
             names += [f"{statement.module}.{alias.name}" for alias in statement.names]
-    return tuple(n for n in names if n.split(".")[0] == PACKAGE and n != PACKAGE and _source(n))
+    return tuple(name for name in names if name.startswith(f"{PACKAGE}."))
 
 
 def _statements(body: list[ast.stmt], inner: bool) -> Iterator[ast.stmt]:
@@ -136,8 +137,8 @@ def _statements(body: list[ast.stmt], inner: bool) -> Iterator[ast.stmt]:
 
 
 @cache
-def _digest(module: str) -> str:
-    return hashlib.sha256("\n".join(_skeleton(_tree(module))).encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256("\n".join(_skeleton(ast.parse(text))).encode()).hexdigest()
 
 
 def _skeleton(node: ast.AST) -> Iterator[str]:

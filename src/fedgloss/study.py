@@ -158,9 +158,11 @@ class Study:
     def partition(self, dataset: str, alpha: str) -> dict[str, Any]:
         """The arguments of a data set's partition at this alpha."""
         definition = {**self.datasets[dataset]["partition"]}
-        scheme = alpha if alpha in ("iid", "natural") else definition.pop("scheme")
-        definition.pop("scheme", None)
-        return {"scheme": scheme, "alpha": alpha, **definition}
+        scheme = definition.pop("scheme")
+        scheme = definition.pop("by_alpha", {}).get(alpha, scheme)
+        if alpha in ("iid", "natural"):
+            return {**definition, "scheme": alpha}
+        return {**definition, "scheme": scheme, "alpha": alpha}
 
     def _constants(self, cell: Cell) -> dict[str, Any]:
         source = self.datasets[cell.dataset]["source"]
@@ -228,7 +230,7 @@ def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
                 )
         for alpha in block["alphas"]:
             for label in block["algorithms"]:
-                for seed in block.get("seeds", config["seeds"]):
+                for seed in config["seeds"]:
                     cell = Cell(block["dataset"], alpha, block["model"], label, seed)
                     if cell not in seen:  # blocks may overlap: a table repeats another's cells
                         yield cell

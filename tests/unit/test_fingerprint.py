@@ -39,13 +39,9 @@ PARTITIONS = {"partition dirichlet", "partition file"}
 
 
 def forget():
-    for cached in (
-        fingerprint._source,
-        fingerprint._tree,
-        fingerprint._imports,
-        fingerprint._digest,
-    ):
-        cached.cache_clear()
+    """The sources are read once in a process."""
+    fingerprint._source.cache_clear()
+    fingerprint._text.cache_clear()
 
 
 class Copy:
@@ -253,9 +249,9 @@ def test_programs_that_differ_have_different_digests(one, other):
     assert digest(one) != digest(other)
 
 
-def test_every_constant_name_and_operator_of_the_engine_counts():
+def test_every_constant_name_and_operator_of_a_method_counts():
     """Change each in turn: nothing that decides a number may be overlooked."""
-    text = (PACKAGE / "simulation" / "rounds.py").read_text(encoding="utf-8")
+    text = (PACKAGE / "algorithms" / "scaffold.py").read_text(encoding="utf-8")
     tree = ast.parse(text)
     before = "\n".join(fingerprint._skeleton(tree))
     docstrings = {n.value for n in ast.walk(tree) if fingerprint._is_docstring(n)}
@@ -278,13 +274,15 @@ def test_every_constant_name_and_operator_of_the_engine_counts():
         assert "\n".join(fingerprint._skeleton(tree)) != before, ast.unparse(node)
         setattr(node, field, old)
         tried += 1
-    assert tried > 500
+    assert tried > 150
     assert "\n".join(fingerprint._skeleton(tree)) == before
 
 
 def test_the_skeleton_does_not_depend_on_the_python_that_takes_it():
-    """Recorded; fields that newer Pythons add to the syntax tree are empty here and leave no trace."""
-    text = '"""Doc."""\nclass A(B):\n    x: int = 1\n    """Doc."""\n    def f(self, *, a, b=None): return a'
+    """Recorded; fields that newer Pythons add to the tree are empty here and leave no trace."""
+    text = (
+        '"""Doc."""\nclass A(B):\n  x: int = 1\n  """Doc."""\n  def f(self, *, a, b=None): return a'
+    )
     assert re.sub(r"\s+", " ", digest(text)) == (
         "Module (body ClassDef name='A' (bases Name id='B' (ctx Load ) ) (body AnnAssign "
         "(target Name id='x' (ctx Store ) ) (annotation Name id='int' (ctx Load ) ) (value "

@@ -37,11 +37,11 @@ Method & Comm. cost & accuracy (\%) &  & paper & accuracy (\%) &  & paper \\
 \midrule
 \multicolumn{8}{l}{\textbf{Client SGD}} \\
 FedAvg & 1$\times$ & 60.3 $\pm$ 1.5 & $=$ & 59.9 $\pm$ 0.4 & 28.5 $\pm$ 0.5 & $=$ & 28.6 $\pm$ 0.7 \\
-SCAFFOLD & 2$\times$ & 25.5 $\pm$ 0.7 {\scriptsize n$=$2, $\times$ 1/3} & $\neq$ & 25.1 $\pm$ 3.7 & $\times$ {\scriptsize 1/3, 2 not run} & $=$ & $\times$ \\
+SCAFFOLD & 2$\times$ & 25.5 $\pm$ 0.7 {\tiny n$=$2, $\times$ 1/3} & $\neq$ & 25.1 $\pm$ 3.7 & $\times$ {\tiny 1/3, 2 not run} & $=$ & $\times$ \\
 \midrule
 \multicolumn{8}{l}{\textbf{Client SAM}} \\
 FedDyn + SAM & 1$\times$ & 80.5 $\pm$ 1.8 & $\sim$ & 79.3 $\pm$ 3.1 & $\times$ & $=$ & $\times$ \\
-FedGloSS & 1$\times$ & \textbf{83.8 $\pm$ 1.1} {\scriptsize n$=$2/3} & $=$ & 83.9 $\pm$ 0.4 & {\scriptsize n$=$0/3} & $\cdot$ & 50.8 $\pm$ 0.8 \\
+FedGloSS & 1$\times$ & \textbf{83.8 $\pm$ 1.1} {\tiny n$=$2/3} & $=$ & 83.9 $\pm$ 0.4 & {\tiny n$=$0/3} & $\cdot$ & 50.8 $\pm$ 0.8 \\
 \bottomrule
 \end{tabular}
 """  # noqa: E501

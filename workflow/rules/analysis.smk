@@ -4,21 +4,24 @@ REQUIRES  a cell's run folder, its data and its partition
 PROVIDES  results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/{hessian.json,landscape.csv}
 """
 
+RUN = "results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
+ANALYSIS = "results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
+
 
 rule hessian:
-    """The largest eigenvalues of the Hessian at a cell's averaged model."""
+    """The largest Hessian eigenvalues at the averaged models of a method, all seeds in one job."""
     input:
-        manifest="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/manifest.json",
-        average="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/average.safetensors",
-        final="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/final.safetensors",
+        manifests=expand(f"{RUN}/manifest.json", seed=SEEDS, allow_missing=True),
+        averages=expand(f"{RUN}/average.safetensors", seed=SEEDS, allow_missing=True),
+        finals=expand(f"{RUN}/final.safetensors", seed=SEEDS, allow_missing=True),
         data="results/data/{dataset}/data.safetensors",
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
     output:
-        hessian="results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/hessian.json",
+        expand(f"{ANALYSIS}/hessian.json", seed=SEEDS, allow_missing=True),
     log:
-        "results/logs/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.log",
+        "results/logs/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}.log",
     benchmark:
-        "results/benchmarks/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.jsonl"
+        "results/benchmarks/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}.jsonl"
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
@@ -26,14 +29,14 @@ rule hessian:
         choice=STUDY.config.get("hessian", {}).get("data", "paper"),
         eigenvalues=STUDY.config.get("hessian", {}).get("count", 5),
         code=lambda wildcards: fingerprint.of_analysis("hessian", wildcards.model),
-        run=subpath(input.manifest, parent=True),
+        runs=lambda wildcards, input: [str(Path(file).parent) for file in input.manifests],
         data=subpath(input.data, parent=True),
     shell:
         "fedgloss hessian"
-        " --run {params.run:q}"
+        " --run {params.runs:q}"
         " --data {params.data:q}"
         " --partition {input.partition:q}"
-        " --out {output.hessian:q}"
+        " --out {output:q}"
         " --choice {params.choice:q}"
         " --count {params.eigenvalues}"
         " --threads {threads}"
@@ -43,12 +46,12 @@ rule hessian:
 rule landscape:
     """The loss surface around a cell's averaged model."""
     input:
-        manifest="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/manifest.json",
-        average="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/average.safetensors",
+        manifest=f"{RUN}/manifest.json",
+        average=f"{RUN}/average.safetensors",
         data="results/data/{dataset}/data.safetensors",
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
     output:
-        landscape="results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/landscape.csv",
+        landscape=f"{ANALYSIS}/landscape.csv",
     log:
         "results/logs/landscape/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.log",
     benchmark:

@@ -1,7 +1,8 @@
 """The study behind this run of the workflow, checked before any job starts.
 
 REQUIRES  a study file: --configfile, or config/quickstart.yaml
-PROVIDES  STUDY, the command lines' STUDY_ARGUMENT, wildcard constraints, small helpers
+PROVIDES  STUDY, its SEEDS, the command lines' STUDY_ARGUMENT, wildcard constraints, and the
+          functions behind the rules' inputs and parameters
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from fedgloss import fingerprint
 from fedgloss.errors import InputError
+from fedgloss.files import sha256
 from fedgloss.study import check_study, check_writable, read_yaml
 
 if not workflow.configfiles:
@@ -35,6 +37,7 @@ def load_checked_study():
 
 
 STUDY, STUDY_ARGUMENT = load_checked_study()
+SEEDS = STUDY.config["seeds"]
 
 
 wildcard_constraints:
@@ -51,8 +54,7 @@ wildcard_constraints:
 def cell_of(wildcards):
     """The cell that a job's wildcards name; a cell outside the grid is refused with near matches."""
     return STUDY.cell(
-        f"{wildcards.dataset}/alpha-{wildcards.alpha}/{wildcards.model}"
-        f"/{wildcards.algorithm}/seed-{wildcards.seed}"
+        "{0.dataset}/alpha-{0.alpha}/{0.model}/{0.algorithm}/seed-{0.seed}".format(wildcards)
     )
 
 
@@ -76,3 +78,65 @@ def cells_of(entry):
         and cell.algorithm in entry["rows"]
         and entry.get("seed", cell.seed) == cell.seed
     ]
+
+
+def prepare_arguments(wildcards):
+    """The command line for a data set's definition."""
+    definition = STUDY.datasets[wildcards.dataset]
+    options = [definition["source"]]
+    for key in ("root", "images", "size"):
+        if key in definition:
+            options += [f"--{key}", str(definition[key])]
+    return options + (["--download"] if definition.get("download") else [])
+
+
+def partition_arguments(wildcards):
+    """The command line for a partition's definition."""
+    definition = STUDY.partition(wildcards.dataset, wildcards.alpha)
+    options = []
+    for key in ("scheme", "clients", "alpha", "seed", "file"):
+        if key in definition:
+            options += [f"--{key}", str(definition[key])]
+    return options
+
+
+def partition_code(wildcards):
+    """The fingerprint of the code that makes this partition."""
+    return fingerprint.of_partitions(STUDY.partition(wildcards.dataset, wildcards.alpha)["scheme"])
+
+
+def training_code(wildcards):
+    """The fingerprint of the code that decides a cell's numbers."""
+    method = STUDY.definition(wildcards.algorithm)["method"]
+    return fingerprint.of_training(method, wildcards.model)
+
+
+def resolved_settings(wildcards):
+    """A cell's resolved settings as JSON: a change in the configuration is a change here."""
+    return json.dumps(STUDY.settings(cell_of(wildcards)))
+
+
+def table_inputs(wildcards):
+    """The runs of a table's cells, and their eigenvalues if it shows them."""
+    entry = STUDY.tables[wildcards.table]
+    if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
+        entry = {**entry, "rows": ["fedavg", *entry["rows"]]}
+    sharp = "lambda1" in entry.get("show", [])
+    for cell in cells_of(entry):
+        yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
+        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
+        if sharp:
+            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
+
+
+def figure_inputs(wildcards):
+    """What a figure is drawn from."""
+    entry = STUDY.figures[wildcards.figure]
+    for cell in cells_of(entry):
+        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
+        if entry["kind"] == "eigenvalues":
+            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
+        elif entry["kind"] == "landscape":
+            yield f"results/analysis/{STUDY.name}/{cell}/landscape.csv"
+        else:
+            yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"

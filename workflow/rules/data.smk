@@ -6,31 +6,6 @@ PROVIDES  results/data/{dataset}/{data.safetensors,manifest.json}
 """
 
 
-def prepare_arguments(wildcards):
-    """The command line for a data set's definition."""
-    definition = STUDY.datasets[wildcards.dataset]
-    options = [definition["source"]]
-    for key in ("root", "images", "size"):
-        if key in definition:
-            options += [f"--{key}", str(definition[key])]
-    return options + (["--download"] if definition.get("download") else [])
-
-
-def partition_arguments(wildcards):
-    """The command line for a partition's definition."""
-    definition = STUDY.partition(wildcards.dataset, wildcards.alpha)
-    options = []
-    for key in ("scheme", "clients", "alpha", "seed", "file"):
-        if key in definition and not (key == "alpha" and definition["alpha"] in ("iid", "natural")):
-            options += [f"--{key}", str(definition[key]).replace("{alpha}", wildcards.alpha)]
-    return options
-
-
-def partition_code(wildcards):
-    """The fingerprint of the code that makes this partition."""
-    return fingerprint.of_partitions(STUDY.partition(wildcards.dataset, wildcards.alpha)["scheme"])
-
-
 rule prepare:
     """Turn a data set into uint8 tensors with a manifest."""
     output:

@@ -5,17 +5,6 @@ PROVIDES  results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-
 """
 
 
-def training_code(wildcards):
-    """The fingerprint of the code that decides a cell's numbers."""
-    method = STUDY.definition(wildcards.algorithm)["method"]
-    return fingerprint.of_training(method, wildcards.model)
-
-
-def resolved_settings(wildcards):
-    """A cell's resolved settings as JSON: a change in the configuration is a change here."""
-    return json.dumps(STUDY.settings(cell_of(wildcards)))
-
-
 rule train:
     """Train one cell on one device; resumes from its checkpoint after an interruption."""
     input:

@@ -159,6 +159,7 @@ class Objective:
 
 def _derivatives(point: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
     """d(gradient . v) / d(point) for every row v of rows [b, P]."""
+    # A scalar, since passing v as grad_outputs makes PyTorch import SymPy, which takes a second.
     return torch.stack(
-        [torch.autograd.grad(gradient, point, v, retain_graph=True)[0] for v in rows]
+        [torch.autograd.grad(gradient @ v, point, retain_graph=True)[0] for v in rows]
     )

@@ -19,8 +19,8 @@ def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
     """One panel per column of the figure, one bar per row."""
     rows, columns = spec["rows"], spec["columns"]
     figure, axes = panels(len(columns), height=0.85 + 0.3 * len(rows))
-    for axis, column, head in zip(axes, columns, names.columns(columns), strict=True):
-        summaries = [
+    drawn = [
+        [
             summarize(
                 found,
                 figure_cells(found.study, spec, label, column),
@@ -28,14 +28,23 @@ def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
             )
             for label in rows
         ]
-        _panel(found, axis, rows, summaries)
+        for column in columns
+    ]
+    wide = any(is_wide(_values(summaries)) for summaries in drawn)
+    for axis, summaries, head in zip(axes, drawn, names.columns(columns), strict=True):
+        _panel(found, axis, rows, summaries, wide and min(_values(summaries), default=0) > 0)
         axis.set_title(head)
     return figure
 
 
-def _panel(found: Results, axes: Axes, rows: Sequence[str], summaries: Sequence[Summary]) -> None:
-    values = [v for ours in summaries for v in ours.values.values()]
-    wide = is_wide(values)
+def _values(summaries: Sequence[Summary]) -> list[float]:
+    return [value for ours in summaries for value in ours.values.values()]
+
+
+def _panel(
+    found: Results, axes: Axes, rows: Sequence[str], summaries: Sequence[Summary], wide: bool
+) -> None:
+    values = _values(summaries)
     left = min(values) / 2 if wide else 0.0
     right = max(values, default=1.0) * (1.5 if wide else 1.05)
     for place, (label, ours) in enumerate(zip(rows, summaries, strict=True)):

@@ -79,9 +79,8 @@ def caption(study: "Study", name: str, folder: Path) -> str:
     return (
         f"{title}. Loss around the average of the last {last} rounds' global models"
         f" ({names.columns(spec['columns'])[0]}, seed {_seed(study, spec)}) along two random"
-        " directions, scaled filter by filter to the weights. Left:"
-        f" {names.algorithm(spec['rows'][-1])} as a net, the others solid. Right: the same surfaces"
-        " as contours with common levels; the cross is the model itself."
+        " directions, scaled filter by filter to the weights. Left: the surfaces, one of them as a"
+        " net. Right: the same as contours with common levels; the cross is the model itself."
     )
 
 

@@ -129,8 +129,8 @@ def to_latex(table: Table) -> str:
         r"\centering",
         rf"\caption[{title}]{{{title}. {_tex(' '.join(table.notes))}}}",
         rf"\label{{tab:{table.name}}}",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{4pt}",
+        r"\footnotesize" if at <= 10 else r"\scriptsize",
+        rf"\setlength{{\tabcolsep}}{{{4 if at <= 10 else 2.5}pt}}",
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
         " & ".join(top) + r" \\",
@@ -150,7 +150,7 @@ def _latex_row(table: Table, row: Row) -> str:
         value = _tex(number(entry.ours, column.metric))
         value = rf"\textbf{{{value}}}" if entry.best else value
         if not is_plain(entry.ours):
-            seeds = rf"{{\scriptsize {_tex(count(entry.ours))}}}"
+            seeds = rf"{{\tiny {_tex(count(entry.ours))}}}"
             value = f"{value} {seeds}" if value else seeds
         line.append(value)
         if column.judged:

@@ -44,6 +44,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["code"] = lambda text: markupsafe.Markup(
         re.sub(r"`([^`]*)`", _code, str(markupsafe.escape(text)))
     )
+    environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     page = environment.get_template("report.html").render(
         study=study,
         title=study.config.get("title", study.name),
@@ -125,14 +126,19 @@ def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
 
 
 def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
-    """Who has the best mean accuracy and lambda_1 in each column, or in how many of them."""
+    """Who has the best mean accuracy and lambda_1 in each column, or in how many of them.
+
+    Columns that still miss runs name nobody, and methods that diverged do not compete.
+    """
     best: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {metric: {} for metric in WINNERS}
     for table in tables:
         for i, column in enumerate(table.columns):
             ours = {row.label: row.entries[i].ours for row in table.rows}
             means = {label: s.mean for label, s in ours.items() if s.n and not s.diverged}
             key = tuple(column.condition[name] for name in CONDITION)
-            if column.metric not in WINNERS or len(means) < 2 or key in best[column.metric]:
+            if column.metric not in WINNERS or key in best[column.metric]:
+                continue
+            if len(means) < 2 or any(s.missing for s in ours.values()):
                 continue
             winner = (min if column.metric in LOWER_IS_BETTER else max)(means, key=means.get)
             value = formats.number(ours[winner], column.metric)
@@ -147,7 +153,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
             yield f"{what}: {names.listed(who)}."
         elif found:
             wins = Counter(name for name, _ in found.values()).most_common()
-            who = [f"{name} in {count} of {len(found)} columns" for name, count in wins]
+            who = [f"{name} in {count} of {len(found)} complete columns" for name, count in wins]
             yield f"{what}: {names.listed(who)}."
 
 

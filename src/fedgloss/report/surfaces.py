@@ -131,8 +131,9 @@ def _lightened(corners: np.ndarray, height: float) -> np.ndarray:
 def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> ScalarMappable:
     x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
     norm = colors.BoundaryNorm(levels, 256)
-    filled = axes.contourf(x, y, surface.loss, levels=levels, norm=norm, cmap="cividis_r")
-    axes.contour(x, y, surface.loss, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
+    loss = np.ma.masked_invalid(surface.loss)
+    filled = axes.contourf(x, y, loss, levels=levels, norm=norm, cmap="cividis_r")
+    axes.contour(x, y, loss, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
     for colour, thick in (("white", 3.0), ("#222222", 1.3)):
         axes.plot(0, 0, "x", color=colour, markersize=5, markeredgewidth=thick)
     axes.set_title(surface.name)

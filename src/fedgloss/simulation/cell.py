@@ -95,6 +95,8 @@ def train_cell(
             f"{partition}: has {len(clients.clients)} clients, but training.clients is"
             f" {training['clients']}"
         )
+    # A split may name the test images, too: the authors' leave one out.
+    test = slice(None) if clients.test is None else clients.test
     model = initial_model(settings["model"], dataset, settings["seed"]).to(use_device)
     inputs = {"data": dataset.sha256, "partition": sha256(partition)}
     store = None
@@ -127,7 +129,7 @@ def train_cell(
             epochs=training["epochs"],
             hyperparameters=settings["hyperparameters"],
             seed=settings["seed"],
-            test=(dataset.test_images, dataset.test_labels),
+            test=(dataset.test_images[test], dataset.test_labels[test]),
             evaluate_every=training["evaluate_every"],
             last=training["last"],
             record=training["record"],

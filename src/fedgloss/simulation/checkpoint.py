@@ -59,8 +59,8 @@ class Checkpoints:
             "round": str(t),
             "identity": json.dumps(self.identity, sort_keys=True),
             "extra": json.dumps(extra),
-            "sha256": _digest(tensors),
         }
+        metadata["sha256"] = _digest(tensors, metadata)
         save_tensors(self.folder / f"round-{t:07d}.safetensors", tensors, metadata)
         for path in self._paths()[KEPT:]:
             path.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ class Checkpoints:
             try:
                 metadata, tensors = load_metadata(path), load_tensors(path)
                 tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-                if metadata.get("sha256") != _digest(tensors):
+                if metadata.pop("sha256") != _digest(tensors, metadata):
                     raise InputError(f"{path}: the contents do not match their checksum")
                 ours, theirs = self.identity, json.loads(metadata["identity"])
                 if json.loads(json.dumps(ours)) != theirs:
@@ -81,8 +81,10 @@ class Checkpoints:
                         f"{path}: belongs to another run ({', '.join(sorted(changed))} differ)"
                     )
                 return int(metadata["round"]), tensors, json.loads(metadata["extra"])
-            except (InputError, KeyError, TypeError, ValueError) as error:
+            except InputError as error:
                 self.say(f"checkpoint passed over: {error}")
+            except (KeyError, TypeError, ValueError):
+                self.say(f"checkpoint passed over: {path}: not a checkpoint")
         return None
 
     def clear(self) -> None:
@@ -101,8 +103,8 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem[6:]), reverse=True)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())

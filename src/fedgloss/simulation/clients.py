@@ -173,7 +173,7 @@ class Cohort:
         counts = self.counts[step]
         index = self.index[:, step, : max(counts)]
         draws = None if self.draws is None else self.draws[:, step, : max(counts)]
-        x, y = self.inputs(index, draws), self.data.targets[index]
+        x, y = self.inputs(index, draws), _rows(self.data.targets, index)
 
         def gradient(W: Tensor) -> Tensor:
             self.evaluations += 1
@@ -188,15 +188,20 @@ class Cohort:
         for k, client in enumerate(self.ids):
             index = self.data.indices[client].to(self.data.inputs.device)
             for part in index.split(chunk):
-                x, y = self.inputs(part[None], None), self.data.targets[part[None]]
+                x, y = self.inputs(part[None], None), _rows(self.data.targets, part[None])
                 gradient = self.gradients(W[k : k + 1], x, y, [len(part)])[0]
                 total[k] += gradient * (len(part) / len(index))
         return total
 
     def inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
         """The inputs at these indices, through the pipeline if there is one."""
-        x = self.data.inputs[index]
+        x = _rows(self.data.inputs, index)
         return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """tensor[index] for an index of any shape; several times faster from a memory-mapped file."""
+    return tensor.index_select(0, index.reshape(-1)).unflatten(0, index.shape)
 
 
 def _kind(tensor: Tensor) -> str:

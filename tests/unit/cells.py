@@ -1,0 +1,60 @@
+"""Small, real training cells for tests: prepared digits, settings, and what a run leaves behind."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from fedgloss.data.datasets import load, prepare
+from fedgloss.data.partitions import make_partition
+from fedgloss.study import load_study
+
+QUICK = {
+    "rounds": 12,
+    "clients_per_round": 3,
+    "batch_size": 20,  # two mini-batches a client, of 20 and 8
+    "evaluate_every": 3,
+    "last": 4,
+}
+OUTPUTS = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
+
+
+def prepare_inputs(folder: Path) -> dict[str, Path]:
+    """The digits and a partition of theirs, as the arguments of `train_cell` and `fedgloss`."""
+    prepare("digits", folder / "data")
+    partition = folder / "partition.json"
+    make_partition(
+        load(folder / "data"), partition, scheme="dirichlet", clients=50, alpha="0", seed=0
+    )
+    return {"data": folder / "data", "partition": partition}
+
+
+def cell_settings(method: str = "fedgloss", **training: object) -> dict:
+    """Resolved settings of 12 quick rounds on the digits, with changes to the training."""
+    return json.loads(_resolved(method, json.dumps({**QUICK, **training})))
+
+
+@cache
+def _resolved(method: str, training: str) -> str:
+    study = {
+        "study": "test",
+        "seeds": [0],
+        "training": json.loads(training),
+        "grid": [
+            {"dataset": "digits", "alphas": ["0"], "model": "smallcnn", "algorithms": [method]}
+        ],
+    }
+    study = load_study(json.dumps(study))
+    return json.dumps(study.settings(study.cells[0]))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of a run's results."""
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: the files' bytes, None for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

@@ -1,0 +1,397 @@
+"""One training run from files to files: what it writes, what it refuses, what it needs."""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cells import OUTPUTS, cell_settings, contents, prepare_inputs, tree
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from refusal import refused
+
+from fedgloss.cli import main
+from fedgloss.data.datasets import load
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, sha256
+from fedgloss.simulation.cell import check_settings, train_cell
+from fedgloss.simulation.start import initial_model
+from fedgloss.tensors import load_tensors
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def run(inputs):
+    def run(out, given, **options):
+        where = {**inputs, "out": out, "code": "code", "device": "cpu"}
+        return train_cell(given, **{**where, **options})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """A finished cell: its folder and settings."""
+    out, given = tmp_path_factory.mktemp("trained") / "cell", cell_settings()
+    run(out, given)
+    return out, given
+
+
+def rows(folder):
+    text = (folder / "metrics.csv").read_text(encoding="utf-8")
+    return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def test_a_run_leaves_its_results_and_nothing_else(trained):
+    out, _ = trained
+    assert sorted(os.listdir(out)) == sorted([*OUTPUTS, "manifest.json"])
+
+
+def test_metrics_have_a_row_for_each_evaluated_round(trained):
+    """Every third round, and each of the last four."""
+    out, _ = trained
+    assert [row["round"] for row in rows(out)] == [3, 6, 9, 10, 11, 12]
+    assert all(math.isfinite(value) for row in rows(out) for value in row.values())
+    assert (out / "metrics.csv").read_bytes().count(b"\r") == 0
+
+
+def test_the_manifest_says_what_was_run_and_what_came_out(trained, inputs):
+    out, given = trained
+    manifest = read_json(out / "manifest.json")
+    assert manifest["settings"] == given
+    assert (manifest["status"], manifest["diverged_in"]) == ("completed", None)
+    assert manifest["outputs"] == {name: sha256(out / name) for name in OUTPUTS}
+    data, partition = (
+        sha256(path) for path in (inputs["data"] / "data.safetensors", inputs["partition"])
+    )
+    assert manifest["inputs"] == {"data": data, "partition": partition}
+    last = [row["accuracy"] for row in rows(out) if row["round"] > 8]
+    assert manifest["accuracy"] == pytest.approx(sum(last) / 4)
+    half = [row["accuracy"] for row in rows(out) if 2 < row["round"] <= 6]
+    assert manifest["accuracy_at_half"] == pytest.approx(sum(half) / 2)
+    assert manifest["parameters"] == sum(
+        t.numel() for t in load_tensors(out / "final.safetensors").values()
+    )
+    # A message each way for each client: w, and FedGloSS sends nothing more (paper, Table 2).
+    assert manifest["bytes_down"] == manifest["bytes_up"] == 12 * 3 * 4 * manifest["parameters"]
+    assert manifest["code"] == "code" and manifest["device"] == "cpu"
+
+
+def test_models_have_the_parameters_names_and_shapes(trained, inputs):
+    out, given = trained
+    expected = dict(initial_model("smallcnn", load(inputs["data"]), 0).named_parameters())
+    for name in ("final", "average"):
+        tensors = load_tensors(out / f"{name}.safetensors")
+        assert {k: t.shape for k, t in tensors.items()} == {k: t.shape for k, t in expected.items()}
+    local = load_tensors(out / "locals.safetensors")
+    assert len(set(local.pop("clients").tolist())) == given["training"]["clients_per_round"]
+    assert {k: t.shape for k, t in local.items()} == {
+        f"model.{k}": (3, *t.shape) for k, t in expected.items()
+    }
+
+
+def test_the_average_is_that_of_the_last_models(run, tmp_path):
+    """With last = 1 it is the final model; in general the mean over the last rounds."""
+    finals = []
+    for rounds in (3, 4):
+        given = cell_settings(rounds=rounds, last=1)
+        run(tmp_path / str(rounds), given)
+        final, average = (
+            load_tensors(tmp_path / str(rounds) / f"{name}.safetensors")
+            for name in ("final", "average")
+        )
+        assert all(torch.equal(final[k], average[k]) for k in final)
+        finals.append(final)
+    run(tmp_path / "two", cell_settings(rounds=4, last=2))
+    average = load_tensors(tmp_path / "two" / "average.safetensors")
+    for k in average:
+        torch.testing.assert_close(average[k], (finals[0][k] + finals[1][k]) / 2)
+
+
+def test_the_same_cell_twice_gives_the_same_bytes(trained, run, tmp_path):
+    out, given = trained
+    torch.manual_seed(1)  # global generators decide nothing
+    run(tmp_path / "again", given)
+    assert contents(tmp_path / "again") == contents(out)
+
+
+def test_a_fresh_interpreter_gives_the_same_bytes(trained, inputs, tmp_path):
+    out, given = trained
+    command = [sys.executable, "-m", "fedgloss", "train", "--settings", json.dumps(given)]
+    where = {**inputs, "out": tmp_path / "out", "device": "cpu"}
+    command += [text for name, value in where.items() for text in (f"--{name}", str(value))]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert contents(tmp_path / "out") == contents(out)
+
+
+def test_another_seed_gives_another_run(trained, run, tmp_path):
+    out, given = trained
+    run(tmp_path / "out", given | {"seed": 1})
+    ours, theirs = contents(tmp_path / "out"), contents(out)
+    assert all(ours[name] != theirs[name] for name in OUTPUTS)
+
+
+def test_recording_changes_no_number(trained, run, tmp_path):
+    out, given = trained
+    training = given["training"]
+    for record in ([], ["norms", "communication", "delta_epsilon"]):
+        run(tmp_path / "out", given | {"training": training | {"record": record}})
+        for name in OUTPUTS[1:]:
+            assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+        for ours, theirs in zip(rows(tmp_path / "out"), rows(out), strict=True):
+            assert (ours["accuracy"], ours["loss"]) == (theirs["accuracy"], theirs["loss"])
+
+
+def test_an_old_manifest_never_stands_beside_new_results(run, trained, tmp_path, monkeypatch):
+    """A run killed while writing leaves no manifest, so nothing takes its files for whole."""
+    from fedgloss.simulation import cell
+
+    run(tmp_path, cell_settings())
+    monkeypatch.setattr(cell, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, cell_settings(rounds=5))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+# Divergence is a result
+
+
+@pytest.fixture(scope="module")
+def diverged(inputs, tmp_path_factory):
+    """A cell at a learning rate beyond reason, through the command."""
+    out = tmp_path_factory.mktemp("diverged") / "cell"
+    given = cell_settings("fedavg", lr=1e6, evaluate_every=1)
+    where = {**inputs, "out": out, "settings": json.dumps(given), "device": "cpu"}
+    where["checkpoints"] = out.parent / "checkpoints"
+    code = main(["train", *(str(x) for k, v in where.items() for x in (f"--{k}", v))])
+    return out, code
+
+
+def test_a_diverging_run_is_a_result(diverged):
+    out, code = diverged
+    manifest = read_json(out / "manifest.json")
+    assert code == 0
+    assert manifest["status"] == "diverged"
+    assert manifest["accuracy"] is None
+    assert 1 <= manifest["diverged_in"] <= 12
+    assert sorted(os.listdir(out)) == sorted([*OUTPUTS, "manifest.json"])
+    assert not (out.parent / "checkpoints").exists()
+
+
+def test_only_the_rounds_before_divergence_are_kept(diverged):
+    out, _ = diverged
+    found = rows(out)
+    assert [row["round"] for row in found] == [
+        *range(1, read_json(out / "manifest.json")["diverged_in"])
+    ]
+    assert all(math.isfinite(value) for row in found for value in row.values())
+
+
+def test_a_diverged_run_has_no_sharpness_and_no_surface(diverged, inputs, tmp_path):
+    out, _ = diverged
+    common = ["--run", str(out), *(str(x) for k, v in inputs.items() for x in (f"--{k}", v))]
+    assert main(["hessian", *common, "--out", str(tmp_path / "h.json"), "--device", "cpu"]) == 0
+    assert read_json(tmp_path / "h.json")["lambda1"] is None
+    assert main(["landscape", *common, "--out", str(tmp_path / "l.csv"), "--device", "cpu"]) == 0
+    assert (tmp_path / "l.csv").read_text() == "x,y,loss,accuracy\n"
+
+
+def test_divergence_in_the_first_round_is_a_result_too(run, tmp_path):
+    result = run(tmp_path, cell_settings("fedavg", lr=1e30))
+    assert (result.status, result.diverged_in, result.metrics) == ("diverged", 1, [])
+    assert (tmp_path / "metrics.csv").read_text().startswith("round,")
+
+
+# Bad settings
+
+KEYS = ["dataset", "alpha", "model", "algorithm", "method", "variants", "hyperparameters"]
+KEYS += ["training", "seed"]
+
+
+def test_every_key_must_be_there_and_no_other():
+    given = cell_settings()
+    assert [*given] == KEYS
+    for key in given:
+        with refused(f"settings.{key}", "missing"):
+            check_settings({k: v for k, v in given.items() if k != key})
+    for key in given["training"]:
+        left = {k: v for k, v in given["training"].items() if k != key}
+        with refused(f"settings.training.{key}", "missing"):
+            check_settings(given | {"training": left})
+    with refused("settings.sede", "did you mean 'seed'"):
+        check_settings(given | {"sede": 1})
+    with refused("settings.training.round", "did you mean 'rounds'"):
+        check_settings(given | {"training": given["training"] | {"round": 1}})
+
+
+@pytest.mark.parametrize("whole", [None, [], "text", 5])
+def test_settings_that_are_no_mapping_are_refused(whole):
+    with refused("settings"):
+        check_settings(whole)
+    with refused("settings.training"):
+        check_settings(cell_settings() | {"training": whole})
+
+
+WRONG = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 0),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.data())
+def test_any_other_value_trains_or_is_refused_in_one_line(run, tmp_path, data):
+    """Never another exception, and nothing is written by a refused run."""
+    given = cell_settings("fedgloss", rounds=1, evaluate_every=1, last=1)
+    holder = data.draw(st.sampled_from([given, given["training"], given["hyperparameters"]]))
+    holder[data.draw(st.sampled_from([*holder]))] = data.draw(WRONG)
+    try:
+        run(tmp_path / "out", given)
+    except InputError as error:
+        assert "\n" not in str(error)
+        assert tree(tmp_path) == {}
+    else:
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+        (tmp_path / "out").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rounds": "6"}, ["rounds", "'6'", "integer"]),
+        ({"rounds": True}, ["rounds", "True", "integer"]),
+        ({"rounds": -1}, ["rounds", "-1"]),
+        ({"lr": "fast"}, ["lr", "'fast'", "number"]),
+        ({"lr": float("nan")}, ["lr", "nan"]),
+        ({"record": ["norm"]}, ["record", "'norm'", "norms"]),
+        ({"record": "norms"}, ["record", "'norms'", "list"]),
+        ({"augmentation": "flip"}, ["augmentation", "flip", "batch_aug"]),
+        ({"clients": 40}, ["clients", "50", "40"]),
+        ({"clients_per_round": 51}, ["clients_per_round", "51", "50"]),
+        ({"batch_size": 0}, ["batch_size", "0"]),
+    ],
+)
+def test_refusals_name_the_key(change, words, run, tmp_path):
+    given = cell_settings()
+    with refused(*words):
+        run(tmp_path / "out", given | {"training": given["training"] | change})
+    assert tree(tmp_path) == {}
+
+
+def test_data_and_partition_must_fit(run, inputs, tmp_path):
+    record = json.loads(inputs["partition"].read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    (tmp_path / "foreign.json").write_text(json.dumps(record))
+    with refused("foreign.json", "other data"):
+        run(tmp_path / "out", cell_settings(), partition=tmp_path / "foreign.json")
+    for wrong in ({"data": tmp_path}, {"partition": tmp_path / "absent.json"}):
+        with refused(*wrong.values(), "cannot be read"):
+            run(tmp_path / "out", cell_settings(), **wrong)
+    for wrong in ({"device": "gpu"}, {"backend": "fast"}):
+        with refused(*wrong, *wrong.values(), "allowed"):
+            run(tmp_path / "out", cell_settings(), **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+# What the trainer needs
+
+HOOK = """
+import importlib.metadata as metadata, re, sys
+from importlib.machinery import PathFinder
+
+def needs(distribution, found):
+    # A distribution and all it requires.
+    if distribution not in found:
+        found.add(distribution)
+        try:
+            requirements = metadata.requires(distribution) or []
+        except metadata.PackageNotFoundError:
+            return found
+        for line in requirements:
+            if "extra ==" not in line:
+                needs(re.match(r"[A-Za-z0-9._-]+", line)[0].lower().replace("_", "-"), found)
+    return found
+
+allowed = set()
+for name in {allowed!r}:
+    needs(name, allowed)
+refused = [
+    module
+    for module, owners in metadata.packages_distributions().items()
+    if not any(owner.lower().replace("_", "-") in allowed for owner in owners)
+    and module not in ("fedgloss", "_distutils_hack", "setuptools", "pkg_resources")
+]
+assert {{"yaml", "pandas", "matplotlib", "sklearn", "scipy", "jsonschema"}} <= {{*refused}}
+
+class Installed:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] not in refused:
+            return PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+"""
+
+
+def without_other_packages(code, allowed, cwd):
+    whole = HOOK.format(allowed=allowed) + code
+    return subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, cwd=cwd)
+
+
+def test_training_and_analysis_need_torch_and_numpy_alone(trained, inputs, tmp_path):
+    """From prepared files to metrics and eigenvalues, with every other package refused."""
+    out, given = trained
+    where = {**inputs, "device": "cpu"}
+    common = [str(x) for k, v in where.items() for x in (f"--{k}", v)]
+    code = f"""
+from fedgloss.cli import main
+assert main(["train", "--settings", {json.dumps(given)!r}, "--out", "out", *{common!r}]) == 0
+for command, file in (("hessian", "hessian.json"), ("landscape", "landscape.csv")):
+    extra = ["--points", "2"] if command == "landscape" else ["--count", "1"]
+    assert main([command, "--run", "out", "--out", file, *extra, *{common!r}]) == 0
+"""
+    shown = without_other_packages(code, ["torch", "numpy"], tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert contents(tmp_path / "out") == contents(out)
+    assert read_json(tmp_path / "hessian.json")["lambda1"] > 0
+
+
+def test_every_model_and_method_needs_torch_torchvision_and_numpy_alone(tmp_path):
+    code = """
+import torch, fedgloss
+from fedgloss.algorithms import METHODS, build_algorithm
+from fedgloss.models import build_model
+for name in METHODS:
+    build_algorithm(name)
+for name in ("cnn", "resnet18", "mobilenetv2"):
+    build_model(name, (3, 32, 32), 10)
+clients = [(torch.randn(4, 3), torch.randint(2, (4,))) for _ in range(2)]
+fedgloss.train(torch.nn.Linear(3, 2), clients, "fedavg", rounds=1)
+"""
+    shown = without_other_packages(code, ["torch", "torchvision", "numpy"], tmp_path)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_refusal_works(tmp_path):
+    shown = without_other_packages("import yaml", ["torch"], tmp_path)
+    assert "No module named 'yaml'" in shown.stderr

@@ -1,0 +1,313 @@
+"""The `fedgloss` command: its help, its refusals, and every step from data to report."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cells import cell_settings, prepare_inputs, tree
+
+from fedgloss import __version__, cli
+from fedgloss.cli import main
+from fedgloss.study import load_study
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = str(ROOT / "config" / "smoke.yaml")
+SUBPARSERS = next(
+    action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+)
+COMMANDS = SUBPARSERS.choices
+EXPECTED = {
+    *("prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"),
+    *("check", "cells", "settings", "status"),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def helped(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    return shown.out
+
+
+def test_help_names_every_command(capsys):
+    text = helped([], capsys)
+    assert set(COMMANDS) >= EXPECTED
+    for name in COMMANDS:
+        assert f"\n  {name} " in text, f"{name} is missing in the overview"
+    assert text.count("\n") < 60
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_explains_every_option(name, capsys):
+    text = " ".join(helped([name], capsys).split())
+    for action in COMMANDS[name]._actions:
+        assert action.help, f"{name} {action.dest}: no help"
+        for word in action.option_strings or [action.dest]:
+            assert word in text
+        assert " ".join((action.help % {"prog": "fedgloss"}).split()) in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"fedgloss {__version__}\n"
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capsys):
+    """Run a command that must end with 2, one line on stderr, and nothing written anywhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*arguments, words=()):
+        before = tree(tmp_path)
+        code = main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        assert code == 2
+        assert shown.out == ""
+        assert shown.err.startswith("fedgloss: error: ")
+        assert shown.err.count("\n") == 1 and shown.err.endswith("\n"), shown.err
+        for word in words:
+            assert str(word) in shown.err, shown.err
+        assert tree(tmp_path) == before, "something was written"
+
+    return refuse
+
+
+STUDY_COMMANDS = {
+    "check": [],
+    "cells": [],
+    "settings": ["digits/alpha-0/smallcnn/fedavg/seed-0"],
+    "status": [],
+    "table": ["accuracy"],
+    "figure": ["curves"],
+    "report": [],
+}
+
+
+@pytest.mark.parametrize("command", STUDY_COMMANDS)
+def test_commands_refuse_bad_studies(command, refuse, tmp_path):
+    rest = STUDY_COMMANDS[command]
+    refuse(command, "absent.yaml", *rest, words=["absent.yaml", "cannot be read"])
+    text = Path(SMOKE).read_text(encoding="utf-8")
+    (tmp_path / "bad.yaml").write_text(text.replace("rounds: 6", "rounds: -6"))
+    refuse(command, "bad.yaml", *rest, words=["bad.yaml", "training.rounds", "-6", "at least 1"])
+    (tmp_path / "tag.yaml").write_text("study: !!python/object/apply:os.mkdir [pwned]")
+    refuse(command, "tag.yaml", *rest, words=["tag.yaml", "not valid YAML"])
+    refuse(command, '{"study": 1', *rest, words=["not valid"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND"]),
+        (["trian"], ["'trian'", "train"]),
+        (["check"], ["config", "fedgloss check --help"]),
+        (["check", SMOKE, "more"], ["more"]),
+        (["cells", "--no-such-option", SMOKE], ["--no-such-option"]),
+        (["train"], ["--settings", "--data", "--partition", "--out"]),
+        (["settings", SMOKE, "digits/alpha-0/smallcnn/fedavg/seed-7"], ["seed-7", "did you mean"]),
+        (["table", SMOKE, "accuracies"], ["'accuracies'", "did you mean 'accuracy'"]),
+        (["figure", SMOKE, "curve"], ["'curve'", "did you mean 'curves'"]),
+        (["prepare", "mnist", "--out", "x"], ["mnist", "digits", "cifar10"]),
+        (["prepare", "digits"], ["--out"]),
+        (["prepare", "digits", "--out", "x", "--size", "0"], ["--size", "'0'", "at least 1"]),
+        (["prepare", "cifar10", "--out", "x", "--images", "dirty"], ["dirty", "clean"]),
+        (["prepare", "cifar10", "--out", "x", "--root", "absent"], ["absent"]),
+    ],
+    ids=lambda value: " ".join(Path(word).name for word in value) or "none",
+)
+def test_bad_arguments(arguments, words, refuse):
+    refuse(*arguments, words=words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--data": "absent"}, ["absent", "manifest.json", "cannot be read"]),
+        ({"--scheme": "dirichlett"}, ["dirichlett", "dirichlet"]),
+        ({"--clients": "0"}, ["--clients", "'0'", "at least 1"]),
+        ({"--clients": "many"}, ["--clients", "'many'", "an integer"]),
+        ({"--clients": "5000"}, ["5000", "1400"]),
+        ({"--alpha": "half"}, ["alpha", "half"]),
+        ({"--alpha": "-1"}, ["alpha", "-1"]),
+        ({"--seed": "-1"}, ["--seed", "'-1'", "at least 0"]),
+        ({"--scheme": "file"}, ["file"]),
+        ({"--scheme": "file", "--file": "absent.json"}, ["absent.json"]),
+        ({"--scheme": "natural"}, ["natural"]),
+    ],
+    ids=str,
+)
+def test_bad_partitions(change, words, refuse, inputs):
+    options = {"--data": inputs["data"], "--scheme": "dirichlet", "--clients": 50, "--alpha": "0"}
+    options |= {"--out": "new/partition.json", **change}
+    refuse("partition", *(word for pair in options.items() for word in pair), words=words)
+
+
+GOOD = json.dumps(cell_settings())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--settings": "absent.json"}, ["absent.json", "cannot be read"]),
+        ({"--settings": "{"}, ["--settings", "JSON"]),
+        ({"--settings": "{}"}, ["settings.dataset", "missing"]),
+        ({"--settings": GOOD.replace('"rounds"', '"round"')}, ["training.round", "'rounds'"]),
+        ({"--settings": GOOD.replace('"rounds": 12', '"rounds": "12"')}, ["training.rounds"]),
+        ({"--settings": GOOD.replace('"rounds": 12', '"rounds": -1')}, ["rounds", "-1"]),
+        ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": "fedglos"')}, ["fedglos"]),
+        ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": 5')}, ["method", "5"]),
+        ({"--settings": GOOD.replace("smallcnn", "smalcnn")}, ["smalcnn", "smallcnn"]),
+        ({"--settings": GOOD.replace('"rho"', '"roh"')}, ["roh", "rho"]),
+        ({"--settings": GOOD.replace('"none"', '"flip"')}, ["flip", "batch_aug"]),
+        ({"--data": "absent"}, ["absent", "cannot be read"]),
+        ({"--partition": "absent"}, ["absent", "cannot be read"]),
+        ({"--out": "file/below"}, ["file", "not writable"]),
+        ({"--out": "file"}, ["file", "not writable"]),
+        ({"--checkpoints": "file"}, ["file", "not writable"]),
+        ({"--device": "gpu"}, ["gpu", "cpu", "cuda"]),
+        ({"--backend": "fast"}, ["fast", "loop", "stacked"]),
+        ({"--threads": "0"}, ["--threads", "'0'", "at least 1"]),
+        ({"--checkpoint-rounds": "0"}, ["--checkpoint-rounds", "'0'"]),
+        ({"--checkpoint-seconds": "nan"}, ["--checkpoint-seconds", "'nan'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_bad_training(change, words, refuse, inputs, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    options = {"--settings": GOOD, "--data": inputs["data"], "--partition": inputs["partition"]}
+    options |= {"--out": "out", "--device": "cpu", **change}
+    refuse("train", *(word for pair in options.items() for word in pair), words=words)
+
+
+@pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"'])
+def test_settings_files_that_are_no_mapping(text, refuse, inputs, tmp_path):
+    (tmp_path / "s.json").write_text(text)
+    where = [word for k, v in inputs.items() for word in (f"--{k}", v)]
+    refuse("train", "--settings", "s.json", *where, "--out", "out", words=["settings"])
+
+
+@pytest.mark.parametrize("command", ["hessian", "landscape"])
+def test_bad_analysis(command, refuse, inputs):
+    where = [word for k, v in inputs.items() for word in (f"--{k}", v)]
+    common = [command, "--run", "absent", *where, "--out", "new/out"]
+    refuse(*common, words=["absent", "cannot be read"])
+    name = {"hessian": "--count", "landscape": "--points"}[command]
+    refuse(*common, name, "0", words=[name, "'0'", "at least"])
+    if command == "hessian":
+        refuse(*common, "--choice", "papers", words=["--choice", "'papers'", "official_code"])
+    else:
+        refuse(*common, "--extent", "inf", words=["--extent", "'inf'"])
+
+
+def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
+    """The commands of the workflow, in the order of the help text, on the smoke study."""
+    monkeypatch.chdir(tmp_path)
+    study = load_study(SMOKE)
+    partition = "results/partitions/digits/alpha-0/partition.json"
+    inputs = ["--data", "results/data/digits", "--partition", partition]
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+        return capsys.readouterr().out
+
+    assert run("check", SMOKE) == f"{SMOKE}: a valid study of 4 cells\n"
+    cells = run("cells", SMOKE).split()
+    assert cells == [str(cell) for cell in study.cells]
+    assert "4 missing" in run("status", SMOKE)
+    run("prepare", "digits", "--out", "results/data/digits")
+    scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
+    run("partition", "--data", "results/data/digits", "--out", partition, *scheme)
+    for number, cell in enumerate(cells):
+        settings = run("settings", SMOKE, cell)
+        assert json.loads(settings) == study.settings(study.cell(cell))
+        Path("settings.json").write_text(settings)
+        given = "settings.json" if number else settings  # a file, or the text itself
+        out = f"results/runs/smoke/{cell}"
+        run("train", "--settings", given, *inputs, "--out", out, "--device", "cpu")
+        hessian = f"results/analysis/smoke/{cell}/hessian.json"
+        run("hessian", "--run", out, *inputs, "--out", hessian, "--count", "1")
+        assert f"{number + 1} done" in run("status", SMOKE)
+    run("landscape", "--run", out, *inputs, "--out", "landscape.csv", "--points", "3")
+    assert len(Path("landscape.csv").read_text().splitlines()) == 10
+    run("table", SMOKE, "accuracy")
+    run("figure", SMOKE, "curves")
+    run("report", SMOKE)
+    for made in ("tables/smoke/accuracy.md", "figures/smoke/curves.pdf", "report/smoke.html"):
+        assert Path("results", made).stat().st_size > 100
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_status_tells_the_states_apart(tmp_path, capsys):
+    study = load_study(SMOKE)
+    cells = [str(cell) for cell in study.cells]
+    for cell, status in zip(cells[:2], ("completed", "diverged"), strict=True):
+        folder = tmp_path / "runs" / "smoke" / cell
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"status": status}))
+    (tmp_path / "checkpoints" / "smoke" / cells[2]).mkdir(parents=True)
+    assert main(["status", SMOKE, "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for words in ("1 done", "1 diverged", "1 running", "1 missing", "4 cells", "0 ✓", "1 ✗"):
+        assert words in text
+
+
+# The process itself
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "fedgloss", *arguments], capture_output=True, text=True, **options
+    )
+
+
+def test_the_installed_command_refuses_without_a_traceback(tmp_path):
+    shown = command("check", "absent.yaml", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert (
+        shown.stderr == "fedgloss: error: absent.yaml: cannot be read (No such file or directory)\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """`fedgloss cells study.yaml | head -1`."""
+    line = f"{sys.executable} -m fedgloss cells {ROOT}/config/quickstart.yaml | true; "
+    shown = subprocess.run(
+        ["bash", "-c", f"{line} exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["cells", SMOKE], ["status", SMOKE], ["check", SMOKE], ["settings", SMOKE, "@"], ["--help"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_looking_at_a_study_does_not_wait_for_torch(arguments):
+    cell = "digits/alpha-0/smallcnn/fedgloss/seed-0"
+    arguments = [cell if word == "@" else word for word in arguments]
+    code = f"""
+import sys
+from fedgloss.cli import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+heavy = {{"torch", "torchvision", "pandas", "matplotlib", "sklearn", "scipy"}}
+sys.exit(", ".join(heavy & {{*sys.modules}}) or 0)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr

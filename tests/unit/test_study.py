@@ -1,0 +1,497 @@
+"""From a study file to cells with every number resolved; and what bad study files say."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from refusal import refused
+
+from fedgloss.algorithms import METHODS, resolve_variants
+from fedgloss.errors import InputError
+from fedgloss.study import Cell, check_study, check_writable, load_study, read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "methods")
+QUICKSTART = yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text(encoding="utf-8"))
+
+SMALL = """\
+study: tiny
+seeds: [0, 1]
+training: {rounds: 6, last: 2}
+algorithms:
+  gentle: {method: fedgloss, hyperparameters: {rho: 0.01}, variants: {sigma_scaling: paper}}
+grid:
+  - {dataset: digits, alphas: ["0", "0.5"], model: smallcnn, algorithms: [fedavg, gentle]}
+tables:
+  accuracy:
+    kind: methods
+    columns: [{dataset: digits, alpha: "0", model: smallcnn}]
+    rows: [fedavg, gentle]
+figures:
+  curves:
+    kind: curves
+    columns: [{dataset: digits, alpha: "0.5", model: smallcnn}]
+    rows: [gentle]
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    """Write a study file; by default the one above with one piece of text replaced."""
+
+    def write(old="", new="", text=SMALL):
+        assert old in text
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(file):
+    study = load_study(file)
+    assert study.name == file.stem
+    assert len(set(study.cells)) == len(study.cells) > 0
+    for cell in study.cells:
+        settings = study.settings(cell)
+        assert json.loads(json.dumps(settings)) == settings
+        assert settings["method"] in METHODS
+        assert 1 <= settings["training"]["clients_per_round"] <= settings["training"]["clients"]
+
+
+def test_the_cells_are_the_grid_in_order(study_file):
+    study = load_study(study_file())
+    assert [str(cell) for cell in study.cells] == [
+        f"digits/alpha-{alpha}/smallcnn/{algorithm}/seed-{seed}"
+        for alpha in ("0", "0.5")
+        for algorithm in ("fedavg", "gentle")
+        for seed in (0, 1)
+    ]
+
+
+def test_blocks_may_overlap(study_file):
+    """A table may repeat another's cells: each is there once."""
+    more = "  - {dataset: digits, alphas: ['0', '1'], model: smallcnn, algorithms: [fedavg]}"
+    study = load_study(study_file("tables:\n", f"{more}\ntables:\n"))
+    assert len(study.cells) == 10
+    assert study.cells[8:] == (
+        Cell("digits", "1", "smallcnn", "fedavg", 0),
+        Cell("digits", "1", "smallcnn", "fedavg", 1),
+    )
+
+
+def test_cells_are_found_by_path_and_by_field(study_file):
+    study = load_study(study_file())
+    cell = study.cell("digits/alpha-0.5/smallcnn/gentle/seed-1")
+    assert cell == Cell("digits", "0.5", "smallcnn", "gentle", 1)
+    assert study.cell("/digits/alpha-0.5/smallcnn/gentle/seed-1/") == cell
+    assert study.select(algorithm="gentle", seed=1) == [
+        Cell("digits", alpha, "smallcnn", "gentle", 1) for alpha in ("0", "0.5")
+    ]
+    with refused("tiny.yaml", "seed-2", "did you mean", "seed-"):
+        study.cell("digits/alpha-0.5/smallcnn/gentle/seed-2")
+
+
+def test_alpha_stays_the_text_it_is(study_file):
+    study = load_study(study_file('"0.5"', '"0.50"'))
+    assert {cell.alpha for cell in study.cells} == {"0", "0.50"}
+
+
+def settings_of(file, cell):
+    study = load_study(file)
+    return study.settings(study.cell(cell))
+
+
+def test_settings_name_everything_that_decides_the_numbers(study_file):
+    settings = settings_of(study_file(), "digits/alpha-0/smallcnn/gentle/seed-1")
+    assert settings == {
+        "dataset": "digits",
+        "alpha": "0",
+        "model": "smallcnn",
+        "algorithm": "gentle",
+        "method": "fedgloss",
+        "variants": settings["variants"],
+        "hyperparameters": settings["hyperparameters"],
+        "training": settings["training"],
+        "seed": 1,
+    }
+    assert settings["variants"]["sigma_scaling"] == "paper"
+    assert settings["hyperparameters"]["rho"] == 0.01
+    assert settings["training"]["rounds"] == 6
+
+
+def constants(monkeypatch, tmp_path, **changes):
+    """Constants of the paper with other entries for digits/smallcnn."""
+    from fedgloss import study
+
+    methods = yaml.safe_load((ROOT / "config" / "methods.yaml").read_text(encoding="utf-8"))
+    here = methods["settings"]["digits/smallcnn"]
+    here["training"] |= changes.get("training", {})
+    here["algorithms"]["fedgloss"] = changes.get("fedgloss", here["algorithms"]["fedgloss"])
+    (tmp_path / "methods.yaml").write_text(yaml.safe_dump(methods), encoding="utf-8")
+    monkeypatch.setattr(study, "METHODS_FILE", tmp_path / "methods.yaml")
+
+
+def entry(value, **by_alpha):
+    return {"value": value, "source": "test", "by_alpha": by_alpha}
+
+
+def test_each_layer_of_the_configuration_overrides_the_weaker_ones(
+    study_file, monkeypatch, tmp_path
+):
+    """(data set, model) < (method there) < the study's training < the study's algorithms."""
+    known = {
+        "hyperparameters": {name: entry(0.1) for name in ("rho", "rho_l", "T_s", "rho0")}
+        | {"beta": entry(10)},
+        "training": {"lr": entry(2), "epochs": entry(2), "batch_size": entry(2)},
+    }
+    training = {name: entry(1) for name in ("lr", "epochs", "batch_size", "weight_decay")}
+    constants(monkeypatch, tmp_path, training=training, fedgloss=known)
+    file = study_file(
+        "training: {rounds: 6, last: 2}\nalgorithms:\n  gentle: {method: fedgloss, ",
+        "training: {epochs: 3, batch_size: 3}\nalgorithms:\n"
+        "  gentle: {method: fedgloss, training: {batch_size: 4}, ",
+    )
+    training = settings_of(file, "digits/alpha-0/smallcnn/gentle/seed-0")["training"]
+    assert [training[k] for k in ("weight_decay", "lr", "epochs", "batch_size")] == [1, 2, 3, 4]
+    training = settings_of(file, "digits/alpha-0/smallcnn/fedavg/seed-0")["training"]
+    assert [training[k] for k in ("weight_decay", "lr", "epochs", "batch_size")] == [1, 1, 3, 3]
+
+
+def test_constants_may_depend_on_alpha_and_studies_override_them(study_file, monkeypatch, tmp_path):
+    known = {
+        "hyperparameters": {
+            "rho": entry(0.1),
+            "rho_l": entry(0.2, **{"0.5": 0.3}),
+            "beta": entry(10),
+            "T_s": entry(0),
+        }
+    }
+    constants(monkeypatch, tmp_path, fedgloss=known)
+    hyper = [
+        settings_of(study_file(), f"digits/alpha-{alpha}/smallcnn/gentle/seed-0")["hyperparameters"]
+        for alpha in ("0", "0.5")
+    ]
+    assert [h["rho_l"] for h in hyper] == [0.2, 0.3]
+    assert [h["rho"] for h in hyper] == [0.01, 0.01]
+
+
+def test_a_preset_chooses_variants_and_an_algorithm_may_differ(study_file):
+    file = study_file("seeds:", "preset: official\nseeds:")
+    variants = settings_of(file, "digits/alpha-0/smallcnn/gentle/seed-0")["variants"]
+    official = resolve_variants("fedgloss", "official")
+    assert variants == official | {"sigma_scaling": "paper"} != official
+
+
+def test_a_table_of_the_settings_changes_only_with_what_it_says(study_file):
+    """The workflow runs a cell again when these change: they must not change without reason."""
+    before = load_study(study_file())
+    after = load_study(study_file("rho: 0.01", "rho: 0.02"))
+    different = [c for c in before.cells if before.settings(c) != after.settings(c)]
+    assert different == before.select(algorithm="gentle")
+
+
+def test_a_study_can_be_handed_on_as_json(study_file):
+    study = load_study(study_file())
+    again = load_study(json.dumps(study.config))
+    assert again.cells == study.cells
+    assert [again.settings(c) for c in again.cells] == [study.settings(c) for c in study.cells]
+
+
+def test_partitions_follow_the_definition_of_the_data_set(study_file):
+    study = load_study(study_file())
+    expected = {"scheme": "dirichlet", "clients": 50, "seed": 0, "alpha": "0.5"}
+    assert study.partition("digits", "0.5") == expected
+    assert study.partition("digits", "iid")["scheme"] == "iid"
+
+
+# Bad input: (what is replaced, by what, what the one line must name)
+BAD = {
+    "unknown key": ("seeds:", "sedes: [1]\nseeds:", ["sedes", "unknown key", "'seeds'", "grid"]),
+    "unknown key below": ("rounds: 6", "round: 6", ["training.round", "'rounds'", "batch_size"]),
+    "unknown key of a table": ("kind: methods", "kinds: 1\n    kind: methods", ["accuracy.kinds"]),
+    "missing key": ("seeds: [0, 1]\n", "", ["seeds", "missing"]),
+    "missing key below": ("    kind: methods\n", "", ["tables.accuracy.kind", "missing"]),
+    "mistyped rounds": ("rounds: 6", "rounds: six", ["training.rounds", '"six"', "an integer"]),
+    "rounds as text": ("rounds: 6", 'rounds: "6"', ["training.rounds", '"6"', "an integer"]),
+    "rounds as a list": ("rounds: 6", "rounds: [6]", ["training.rounds", "an integer"]),
+    "rounds as 6.0": ("rounds: 6", "rounds: 6.0", ["training.rounds", "6.0", "an integer"]),
+    "rounds as true": ("rounds: 6", "rounds: true", ["training.rounds", "true", "an integer"]),
+    "rounds as a date": ("rounds: 6", "rounds: 2025-01-01", ["training.rounds", "2025-01-01"]),
+    "rounds as nothing": ("rounds: 6", "rounds:", ["training.rounds", "null", "an integer"]),
+    "negative rounds": ("rounds: 6", "rounds: -6", ["training.rounds", "-6", "at least 1"]),
+    "no rounds": ("rounds: 6", "rounds: 0", ["training.rounds", "0", "at least 1"]),
+    "lr not a number": ("rounds: 6", "lr: .nan", ["training.lr", "NaN", "a finite number"]),
+    "infinite lr": ("rounds: 6", "lr: .inf", ["training.lr", "Infinity", "a finite number"]),
+    "negative lr": ("rounds: 6", "lr: -0.1", ["training.lr", "-0.1", "greater than 0"]),
+    "unknown record": ("rounds: 6", "record: [norm]", ["training.record[0]", "'norms'"]),
+    "alpha as a number": ('["0", "0.5"]', "[0, 0.5]", ["grid[0].alphas[0]", "0", "text"]),
+    "alpha not a number": ('"0.5"]', '"half"]', ["grid[0].alphas", "'half'", "'iid'", "number"]),
+    "alpha negative": ('"0.5"]', '"-1"]', ["grid[0].alphas", "'-1'", "at least 0"]),
+    "alpha nan": ('"0.5"]', '"nan"]', ["grid[0].alphas", "'nan'"]),
+    "alpha in other digits": ('"0.5"]', '"٣"]', ["grid[0].alphas", "'٣'"]),
+    "alpha a path": ('"0.5"]', '"../0"]', ["grid[0].alphas", "'../0'"]),
+    "no alphas": ('["0", "0.5"]', "[]", ["grid[0].alphas", "at least 1"]),
+    "unknown method": (
+        "[fedavg, gentle]}",
+        "[fedavg, gentel]}",
+        ["grid[0].algorithms[1]", "'gentel'", "did you mean 'gentle'", "fedsmoo"],
+    ),
+    "unknown method below": ("method: fedgloss", "method: fedglos", ["gentle", "'fedgloss'"]),
+    "a method not to be found": ("method: fedgloss", "method: no.such:f", ["gentle", "no.such"]),
+    "a method not in its module": ("method: fedgloss", "method: json:f", ["gentle", "json:f"]),
+    "a method's name with spaces": ("method: fedgloss", "method: a b", ["gentle.method", "a b"]),
+    "unknown data set": (
+        "- {dataset: digits",
+        "- {dataset: digit",
+        ["grid[0].dataset", "'digit'", "did you mean 'digits'", "cifar10"],
+    ),
+    "unknown model": (
+        'alphas: ["0", "0.5"], model: smallcnn',
+        'alphas: ["0", "0.5"], model: smalcnn',
+        ["digits/smalcnn", "digits/smallcnn"],
+    ),
+    "more clients a round than clients": (
+        "rounds: 6",
+        "clients_per_round: 51",
+        ["training.clients_per_round", "51", "50"],
+    ),
+    "other clients than the partition has": (
+        "rounds: 6",
+        "clients: 40",
+        ["training.clients", "40", "partition.clients", "50"],
+    ),
+    "unknown hyperparameter": ("rho: 0.01", "roh: 0.01", ["gentle", "'roh'", "'rho'", "beta"]),
+    "hyperparameter as text": ("rho: 0.01", "rho: small", ["gentle.hyperparameters.rho", "small"]),
+    "hyperparameter true": ("rho: 0.01", "rho: true", ["gentle.hyperparameters.rho", "true"]),
+    "hyperparameter nan": ("rho: 0.01", "rho: .nan", ["gentle.hyperparameters.rho", "NaN"]),
+    "negative hyperparameter": ("rho: 0.01", "rho: -1", ["gentle", "rho", "-1", "at least 0"]),
+    "beta of 0": ("rho: 0.01", "beta: 0", ["gentle", "beta", "greater than 0"]),
+    "unknown variant": ("sigma_scaling: paper", "sigma: paper", ["gentle", "'sigma'", "scaling"]),
+    "unknown value of a variant": (
+        "sigma_scaling: paper",
+        "sigma_scaling: papers",
+        ["gentle", "sigma_scaling", "'papers'", "'paper'"],
+    ),
+    "unknown combination of variants": (
+        "{sigma_scaling: paper}",
+        "offical",
+        ["gentle", "'offical'", "'official'", "recommended"],
+    ),
+    "unknown preset": ("seeds:", "preset: papers\nseeds:", ["preset", '"papers"', "'paper'"]),
+    "table naming a missing condition": (
+        'columns: [{dataset: digits, alpha: "0",',
+        'columns: [{dataset: digits, alpha: "5",',
+        ["tables.accuracy.columns", "digits/5/smallcnn", "digits/0/smallcnn"],
+    ),
+    "table naming a missing algorithm": (
+        "rows: [fedavg, gentle]",
+        "rows: [fedavg, fedsam]",
+        ["tables.accuracy.rows", "'fedsam'", "gentle"],
+    ),
+    "figure naming a missing seed": (
+        "kind: curves",
+        "kind: curves\n    seed: 7",
+        ["figures.curves.seed", "7", "0, 1"],
+    ),
+    "unknown kind of table": ("kind: methods", "kind: method", ["accuracy.kind", "'methods'"]),
+    "unknown kind of figure": ("kind: curves", "kind: curve", ["curves.kind", "'curves'"]),
+    "seed as text": ("[0, 1]", "[a, 1]", ["seeds[0]", '"a"', "an integer"]),
+    "seed negative": ("[0, 1]", "[-1, 1]", ["seeds[0]", "-1", "at least 0"]),
+    "seed too large": ("[0, 1]", f"[{2**64}]", ["seeds[0]", "at most"]),
+    "seed as 1.0": ("[0, 1]", "[0, 1.0]", ["seeds[1]", "1.0", "an integer"]),
+    "seed twice": ("[0, 1]", "[1, 1]", ["seeds", "twice"]),
+    "no seeds": ("[0, 1]", "[]", ["seeds", "at least 1"]),
+    "study's name a path": ("study: tiny", "study: ../tiny", ["study", "../tiny", "letters"]),
+    "study's name empty": ("study: tiny", "study: ''", ["study", "letters"]),
+    "study's name two lines": ("study: tiny", 'study: "tiny\\n"', ["study", "letters"]),
+    "study's name a number": ("study: tiny", "study: 5", ["study", "5", "text"]),
+    "algorithm's name a path": ("  gentle: {", "  a/b: {", ["algorithms", "a/b", "letters"]),
+    "a key that is a number": ("seeds:", "5: x\nseeds:", ["5", "unknown key"]),
+    "a key that is nothing": ("seeds:", "null: x\nseeds:", ["None", "unknown key"]),
+    "a key of two lines": ("seeds:", '"a\\nb": x\nseeds:', ["a b", "unknown key"]),
+    "key twice": ("seeds:", "study: again\nseeds:", ["'study'", "twice", "line 2"]),
+    "key twice below": ("last: 2", "rounds: 7", ["'rounds'", "twice", "line 3"]),
+    "a tag": ("study: tiny", "study: !!python/name:os.system", ["not valid YAML", "python/name"]),
+    "a tag that runs": (
+        "study: tiny",
+        "study: !!python/object/apply:os.system [touch pwned]",
+        ["not valid YAML", "os.system"],
+    ),
+    "binary": ("study: tiny", "study: !!binary aGVsbG8=", ["study", "text"]),
+    "a set": ("seeds: [0, 1]", "seeds: !!set {0, 1}", ["seeds", "a list"]),
+    "a recursive alias": ("[fedavg, gentle]}", "&a [*a]}", ["grid[0].algorithms[0]", "text"]),
+    "unbalanced": ("seeds: [0, 1]", "seeds: [0, 1", ["not valid YAML", "line"]),
+    "a tab": ("seeds: [0, 1]", "\tseeds: [0, 1]", ["not valid YAML", "line 2"]),
+    "deeply nested": ("[0, 1]", "[" * 3000 + "]" * 3000, ["not valid YAML"]),
+    "a control character": ("tiny", "ti\x07ny", ["not valid YAML"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_file_key_and_allowed_values(
+    case, study_file, tmp_path, monkeypatch
+):
+    old, new, words = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    file = study_file(old, new)
+    with refused(file, *words):
+        load_study(file)
+    assert os.listdir(tmp_path) == [file.name]
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n", "just text", "5", "null"])
+def test_a_file_that_is_no_mapping_is_refused(text, study_file):
+    file = study_file(text=text)
+    with refused(file, "top level"):
+        load_study(file)
+
+
+def test_bytes_that_are_not_text_are_refused(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"study: \xff\xfe")
+    with refused(tmp_path / "x.yaml", "not valid YAML"):
+        load_study(tmp_path / "x.yaml")
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with refused(path, "cannot be read"):
+            load_study(path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"study": 1', "{}", '{"study": NaN}'])
+def test_broken_json_text_is_refused(text):
+    with refused():
+        load_study(text)
+
+
+def test_merged_keys_may_be_overridden(tmp_path):
+    """YAML's own way to repeat a block is no key given twice."""
+    (tmp_path / "x.yaml").write_text("base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  x: 3\n")
+    assert read_yaml(tmp_path / "x.yaml")["more"] == {"x": 3, "y": 2}
+
+
+def test_refused_folders(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == ["file"]
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with refused(path, "not writable"):
+            check_writable(path)
+
+
+# Every key of the quickstart study, dropped, renamed, or given another value.
+
+
+def places(value, path=()):
+    """The path of every entry of a nested structure."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in entries:
+        yield (*path, key)
+        if isinstance(child, (dict, list)):
+            yield from places(child, (*path, key))
+
+
+PLACES = list(places(QUICKSTART))
+NAMED = [*QUICKSTART["tables"], *QUICKSTART["figures"]]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.dates(),
+    st.binary(max_size=3),
+    st.sampled_from(["0", "nan", "fedavg", "digits", "curves", "lambda1", "", "a\nb", "../x"]),
+    st.lists(st.one_of(st.integers(-2, 2), st.text(max_size=3), st.none()), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=3), st.integers(0, 3)), st.integers(), max_size=2),
+)
+
+
+def parent(config, path):
+    for key in path[:-1]:
+        config = config[key]
+    return config
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(PLACES), st.sampled_from(["drop", "rename", "retype", "add"]), st.data())
+def test_a_changed_study_is_valid_or_refused_in_one_line(path, how, data):
+    config = copy.deepcopy(QUICKSTART)
+    holder, key, named = parent(config, path), path[-1], path[-1]
+    if how == "drop":
+        del holder[key]
+    elif how == "rename" and isinstance(holder, dict):
+        named = data.draw(st.one_of(st.text(max_size=6), st.integers(), st.just(f"{key}s")))
+        holder[named] = holder.pop(key)
+    elif how == "add" and isinstance(holder, dict):
+        named = data.draw(st.one_of(st.text(max_size=6), st.integers()))
+        holder[named] = data.draw(VALUES)
+    else:
+        holder[key] = data.draw(VALUES)
+    check(config, path, named)
+
+
+def check(config, path, named):
+    try:
+        study = check_study(config, "quickstart.yaml")
+    except InputError as error:
+        message = str(error)
+        assert "\n" not in message and message.startswith("quickstart.yaml: ")
+        keys = [str(k) for k in (*path, named) if isinstance(k, str)]
+        # A table or figure may name what the changed grid no longer has.
+        keys += [f"{name}.{key}" for name in NAMED for key in ("columns", "rows", "seed")]
+        assert any(" ".join(key.split()) in message for key in keys), message
+        return
+    # What is accepted must really work: paths, settings, and JSON for the jobs.
+    for cell in study.cells:
+        assert "\n" not in str(cell) and ".." not in str(cell).split("/")
+        json.dumps(study.settings(cell), allow_nan=False)
+        study.partition(cell.dataset, cell.alpha)
+
+
+def fixed_names():
+    """The keys that the quickstart study does not choose itself, as it does its tables' names."""
+    for path in PLACES:
+        chosen = path[:1] in (("tables",), ("figures",)) and len(path) == 2
+        if isinstance(parent(QUICKSTART, path), dict) and not chosen:
+            yield path
+
+
+@pytest.mark.parametrize("path", list(fixed_names()), ids=lambda path: ".".join(map(str, path)))
+def test_every_renamed_key_is_refused_by_name(path):
+    config = copy.deepcopy(QUICKSTART)
+    holder = parent(config, path)
+    holder[f"{path[-1]}x"] = holder.pop(path[-1])
+    with refused("quickstart.yaml", path[-1]):
+        check_study(config, "quickstart.yaml")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80))
+@example("{")
+@example("a: [")
+@example("? [a]\n: b")
+@example("{a: 1, a: 2}")
+@example("&a a: *a")
+@example("<<: 1")
+@example("!!timestamp 2020-99-99")
+@example("a: 2020-99-99")
+@example("!!int x")
+@example("!!float x")
+@example("a: !!omap [b]")
+@example("'\\x'")
+def test_any_text_as_a_study_file_is_refused_in_one_line(text):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        with refused():
+            load_study(file.name)

@@ -1,0 +1,221 @@
+"""The smoke study, built: what is there, and what an edit makes run again."""
+
+import csv
+import json
+import os
+import re
+import shutil
+
+import pytest
+from workflow.project import ROOT, SMOKE, build, files, planned, rules
+
+from fedgloss.study import load_study
+
+RUN = "results/runs/smoke/digits/alpha-0/smallcnn"
+
+
+def test_everything_that_was_asked_for_is_there(built):
+    study = load_study(built / "config" / "smoke.yaml")
+    wanted = ["report/smoke.html", "data/digits/manifest.json"]
+    wanted += [f"tables/smoke/accuracy.{kind}" for kind in ("csv", "md", "tex")]
+    wanted += [f"figures/smoke/curves.{kind}" for kind in ("png", "pdf")]
+    wanted += [f"partitions/digits/alpha-0/partition.{kind}" for kind in ("json", "png")]
+    for cell in study.cells:
+        models = [f"{name}.safetensors" for name in ("final", "average", "locals")]
+        for name in ("metrics.csv", "manifest.json", *models):
+            wanted.append(f"runs/smoke/{cell}/{name}")
+        wanted.append(f"analysis/smoke/{cell}/hessian.json")
+    for name in wanted:
+        assert (built / "results" / name).stat().st_size > 0, name
+
+
+def test_nothing_else_is_left(built):
+    """No temporary files, no checkpoints, and nothing outside results and .snakemake."""
+    results = built / "results"
+    assert not [path for path in results.rglob("*") if ".tmp" in path.name or path.name[0] == "."]
+    assert not (results / "checkpoints").exists()
+    kinds = {"analysis", "benchmarks", "data", "figures", "logs", "partitions", "report", "runs"}
+    assert {path.name for path in results.iterdir()} == kinds | {"tables"}
+    new = {path.name for path in built.iterdir()} - {path.name for path in ROOT.iterdir()}
+    assert new <= {"log", ".snakemake", "logs"}
+
+
+def test_every_job_left_a_log_and_a_benchmark(built):
+    results = built / "results"
+    logs = {path.removesuffix(".log") for path in files(results / "logs", "*.log")}
+    measured = files(results / "benchmarks", "*.jsonl")
+    assert {path.removesuffix(".jsonl") for path in measured} == logs
+    for content in measured.values():
+        assert json.loads(content.splitlines()[0])["s"] >= 0
+    done = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", (built / "log").read_text())
+    assert len(logs) == len([rule for rule in done if rule != "all"])
+
+
+def test_manifests_and_settings_agree_with_the_study(built, monkeypatch):
+    monkeypatch.setattr("fedgloss.study.METHODS_FILE", built / "config" / "methods.yaml")
+    study = load_study(built / "config" / "smoke.yaml")
+    for cell in study.cells:
+        manifest = json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())
+        assert manifest["settings"] == study.settings(cell)
+        assert manifest["status"] == "completed"
+
+
+def test_the_tables_numbers_are_those_of_the_runs(built):
+    study = load_study(built / "config" / "smoke.yaml")
+    text = (built / "results/tables/smoke/accuracy.csv").read_text(encoding="utf-8")
+    table = " ".join(value for row in csv.reader(text.splitlines()) for value in row)
+    for algorithm in ("fedavg", "fedgloss"):
+        values = [
+            json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())["accuracy"]
+            for cell in study.select(algorithm=algorithm)
+        ]
+        assert f"{sum(values) / len(values):.4f}"[:5] in table
+
+
+def test_a_second_run_does_nothing(finished):
+    before = {p: p.stat().st_mtime_ns for p in (finished / "results").rglob("*")}
+    assert "Nothing to be done" in build(finished, SMOKE)
+    assert {p: p.stat().st_mtime_ns for p in (finished / "results").rglob("*")} == before
+
+
+def test_a_moved_project_with_its_results_makes_nothing_again(finished):
+    """`finished` lies elsewhere than where it was built."""
+    assert planned(finished, SMOKE) == []
+
+
+def test_results_copied_beside_a_fresh_clone_are_kept(built, fresh):
+    """All sources are newer than the results, as after `git clone`."""
+    for folder in ("results", ".snakemake"):
+        shutil.copytree(built / folder, fresh / folder)
+    for path in fresh.rglob("*"):
+        if "results" not in path.parts and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert planned(fresh, SMOKE) == []
+
+
+def test_a_touched_file_makes_nothing_again(finished):
+    for part in ("Snakefile", "workflow", "config", "profiles", "envs", "src"):
+        for path in [finished / part, *(finished / part).rglob("*")]:
+            os.utime(path)
+    assert planned(finished, SMOKE) == []
+
+
+def edit(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def trained(jobs):
+    return [
+        values.removeprefix("smoke/digits/0/smallcnn/") for rule, values in jobs if rule == "train"
+    ]
+
+
+DOWNSTREAM = {"table": 1, "figure": 1, "report": 1}
+
+
+def test_another_rho_trains_that_methods_cells_and_what_follows(finished):
+    file = finished / "config" / "smoke.yaml"
+    edit(
+        file,
+        "\ngrid:",
+        "\nalgorithms:\n  fedgloss: {hyperparameters: {rho: 0.123}}\n\ngrid:",
+    )
+    jobs = planned(finished, SMOKE)
+    assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
+    assert rules(jobs) == {"train": 2, "hessian": 1, **DOWNSTREAM}
+    assert [values for rule, values in jobs if rule == "hessian"] == [
+        "smoke/digits/0/smallcnn/fedgloss"
+    ]
+
+
+def test_another_constant_in_methods_yaml_trains_that_methods_cells(finished):
+    file = finished / "config" / "methods.yaml"
+    text = file.read_text(encoding="utf-8")
+    place = text.index("fedgloss:\n", text.index("digits/smallcnn:"))
+    place = text.index("rho_l: {value: ", place) + len("rho_l: {value: ")
+    file.write_text(f"{text[:place]}9{text[place:]}", encoding="utf-8")
+    jobs = planned(finished, SMOKE)
+    assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
+
+
+EDITS = {
+    "a method": (
+        ["algorithms/fedgloss.py"],
+        {"train": 2, "hessian": 1, **DOWNSTREAM},
+    ),
+    "the engine": (["simulation/rounds.py"], {"train": 4, "hessian": 2, **DOWNSTREAM}),
+    "the Hessian": (["analysis/hessian.py"], {"hessian": 2, "table": 1, "report": 1}),
+    "curves": (["report/curves.py"], {"figure": 1, "report": 1}),
+    "what the study does not use": (
+        ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py"]
+        + ["cli.py", "study.py", "status.py", "progress.py", "fingerprint.py"],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edit_of_the_code_makes_again_what_depends_on_it(what, finished):
+    edited, expected = EDITS[what]
+    for file in edited:
+        with open(finished / "src" / "fedgloss" / file, "a", encoding="utf-8") as source:
+            source.write("\n\n_EDITED = 1\n")
+    assert rules(planned(finished, SMOKE)) == expected
+
+
+def test_comments_and_documents_make_nothing_again(finished):
+    for path in (finished / "src").rglob("*.py"):
+        with open(path, "a", encoding="utf-8") as source:
+            source.write("\n# A comment.\n")
+    (finished / "README.md").write_text("Other words.")
+    edit(finished / "config" / "smoke.yaml", "# ", "# More words. ")
+    edit(finished / "Snakefile", "snakemake --cores all ", "snakemake --cores  all ")
+    assert planned(finished, SMOKE) == []
+
+
+def test_another_title_draws_one_table_again(finished):
+    edit(finished / "config" / "smoke.yaml", "kind: methods", "kind: methods\n    title: Other")
+    assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
+
+
+def test_another_seed_trains_that_seed_alone(finished):
+    edit(finished / "config" / "smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]")
+    assert trained(planned(finished, SMOKE)) == ["fedavg/2", "fedgloss/2"]
+
+
+def test_a_published_number_makes_the_tables_again(finished):
+    edit(finished / "config" / "published.csv", "cifar10", "cifar10 ")
+    assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
+
+
+def test_deleted_metrics_train_one_cell_again_to_the_same_bytes(finished, built):
+    (finished / RUN / "fedavg" / "seed-1" / "metrics.csv").unlink()
+    assert trained(planned(finished, SMOKE)) == ["fedavg/1"]
+    log = build(finished, f"{RUN}/fedavg/seed-1/metrics.csv", SMOKE)
+    assert re.findall(r"\(Rule: (\w+)\)", log) == ["train"]
+    kinds = ("metrics.csv", "*.safetensors")
+    for kind in kinds:
+        assert files(finished / RUN, kind) == files(built / RUN, kind)
+
+
+def test_the_same_study_in_another_folder_gives_the_same_bytes(built, fresh, tmp_path):
+    """From nothing, with --directory, in one process after another where it was two."""
+    (tmp_path / "elsewhere").mkdir()
+    build(
+        fresh,
+        "only_fedgloss",
+        f"--snakefile={fresh}/Snakefile",
+        f"--configfile={fresh}/config/smoke.yaml",
+        "--directory=elsewhere",
+        "--cores=1",
+        cwd=tmp_path,
+    )
+    for kind in ("metrics.csv", "*.safetensors"):
+        ours = files(tmp_path / "elsewhere" / RUN / "fedgloss", kind)
+        assert ours == files(built / RUN / "fedgloss", kind) and ours
+    for kind in ("data.safetensors", "partition.json", "partition.png"):
+        ours = files(tmp_path / "elsewhere" / "results", kind)
+        assert ours == files(built / "results", kind) and ours
+    assert not (fresh / "results").exists()
