@@ -136,11 +136,19 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="and seconds (default 300)",
     )
+    sub.add_argument("--code", help="fingerprint of the code, if it is known already")
     sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
     _add_machine(sub)
 
     sub = command("hessian", _hessian, "write the largest Hessian eigenvalues of a trained cell")
     _add_run(sub, nargs="+")
+    sub.add_argument(
+        "--models",
+        nargs="+",
+        default=["average"],
+        choices=["average", "final"],
+        help="the model reported (default average), then any other",
+    )
     sub.add_argument(
         "--choice", default="paper", choices=["paper", "official_code"], help="which Hessian"
     )
@@ -262,7 +270,7 @@ def _train(options: argparse.Namespace) -> int:
             options.data,
             options.partition,
             options.out,
-            code=of_training(settings["method"], settings["model"]),
+            code=options.code or of_training(settings["method"], settings["model"]),
             checkpoints=options.checkpoints,
             checkpoint_rounds=options.checkpoint_rounds,
             checkpoint_seconds=options.checkpoint_seconds,
@@ -303,6 +311,7 @@ def _hessian(options: argparse.Namespace) -> None:
             out,
             choice=options.choice,
             count=options.count,
+            models=options.models,
             device=options.device,
             threads=options.threads,
         )

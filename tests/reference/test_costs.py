@@ -3,10 +3,10 @@
 import csv
 
 import pytest
-from conftest import ROOT
-from problem import random_problem
 
+from conftest import ROOT
 from fedgloss.algorithms import METHODS, build_algorithm
+from problem import random_problem
 
 HYPERPARAMETERS = {
     "mu": 0.1,

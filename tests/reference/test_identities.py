@@ -5,6 +5,7 @@ Four clients of unequal size, two to three of them a round, weight decay, two pa
 
 import pytest
 import torch
+
 from problem import random_problem
 
 SCHEDULE = [[0, 1], [1, 2, 3], [0, 3], [2, 1], [3, 0, 1]]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from conftest import find_shared
 from problem import Problem, load_vectors
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from problem import random_problem
 
 import fedgloss
 from conftest import ROOT
 from fedgloss.algorithms import METHODS, variant_choices
 from fedgloss.study import check_study, read_yaml
+from problem import random_problem
 
 SCHEDULE = [[0, 1], [1, 2, 3], [0, 3]]
 NAME = "server_momentum:fedavgm"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 from scipy import stats
 
 from fedgloss.data.augment import KINDS, crop_flip, draw, normalize
 from fedgloss.torchvision_compat import torchvision
+from refusal import refused
 
 SIZES = [64] * 7 + [52]  # the paper's 500 images per client in mini-batches of 64
 

@@ -10,11 +10,10 @@ import sys
 
 import pytest
 import torch
-from cells import OUTPUTS, cell_settings, contents, prepare_inputs, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
+from cells import OUTPUTS, cell_settings, contents, prepare_inputs, tree
 from fedgloss.cli import main
 from fedgloss.data.datasets import load
 from fedgloss.errors import InputError
@@ -22,6 +21,7 @@ from fedgloss.files import read_json, sha256
 from fedgloss.simulation.cell import check_settings, train_cell
 from fedgloss.simulation.start import initial_model
 from fedgloss.tensors import load_tensors
+from refusal import refused
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from cells import cell_settings, contents, prepare_inputs
 
+from cells import cell_settings, contents, prepare_inputs
 from fedgloss.simulation.cell import train_cell
 from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
 from fedgloss.tensors import load_tensors, save_tensors

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cells import cell_settings, prepare_inputs, tree
 
+from cells import cell_settings, prepare_inputs, tree
 from fedgloss import __version__, cli
 from fedgloss.cli import main
 from fedgloss.study import load_study

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 
 from fedgloss.data import cifar
 from fedgloss.data.datasets import load, names, prepare
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.torchvision_compat import torchvision
+from refusal import refused
 
 SHA256 = {
     "clean": "9ff19505266d188fb0a89c1986625f03e73bc30b6ef3651f357e4418e530b330",

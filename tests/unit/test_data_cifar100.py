@@ -15,12 +15,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 
 from fedgloss.data import cifar
 from fedgloss.data.datasets import load, prepare
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.torchvision_compat import torchvision
+from refusal import refused
 
 ALPHAS = {"0": "0.00", "0.5": "0.50", "1000": "1000.00"}
 # Each of these names stands for images of two classes (35 and 2, girl and baby).

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from refusal import refused
 
 from fedgloss.data import datasets
 from fedgloss.data.datasets import load, prepare
 from fedgloss.tensors import load_tensors, safetensors_layout
+from refusal import refused
 
 DIGITS_SHA256 = "1d94cc85dd3f599dbda965e768a26b704c91f1157cabb02790704eeb6d41d05b"
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from refusal import refused
 
 from fedgloss.data import folder, store
 from fedgloss.data.datasets import load, names, prepare
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.tensors import load_tensors
 from fedgloss.torchvision_compat import torchvision
+from refusal import refused
 
 Image = pytest.importorskip("PIL.Image")
 

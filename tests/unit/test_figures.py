@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_report_results import C10, ROWS, make_study, write_results
 
 from fedgloss.errors import InputError
 from fedgloss.report import figures, panels
@@ -16,6 +15,7 @@ from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS
 from fedgloss.report.surfaces import Surface, _quads
 from fedgloss.study import Cell, Study
+from test_report_results import C10, ROWS, make_study, write_results
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import os
 import threading
 
 import pytest
-from refusal import refused
 
 from fedgloss.files import atomic, read_json, sha256, write_json, write_text
+from refusal import refused
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -7,10 +7,10 @@ import sys
 import pytest
 import safetensors.torch
 import torch
-from refusal import refused
 from torch import nn
 
 from fedgloss.models import MODELS, build_model
+from refusal import refused
 
 CIFAR, LANDMARKS, DIGITS = (3, 32, 32), (3, 224, 224), (1, 8, 8)
 SHAPES = {"smallcnn": DIGITS, "cnn": CIFAR, "resnet18": CIFAR, "resnet18-cifar": CIFAR}

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 
 from fedgloss.data.datasets import Dataset, encode_names
 from fedgloss.data.partitions import (
@@ -15,6 +14,7 @@ from fedgloss.data.partitions import (
     make_partition,
     plot_partition,
 )
+from refusal import refused
 
 
 def dataset(labels, users=None, names=None, sha256="ab" * 32):

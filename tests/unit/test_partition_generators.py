@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 from scipy import stats
 
 from fedgloss.data import generators
 from fedgloss.data.partitions import describe
 from fedgloss.errors import InputError
+from refusal import refused
 
 CIFAR10 = np.repeat(np.arange(10), 500)  # a tenth of CIFAR-10: 100 clients of 50 images
 

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_report_results import SEEDS, cell, make_study, write_cell, write_results
 
 from fedgloss.errors import InputError
 from fedgloss.report import figures, html, tables
+from test_report_results import SEEDS, cell, make_study, write_cell, write_results
 
 
 class Page(HTMLParser):

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from test_report_results import C10, C100, make_study
 
 from fedgloss.report import names, published, verdict
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
+from test_report_results import C10, C100, make_study
 
 LABELS = {
     method.published: label for label, method in names.METHODS.items() if method.client != "none"

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
 from fedgloss.algorithms import METHODS, resolve_variants
 from fedgloss.errors import InputError
 from fedgloss.study import Cell, check_study, check_writable, load_study, read_yaml
+from refusal import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "methods")

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_report_results import C10, C100, ROWS, make_study, write_results
 
 from fedgloss.errors import InputError
 from fedgloss.report import formats, tables
 from fedgloss.report.results import Summary
 from fedgloss.report.tables import Table
 from fedgloss.study import Cell
+from test_report_results import C10, C100, ROWS, make_study, write_results
 
 MARKDOWN = """\
 **Accuracy**

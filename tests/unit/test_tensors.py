@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
 from fedgloss.errors import InputError
 from fedgloss.tensors import DTYPES, load_metadata, load_tensors, safetensors_layout, save_tensors
+from refusal import refused
 
 fuzz = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from workflow.project import SMOKE, build, copy_project
 
 

@@ -57,7 +57,7 @@ def planned(project: Path, *arguments: str, cwd: Path | None = None) -> list[tup
 
     Named targets and `all` make nothing and are left out.
     """
-    text = build(project, "--dry-run", "--quiet", "progress", *arguments, cwd=cwd)
+    text = build(project, "--dry-run", "--quiet=progress", *arguments, cwd=cwd)
     jobs = []
     for block in text.split("\n\n"):
         for rule in re.split(r"^\[.*\]$", block, flags=re.M):

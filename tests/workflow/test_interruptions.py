@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+
 from workflow.project import build, environment, files
 
 STUDY = """\

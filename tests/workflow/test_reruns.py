@@ -7,9 +7,9 @@ import re
 import shutil
 
 import pytest
-from workflow.project import ROOT, SMOKE, build, files, planned, rules
 
 from fedgloss.study import load_study
+from workflow.project import ROOT, SMOKE, build, files, planned, rules
 
 RUN = "results/runs/smoke/digits/alpha-0/smallcnn"
 
@@ -140,6 +140,8 @@ def test_another_constant_in_methods_yaml_trains_that_methods_cells(finished):
     assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
 
 
+UNUSED = ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py", "cli.py"]
+UNUSED += ["study.py", "status.py", "progress.py", "fingerprint.py"]
 EDITS = {
     "a method": (
         ["algorithms/fedgloss.py"],
@@ -148,11 +150,7 @@ EDITS = {
     "the engine": (["simulation/rounds.py"], {"train": 4, "hessian": 2, **DOWNSTREAM}),
     "the Hessian": (["analysis/hessian.py"], {"hessian": 2, "table": 1, "report": 1}),
     "curves": (["report/curves.py"], {"figure": 1, "report": 1}),
-    "what the study does not use": (
-        ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py"]
-        + ["cli.py", "study.py", "status.py", "progress.py", "fingerprint.py"],
-        {},
-    ),
+    "what the study does not use": (UNUSED, {}),
 }
 
 

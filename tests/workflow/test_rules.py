@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from workflow.project import ROOT, SMOKE, build, environment, planned, rules, snakemake
 
 from fedgloss.study import load_study
+from workflow.project import ROOT, SMOKE, build, environment, planned, rules, snakemake
 
 RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(path.stem for path in (ROOT / "config").glob("*.yaml") if path.stem != "methods")

@@ -28,6 +28,7 @@ rule hessian:
     params:
         choice=STUDY.config.get("hessian", {}).get("data", "paper"),
         eigenvalues=STUDY.config.get("hessian", {}).get("count", 5),
+        models=STUDY.config.get("hessian", {}).get("models", ["average", "final"]),
         code=lambda wildcards: fingerprint.of_analysis("hessian", wildcards.model),
         runs=lambda wildcards, input: [str(Path(file).parent) for file in input.manifests],
         data=subpath(input.data, parent=True),
@@ -37,6 +38,7 @@ rule hessian:
         " --data {params.data:q}"
         " --partition {input.partition:q}"
         " --out {output:q}"
+        " --models {params.models}"
         " --choice {params.choice:q}"
         " --count {params.eigenvalues}"
         " --threads {threads}"

@@ -38,5 +38,6 @@ rule train:
         " --partition {input.partition:q}"
         " --out {params.folder:q}"
         " --checkpoints {params.checkpoints:q}"
+        " --code {params.code:q}"
         " --threads {threads}"
         " 2> {log:q}"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def hessian(
     *,
     choice: str,
     count: int,
+    models: Sequence[str] = ("average",),
     device: str = "auto",
     threads: int = 1,
 ) -> None:
-    """Write the largest Hessian eigenvalues of a run's averaged and final models as JSON.
+    """Write the largest Hessian eigenvalues of a run's `average` or `final` model as JSON.
+
+    The first of `models` is the one reported; of any other, only lambda_1 is written beside it.
 
     choice "paper": the union of the clients' training data, correct normalisation, no augmentation,
     Lanczos. "official_code": what the released code does, that is the test set, swapped
@@ -44,7 +48,7 @@ def hessian(
     from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
 
     manifest = read_json(run / "manifest.json")
-    result: dict[str, Any] = {"status": manifest["status"], "data": choice, "model": "average"}
+    result: dict[str, Any] = {"status": manifest["status"], "data": choice, "model": models[0]}
     if manifest["status"] == "diverged":
         write_json(out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
         return
@@ -52,14 +56,19 @@ def hessian(
     dataset, model = _model_and_data(manifest, data, where)
     objective = _objective(dataset, model, partition, choice, where)
     estimate = power_iteration if choice == "official_code" else top_eigenvalues
-    spectrum = estimate(objective, _parameters(run, "average", model, where), count=count)
-    final = estimate(objective, _parameters(run, "final", model, where), count=1)
+    spectrum = estimate(objective, _parameters(run, models[0], model, where), count=count)
+    others = {
+        f"lambda1_{name}_model": estimate(
+            objective, _parameters(run, name, model, where), count=1
+        ).eigenvalues[0]
+        for name in models[1:]
+    }
     write_json(
         out,
         {
             **result,
             "lambda1": spectrum.eigenvalues[0],
-            "lambda1_final_model": final.eigenvalues[0],
+            **others,
             "eigenvalues": list(spectrum.eigenvalues),
             "residuals": list(spectrum.residuals),
             "converged": all(spectrum.converged),
