@@ -5,7 +5,6 @@ signal after writing a checkpoint, run the same command again to go on.
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -13,10 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fedgloss import __version__
+from fedgloss import __version__, commands
 from fedgloss.errors import InputError
-
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 DESCRIPTION = """\
 FedGloSS, rebuilt: federated learning with global sharpness-aware minimisation.
@@ -85,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"fedgloss {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("prepare", _prepare, "write a data set as uint8 tensors with a manifest")
+    sub = command("prepare", commands.prepare, "write a data set as uint8 tensors with a manifest")
     sub.add_argument("source", help="digits, cifar10, cifar100, folder, or landmarks")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--root", type=Path, help="folder that holds the original files")
@@ -105,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--name", help="folder: the data set's name")
 
-    sub = command("partition", _partition, "decide which client holds which image")
+    sub = command("partition", commands.partition, "decide which client holds which image")
     sub.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
     sub.add_argument("--out", type=Path, required=True, help="partition file to write (JSON)")
     sub.add_argument("--scheme", required=True, help="dirichlet, iid, natural, file, ...")
@@ -117,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--file", type=Path, help="file: the split to import")
     sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
 
-    sub = command("train", _train, "train one cell and write its metrics, models and manifest")
+    sub = command("train", commands.train, "train one cell: metrics, models, manifest")
     sub.add_argument(
         "--settings", required=True, help="resolved settings: JSON text, or a file with it"
     )
@@ -140,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
     _add_machine(sub)
 
-    sub = command("hessian", _hessian, "write the largest Hessian eigenvalues of a trained cell")
+    sub = command("hessian", commands.hessian, "write the largest eigenvalues of a cell")
     _add_run(sub, nargs="+")
     sub.add_argument(
         "--models",
@@ -157,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_machine(sub)
 
-    sub = command("landscape", _landscape, "write the loss surface around a trained cell as CSV")
+    sub = command("landscape", commands.landscape, "write the loss surface around a cell as CSV")
     _add_run(sub)
     sub.add_argument(
         "--extent", type=_at_least(0, float), default=1.0, help="half-width (default 1)"
@@ -169,23 +166,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine(sub)
 
     for name, run, help in (
-        ("table", _table, "write one table of a study: Markdown, LaTeX, CSV"),
-        ("figure", _figure, "draw one figure of a study: PNG, PDF"),
+        ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
+        ("figure", commands.figure, "draw one figure of a study: PNG, PDF"),
     ):
         sub = command(name, run, help)
         _add_study(sub)
         sub.add_argument("name", help=f"the {name}'s name in the study file")
-    sub = command("report", _report, "write one self-contained HTML page for a study")
+    sub = command("report", commands.report, "write one self-contained HTML page for a study")
     _add_study(sub)
 
-    sub = command("check", _check, "validate a study file")
+    sub = command("check", commands.check, "validate a study file")
     sub.add_argument("config", help="study file (YAML)")
-    sub = command("cells", _cells, "list the cells of a study")
+    sub = command("cells", commands.cells, "list the cells of a study")
     sub.add_argument("config", help="study file (YAML)")
-    sub = command("settings", _settings, "print a cell's resolved settings as JSON")
+    sub = command("settings", commands.settings, "print a cell's resolved settings as JSON")
     sub.add_argument("config", help="study file (YAML)")
     sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
-    sub = command("status", _status, "show the grid of a study: done, diverged, running, missing")
+    sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)
     return parser
 
@@ -219,187 +216,6 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--results", type=Path, default=Path("results"), help="results folder (default results)"
     )
-
-
-def _prepare(options: argparse.Namespace) -> None:
-    from fedgloss.data.datasets import prepare
-
-    prepare(
-        options.source,
-        options.out,
-        root=options.root,
-        download=options.download,
-        images=options.images,
-        size=options.size,
-        name=options.name,
-    )
-
-
-def _partition(options: argparse.Namespace) -> None:
-    from fedgloss.data.datasets import load
-    from fedgloss.data.partitions import make_partition, plot_partition
-
-    dataset = load(options.data)
-    make_partition(
-        dataset,
-        options.out,
-        scheme=options.scheme,
-        clients=options.clients,
-        alpha=options.alpha,
-        seed=options.seed,
-        file=options.file,
-    )
-    if options.figure:
-        plot_partition(options.out, dataset, options.figure)
-
-
-def _train(options: argparse.Namespace) -> int:
-    from fedgloss.fingerprint import of_training
-    from fedgloss.progress import Progress
-    from fedgloss.simulation.cell import check_settings, train_cell
-    from fedgloss.simulation.checkpoint import Interrupted
-    from fedgloss.study import check_writable
-
-    settings = _read_settings(options.settings)
-    check_settings(settings)
-    for folder in filter(None, (options.out, options.checkpoints)):
-        check_writable(folder)  # before hours of training, not after
-    try:
-        result = train_cell(
-            settings,
-            options.data,
-            options.partition,
-            options.out,
-            code=options.code or of_training(settings["method"], settings["model"]),
-            checkpoints=options.checkpoints,
-            checkpoint_rounds=options.checkpoint_rounds,
-            checkpoint_seconds=options.checkpoint_seconds,
-            device=options.device,
-            threads=options.threads,
-            backend=options.backend,
-            watch=Progress,
-        )
-    except Interrupted:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    if result.status == "diverged":
-        print(f"diverged in round {result.diverged_in}: recorded as a result", file=sys.stderr)
-    return 0
-
-
-def _read_settings(text: str) -> dict:
-    from fedgloss.files import read_json
-
-    if not text.lstrip().startswith("{"):
-        return read_json(text)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"--settings: not valid JSON ({error})") from None
-
-
-def _hessian(options: argparse.Namespace) -> None:
-    from fedgloss.analysis.run import hessian
-
-    if len(options.cell) != len(options.out):
-        raise InputError(f"--out: {len(options.out)} files for {len(options.cell)} runs")
-    for run, out in zip(options.cell, options.out, strict=True):
-        hessian(
-            run,
-            options.data,
-            options.partition,
-            out,
-            choice=options.choice,
-            count=options.count,
-            models=options.models,
-            device=options.device,
-            threads=options.threads,
-        )
-
-
-def _landscape(options: argparse.Namespace) -> None:
-    from fedgloss.analysis.run import landscape
-
-    landscape(
-        options.cell,
-        options.data,
-        options.partition,
-        options.out,
-        extent=options.extent,
-        points=options.points,
-        seed=options.seed,
-        device=options.device,
-        threads=options.threads,
-    )
-
-
-def _table(options: argparse.Namespace) -> None:
-    from fedgloss.report.tables import build, write
-    from fedgloss.study import load_study
-
-    study = load_study(options.config)
-    _check_choice("table", options.name, study.tables)
-    write(
-        build(study, options.name, options.results),
-        options.results / "tables" / study.name,
-    )
-
-
-def _figure(options: argparse.Namespace) -> None:
-    from fedgloss.report.figures import draw
-    from fedgloss.study import load_study
-
-    study = load_study(options.config)
-    _check_choice("figure", options.name, study.figures)
-    draw(
-        study,
-        options.name,
-        options.results,
-        options.results / "figures" / study.name / options.name,
-    )
-
-
-def _report(options: argparse.Namespace) -> None:
-    from fedgloss.report.html import write_report
-    from fedgloss.study import load_study
-
-    study = load_study(options.config)
-    write_report(study, options.results, options.results / "report" / f"{study.name}.html")
-
-
-def _check(options: argparse.Namespace) -> None:
-    from fedgloss.study import load_study
-
-    study = load_study(options.config)
-    print(f"{options.config}: a valid study of {len(study.cells)} cells")
-
-
-def _cells(options: argparse.Namespace) -> None:
-    from fedgloss.study import load_study
-
-    for cell in load_study(options.config).cells:
-        print(cell)
-
-
-def _settings(options: argparse.Namespace) -> None:
-    from fedgloss.study import load_study
-
-    study = load_study(options.config)
-    print(json.dumps(study.settings(study.cell(options.cell)), indent=1))
-
-
-def _status(options: argparse.Namespace) -> None:
-    from fedgloss.status import grid
-    from fedgloss.study import load_study
-
-    print(grid(load_study(options.config), options.results))
-
-
-def _check_choice(what: str, name: str, known: dict) -> None:
-    if name not in known:
-        from fedgloss.algorithms import did_you_mean
-
-        raise InputError(f"{what}: {name!r} is not in this study{did_you_mean(name, [*known])}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ class Progress:
 
     def __call__(self, t: int, row: Mapping[str, float] | None) -> None:
         """After round t, with the row of metrics if the round was evaluated."""
-        if self.first is None:  # the round from which this process goes on
-            self.first = t - 1 if t == 1 else t
-            if t > 1:
-                self._say(f"{self.label}: goes on after round {t} of {self.rounds}")
+        if self.first is None:  # the round before the first of this process
+            self.first = t - 1
         self.accuracy = (row or {}).get("accuracy", self.accuracy)
         now = time.monotonic()
         if t < self.rounds and now - self.reported < (0.1 if self.live else 30):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fedgloss.errors import InputError
 from fedgloss.files import read_json
 from fedgloss.study import Cell, Study
 
@@ -12,7 +13,10 @@ def state(study: Study, cell: Cell, results: Path) -> str:
     """done, diverged, running (a checkpoint is there), or missing."""
     manifest = results / "runs" / study.name / str(cell) / "manifest.json"
     if manifest.is_file():
-        return "diverged" if read_json(manifest)["status"] == "diverged" else "done"
+        found = read_json(manifest)
+        if not isinstance(found, dict) or found.get("status") not in ("completed", "diverged"):
+            raise InputError(f"{manifest}: is not the manifest of a run")
+        return "diverged" if found["status"] == "diverged" else "done"
     checkpoints = results / "checkpoints" / study.name / str(cell)
     return "running" if checkpoints.is_dir() else "missing"
 

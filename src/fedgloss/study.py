@@ -6,7 +6,6 @@ of it is checked here, before any job starts.
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,30 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss import algorithms
+from fedgloss.configuration import ROOT, read_yaml, validate
 from fedgloss.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS_FILE = ROOT / "config" / "methods.yaml"
-SCHEMAS = ROOT / "workflow" / "schemas"
 ALPHA = re.compile(r"[0-9]+(\.[0-9]+)?|iid|natural")
-
-# What the kinds and limits of JSON Schema are called in messages.
-KINDS = {
-    "string": "text (in quotes)",
-    "array": "a list",
-    "object": "keys and values",
-    "integer": "an integer",
-    "number": "a finite number",
-    "boolean": "true or false",
-}
-LIMITS = {
-    "minimum": "be at least {}",
-    "exclusiveMinimum": "be greater than {}",
-    "maximum": "be at most {}",
-    "minItems": "have at least {} entry",
-    "minLength": "have at least {} character",
-    "uniqueItems": "have no entry twice",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -191,9 +171,9 @@ def load_study(file: Path | str) -> Study:
 
 def check_study(config: Mapping[str, Any], file: str) -> Study:
     """Check a study that has been read already; `file` is the name to blame."""
-    _validate(config, "study", file)
+    validate(config, "study", file)
     methods = read_yaml(METHODS_FILE)
-    _validate(methods, "methods", "config/methods.yaml")
+    validate(methods, "methods", "config/methods.yaml")
     study = Study(config["study"], file, config, methods, tuple(_cells(config, file)))
     for label, definition in config.get("algorithms", {}).items():
         try:
@@ -265,7 +245,7 @@ def _check_reports(study: Study) -> None:
                 if condition not in conditions:
                     allowed = sorted("/".join(c) for c in conditions)
                     raise InputError(
-                        f"{where}.columns: {'/'.join(condition)} is not in the grid"
+                        f"{where}.columns: {'/'.join(condition)!r} is not in the grid"
                         f"{algorithms.did_you_mean('/'.join(condition), allowed)}"
                     )
             for label in entry["rows"]:
@@ -282,100 +262,6 @@ def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:
         name: entry.get("by_alpha", {}).get(alpha, entry["value"])
         for name, entry in entries.items()
     }
-
-
-def read_yaml(file: Path | str) -> dict[str, Any]:
-    """A YAML file's mapping, read without any tag that could construct objects.
-
-    A key given twice is refused: YAML readers keep the last one without a word.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise InputError(f"{file}: {key.value!r} is given twice, again in line {line}")
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected keys and values at the top level")
-    return content
-
-
-def _validate(content: Mapping[str, Any], schema: str, file: str) -> None:
-    """Check against a JSON schema; the first error becomes one line with key and allowed values."""
-    import jsonschema
-
-    definition = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
-    # JSON Schema takes 1.0 for an integer, and YAML's .inf and .nan for numbers.
-    strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda _, value: type(value) is int,
-            "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
-        }
-    )
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
-    errors = validator(definition, registry=_registry()).iter_errors(content)
-    first = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
-    if first:
-        raise InputError(f"{file}: {' '.join(_explain(first).split())}")
-
-
-def _registry() -> Any:
-    """What the schemas refer to in one another."""
-    import referencing
-
-    shared = json.loads((SCHEMAS / "datasets.schema.json").read_text(encoding="utf-8"))
-    return referencing.Registry().with_resource(
-        shared["$id"], referencing.Resource.from_contents(shared)
-    )
-
-
-def _explain(error: Any) -> str:
-    where = _key(error.absolute_path)
-    if error.validator == "additionalProperties":
-        allowed = sorted(error.schema.get("properties", {}))
-        unknown = min(set(error.instance) - set(allowed), key=str)
-        key = _key([*error.absolute_path, str(unknown)])
-        return f"{key}: unknown key{algorithms.did_you_mean(str(unknown), allowed)}"
-    if error.validator == "required":
-        missing = next(k for k in error.validator_value if k not in error.instance)
-        return f"{_key([*error.absolute_path, missing])}: missing, must be given"
-    value, wanted = error.instance, error.validator_value
-    what = "value" if isinstance(value, (dict, list)) else json.dumps(value, default=str)
-    what = what if len(what) <= 60 else f"{what[:57]}..."
-    hint = error.schema.get("description", "")
-    hint = f" ({hint})" if hint else ""
-    if error.validator == "enum":
-        allowed = [str(v) for v in wanted]
-        return f"{where}: {what} is unknown{algorithms.did_you_mean(str(value), allowed)}"
-    if error.validator == "type":
-        kinds = [
-            KINDS.get(kind, kind) for kind in ([wanted] if isinstance(wanted, str) else wanted)
-        ]
-        return f"{where}: {what} must be {' or '.join(kinds)}{hint}"
-    if error.validator in LIMITS:
-        return f"{where}: {what} must {LIMITS[error.validator].format(wanted)}{hint}"
-    return f"{where}: {what} is not allowed{hint}"
-
-
-def _key(path: Any) -> str:
-    key = ""
-    for part in path:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    return key or "top level"
 
 
 def check_writable(folder: Path | str) -> None:

@@ -50,7 +50,7 @@ def test_the_page_shows_the_file_as_it_is():
 
 def test_the_readmes_library_example_runs(monkeypatch):
     readme = (ROOT / "README.md").read_text()
-    block = re.search(r"```python\n(import torch.*?)```", readme, re.DOTALL)[1]
+    block = re.search(r"```python\n(import fedgloss.*?)```", readme, re.DOTALL)[1]
     assert len(block.splitlines()) <= 15
     generator = torch.Generator().manual_seed(0)
     data = [

@@ -26,8 +26,7 @@ def load_checked_study():
     label = Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else file
     try:
         study = check_study(config, str(label))
-        for folder in ("results", "logs"):
-            check_writable(folder)
+        check_writable("results")
         # Jobs read the study file, unless --config changed what it says.
         unchanged = read_yaml(file) == config
     except InputError as error:

@@ -13,26 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import InputError
-
-METHODS = {
-    "fedavg": "fedgloss.algorithms.averaging:fedavg",
-    "fedprox": "fedgloss.algorithms.averaging:fedprox",
-    "feddyn": "fedgloss.algorithms.feddyn:feddyn",
-    "scaffold": "fedgloss.algorithms.scaffold:scaffold",
-    "fedgloss-sgd": "fedgloss.algorithms.fedgloss:fedgloss_sgd",
-    "fedsam": "fedgloss.algorithms.averaging:fedsam",
-    "feddyn-sam": "fedgloss.algorithms.feddyn:feddyn_sam",
-    "fedspeed": "fedgloss.algorithms.fedspeed:fedspeed",
-    "fedgamma": "fedgloss.algorithms.scaffold:fedgamma",
-    "fedsmoo": "fedgloss.algorithms.fedsmoo:fedsmoo",
-    "fedgloss": "fedgloss.algorithms.fedgloss:fedgloss",
-    "naivefedgloss": "fedgloss.algorithms.fedgloss:naivefedgloss",
-    "centralized-sgd": "fedgloss.algorithms.centralized:centralized_sgd",
-    "centralized-sam": "fedgloss.algorithms.centralized:centralized_sam",
-    "centralized-sam-previous": "fedgloss.algorithms.centralized:centralized_sam_previous",
-    "fedopt": "fedgloss.algorithms.fedopt:fedopt",
-}
 
 PRESETS = ("recommended", "paper", "official")
 
@@ -58,8 +40,14 @@ def method(name: str) -> Callable[..., Algorithm]:
 
 def variant_choices(name: str) -> dict[str, tuple[str, ...]]:
     """The variants a method knows and the values each allows."""
-    hints = get_type_hints(method(name))
-    return {key: get_args(hints[key]) for key in inspect.signature(method(name)).parameters}
+    try:
+        hints = get_type_hints(method(name))
+        return {key: get_args(hints[key]) for key in inspect.signature(method(name)).parameters}
+    except (TypeError, ValueError, KeyError, NameError):
+        raise InputError(
+            f"algorithm: {name!r} is not a method: a function whose arguments are variants with"
+            " Literal types"
+        ) from None
 
 
 def resolve_variants(
@@ -91,7 +79,10 @@ def resolve_variants(
 
 def build_algorithm(name: str, variants: Mapping[str, str] | str = "recommended") -> Algorithm:
     """The `Algorithm` of a method's name and variants."""
-    return method(name)(**resolve_variants(name, variants))
+    algorithm = method(name)(**resolve_variants(name, variants))
+    if not isinstance(algorithm, Algorithm):
+        raise InputError(f"algorithm: {name!r} returns no Algorithm")
+    return algorithm
 
 
 def resolve_hyperparameters(

@@ -34,6 +34,8 @@ def prepare_torch(device: str, threads: int) -> torch.device:
         raise InputError(
             f"device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N"
         ) from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device: {device!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
     return chosen
@@ -55,4 +57,4 @@ def _keep_freed_memory() -> None:
 
 def device_name(device: torch.device) -> str:
     """What the manifest calls a device: the GPU's name, or cpu."""
-    return torch.cuda.getdevice_name(device) if device.type == "cuda" else "cpu"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,191 @@
+"""What each command of `fedgloss` does with its options; imports what it needs, and only then."""
+
+import argparse
+import json
+import sys
+
+from fedgloss.errors import InputError
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+def prepare(options: argparse.Namespace) -> None:
+    from fedgloss.data.datasets import prepare
+
+    prepare(
+        options.source,
+        options.out,
+        root=options.root,
+        download=options.download,
+        images=options.images,
+        size=options.size,
+        name=options.name,
+    )
+
+
+def partition(options: argparse.Namespace) -> None:
+    from fedgloss.data.datasets import load
+    from fedgloss.data.partitions import make_partition, plot_partition
+
+    dataset = load(options.data)
+    make_partition(
+        dataset,
+        options.out,
+        scheme=options.scheme,
+        clients=options.clients,
+        alpha=options.alpha,
+        seed=options.seed,
+        file=options.file,
+    )
+    if options.figure:
+        plot_partition(options.out, dataset, options.figure)
+
+
+def train(options: argparse.Namespace) -> int:
+    from fedgloss.fingerprint import of_training
+    from fedgloss.progress import Progress
+    from fedgloss.simulation.cell import check_settings, train_cell
+    from fedgloss.simulation.checkpoint import Interrupted
+    from fedgloss.study import check_writable
+
+    settings = _read_settings(options.settings)
+    check_settings(settings)
+    for folder in filter(None, (options.out, options.checkpoints)):
+        check_writable(folder)  # before hours of training, not after
+    try:
+        result = train_cell(
+            settings,
+            options.data,
+            options.partition,
+            options.out,
+            code=options.code or of_training(settings["method"], settings["model"]),
+            checkpoints=options.checkpoints,
+            checkpoint_rounds=options.checkpoint_rounds,
+            checkpoint_seconds=options.checkpoint_seconds,
+            device=options.device,
+            threads=options.threads,
+            backend=options.backend,
+            watch=Progress,
+        )
+    except Interrupted:
+        kept = "run the same command again to go on" if options.checkpoints else "nothing was kept"
+        print(f"interrupted; {kept}", file=sys.stderr)
+        return INTERRUPTED
+    if result.status == "diverged":
+        print(f"diverged in round {result.diverged_in}: recorded as a result", file=sys.stderr)
+    return 0
+
+
+def _read_settings(text: str) -> dict:
+    from fedgloss.files import read_json
+
+    if not text.lstrip().startswith("{"):
+        return read_json(text)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--settings: not valid JSON ({error})") from None
+
+
+def hessian(options: argparse.Namespace) -> None:
+    from fedgloss.analysis.run import hessian
+
+    if len(options.cell) != len(options.out):
+        raise InputError(f"--out: {len(options.out)} files for {len(options.cell)} runs")
+    for run, out in zip(options.cell, options.out, strict=True):
+        hessian(
+            run,
+            options.data,
+            options.partition,
+            out,
+            choice=options.choice,
+            count=options.count,
+            models=options.models,
+            device=options.device,
+            threads=options.threads,
+        )
+
+
+def landscape(options: argparse.Namespace) -> None:
+    from fedgloss.analysis.run import landscape
+
+    landscape(
+        options.cell,
+        options.data,
+        options.partition,
+        options.out,
+        extent=options.extent,
+        points=options.points,
+        seed=options.seed,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def table(options: argparse.Namespace) -> None:
+    from fedgloss.report.tables import build, write
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    _check_choice("table", options.name, study.tables)
+    write(
+        build(study, options.name, options.results),
+        options.results / "tables" / study.name,
+    )
+
+
+def figure(options: argparse.Namespace) -> None:
+    from fedgloss.report.figures import draw
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    _check_choice("figure", options.name, study.figures)
+    draw(
+        study,
+        options.name,
+        options.results,
+        options.results / "figures" / study.name / options.name,
+    )
+
+
+def report(options: argparse.Namespace) -> None:
+    from fedgloss.report.html import write_report
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    write_report(study, options.results, options.results / "report" / f"{study.name}.html")
+
+
+def check(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    print(f"{options.config}: a valid study of {len(study.cells)} cells")
+
+
+def cells(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    for cell in load_study(options.config).cells:
+        print(cell)
+
+
+def settings(options: argparse.Namespace) -> None:
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    print(json.dumps(study.settings(study.cell(options.cell)), indent=1))
+
+
+def status(options: argparse.Namespace) -> None:
+    from fedgloss.status import grid
+    from fedgloss.study import load_study
+
+    print(grid(load_study(options.config), options.results))
+
+
+def _check_choice(what: str, name: str, known: dict) -> None:
+    if name not in known:
+        from fedgloss.algorithms import did_you_mean
+
+        raise InputError(f"{what}: {name!r} is not in this study{did_you_mean(name, [*known])}")
