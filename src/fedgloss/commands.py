@@ -44,7 +44,8 @@ def partition(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> int:
     from fedgloss.fingerprint import of_training
     from fedgloss.progress import Progress
-    from fedgloss.simulation.cell import check_settings, train_cell
+    from fedgloss.settings import check_settings
+    from fedgloss.simulation.cell import train_cell
     from fedgloss.simulation.checkpoint import Interrupted
     from fedgloss.study import check_writable
 

@@ -16,6 +16,7 @@ from typing import Any
 from fedgloss import algorithms
 from fedgloss.configuration import ROOT, read_yaml, validate
 from fedgloss.errors import InputError
+from fedgloss.settings import TRAINING
 
 METHODS_FILE = ROOT / "config" / "methods.yaml"
 ALPHA = re.compile(r"[0-9]+(\.[0-9]+)?|iid|natural")
@@ -103,6 +104,19 @@ class Study:
             **self.config.get("training", {}),
             **definition.get("training", {}),
         }
+        missing = [name for name in TRAINING if name not in training]
+        if missing:
+            key = f"{self.datasets[cell.dataset]['source']}/{cell.model}"
+            block = next(
+                i
+                for i, block in enumerate(self.config["grid"])
+                if (block["dataset"], block["model"]) == (cell.dataset, cell.model)
+            )
+            raise InputError(
+                f"{self.file}: grid[{block}].model: config/methods.yaml has no settings for {key!r}"
+                f" and training.{missing[0]} is not given"
+                f"{algorithms.did_you_mean(key, [*self.methods['settings']])}"
+            )
         if training["clients_per_round"] > training["clients"]:
             raise InputError(
                 f"{where}: training.clients_per_round: {training['clients_per_round']} of only"
@@ -147,12 +161,8 @@ class Study:
     def _constants(self, cell: Cell) -> dict[str, Any]:
         source = self.datasets[cell.dataset]["source"]
         key = f"{source}/{cell.model}"
-        if key not in self.methods["settings"]:
-            raise InputError(
-                f"{self.file}: {cell.condition}: config/methods.yaml has no settings for {key!r}"
-                f"{algorithms.did_you_mean(key, [*self.methods['settings']])}"
-            )
-        return self.methods["settings"][key]
+        # A data set or model of one's own has none: the study then gives them all.
+        return self.methods["settings"].get(key, {"training": {}, "algorithms": {}})
 
 
 def load_study(file: Path | str) -> Study:

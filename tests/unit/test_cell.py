@@ -18,7 +18,8 @@ from fedgloss.cli import main
 from fedgloss.data.datasets import load
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
-from fedgloss.simulation.cell import check_settings, train_cell
+from fedgloss.settings import check_settings
+from fedgloss.simulation.cell import train_cell
 from fedgloss.simulation.start import initial_model
 from fedgloss.tensors import load_tensors
 from refusal import refused

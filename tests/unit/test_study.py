@@ -495,3 +495,53 @@ def test_any_text_as_a_study_file_is_refused_in_one_line(text):
         file.flush()
         with refused():
             load_study(file.name)
+
+
+OWN = {
+    "rounds": 2,
+    "clients": 4,
+    "clients_per_round": 2,
+    "epochs": 1,
+    "batch_size": 8,
+    "lr": 0.1,
+    "weight_decay": 0.0,
+    "augmentation": "none",
+    "evaluate_every": 1,
+    "last": 1,
+    "record": [],
+}
+
+
+def own_study(training):
+    return {
+        "study": "own",
+        "seeds": [0],
+        "datasets": {
+            "flowers": {
+                "source": "folder",
+                "root": "flowers",
+                "partition": {"scheme": "iid", "clients": 4, "seed": 0},
+            }
+        },
+        "training": training,
+        "algorithms": {"fedsam": {"hyperparameters": {"rho_l": 0.1}}},
+        "grid": [
+            {
+                "dataset": "flowers",
+                "alphas": ["iid"],
+                "model": "my_package.nets:small",
+                "algorithms": ["fedavg", "fedsam"],
+            }
+        ],
+    }
+
+
+def test_data_and_models_of_ones_own_need_no_constants():
+    study = check_study(own_study(OWN), "own.yaml")
+    assert all(study.settings(cell)["training"] == OWN for cell in study.cells)
+
+
+@pytest.mark.parametrize("key", OWN)
+def test_but_then_the_study_gives_every_training_key(key):
+    with pytest.raises(InputError, match=rf"own.yaml: grid\[0\].model: .* training.{key} is not"):
+        check_study(own_study({k: v for k, v in OWN.items() if k != key}), "own.yaml")

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from fedgloss import __version__
-from fedgloss.algorithms import build_algorithm, did_you_mean
+from fedgloss.algorithms import build_algorithm
 from fedgloss.data.datasets import load
 from fedgloss.data.partitions import load_partition
 from fedgloss.errors import InputError
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.settings import check_settings
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import ClientData, Pipeline
 from fedgloss.simulation.flat import parameter_shapes, unflatten
@@ -30,30 +31,6 @@ from fedgloss.simulation.start import device_name, initial_model, prepare_torch
 from fedgloss.simulation.train import Training, train
 from fedgloss.tensors import save_tensors
 
-SETTINGS = {
-    "dataset": str,
-    "alpha": str,
-    "model": str,
-    "algorithm": str,
-    "method": str,
-    "variants": dict,
-    "hyperparameters": dict,
-    "training": dict,
-    "seed": int,
-}
-TRAINING = {
-    "rounds": int,
-    "clients": int,
-    "clients_per_round": int,
-    "epochs": int,
-    "batch_size": int,
-    "lr": (int, float),
-    "weight_decay": (int, float),
-    "augmentation": str,
-    "evaluate_every": int,
-    "last": int,
-    "record": list,
-}
 MANIFEST_FORMAT = 1
 
 OnRound = Callable[[int, dict[str, float] | None], None]
@@ -204,26 +181,6 @@ def write_results(
             "outputs": {name: sha256(out / name) for name in files},
         },
     )
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse keys unknown or missing and values of the wrong kind; InputError naming the key."""
-    _check_record("settings", settings, SETTINGS)
-    _check_record("settings.training", settings["training"], TRAINING)
-
-
-def _check_record(where: str, given: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> None:
-    if not isinstance(given, Mapping):
-        raise InputError(f"{where}: expected keys and values")
-    for key in given:
-        if key not in wanted:
-            raise InputError(f"{where}.{key}: unknown key{did_you_mean(key, list(wanted))}")
-    names = {str: "text", dict: "keys and values", int: "an integer", list: "a list"}
-    for key, kind in wanted.items():
-        if key not in given:
-            raise InputError(f"{where}.{key}: missing, must be given")
-        if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            raise InputError(f"{where}.{key}: {given[key]!r} is not {names.get(kind, 'a number')}")
 
 
 def _mean_accuracy(result: Training, after: int, until: int) -> float | None:
