@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub = subparsers.add_parser(name, description=help[0].upper() + help[1:] + ".")
         sub.set_defaults(run=run)
         return sub
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -326,3 +327,16 @@ def test_stacking_is_refused_where_it_cannot_be_exact():
     with pytest.raises(fedgloss.InputError, match="backend: 'stacked' takes"):
         run(model=model, backend="stacked")
     assert run(model=model).backend == "loop"
+
+
+def test_numbers_of_numpy_are_numbers():
+    values = {name: np.float32(value) for name, value in needed("fedgloss").items()}
+    result = run(
+        schedule=None,
+        rounds=np.int64(2),
+        clients_per_round=np.int32(2),
+        seed=np.int64(3),
+        lr=np.float64(0.1),
+        hyperparameters=values,
+    )
+    assert len(result.history) == 2

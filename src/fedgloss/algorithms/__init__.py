@@ -10,6 +10,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
@@ -113,9 +114,9 @@ def resolve_hyperparameters(
 
 
 def _number(label: str, key: str, value: object, positive: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InputError(f"{label}.{key}: {value!r} is not a finite number")
     if value < 0 or (positive and value == 0):
         wanted = "greater than 0" if positive else "at least 0"
         raise InputError(f"{label}.{key}: {value!r} must be {wanted}")
-    return value
+    return float(value) if not isinstance(value, int) else value

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ def resolve_participation(
         raise InputError("rounds: must be given, unless schedule is")
     if clients_per_round is None or algorithm.pooled:
         clients_per_round = m
-    if _integer("clients_per_round", clients_per_round, 1) > m:
+    clients_per_round = _integer("clients_per_round", clients_per_round, 1)
+    if clients_per_round > m:
         raise InputError(f"clients_per_round: {clients_per_round} of only {m} clients")
     return _integer("rounds", rounds, 0), clients_per_round
 
@@ -71,7 +73,7 @@ def check_numbers(
 ) -> None:
     """Refuse numbers out of range, by argument name."""
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0:
             raise InputError(f"{name}: {value!r} is not a finite number of at least 0")
     for name, value in (("batch_size", batch_size), ("local_steps", local_steps)):
@@ -83,9 +85,9 @@ def check_numbers(
 
 
 def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}: {value!r} is not an integer of at least {least}")
-    return value
+    return int(value)
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
