@@ -340,3 +340,41 @@ def test_numbers_of_numpy_are_numbers():
         hyperparameters=values,
     )
     assert len(result.history) == 2
+
+
+def test_samples_to_ignore_are_ignored_on_every_backend():
+    clients = federation()
+    clients[0][1][:3] = -100  # cross-entropy's own mark
+    together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "loop"))
+    assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
+
+
+def test_a_network_may_end_in_images():
+    """A class for each pixel: the outputs are [N, classes, rows, columns]."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)).double()
+    generator = torch.Generator().manual_seed(0)
+    clients = [(x, torch.randint(3, (len(x), 4, 4), generator=generator)) for x, _ in federation()]
+    together, one_by_one = (
+        run(clients=clients, model=model, backend=name) for name in ("stacked", "loop")
+    )
+    assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
+
+
+def test_only_a_cross_entropy_has_a_hopeless_value():
+    """A large loss of another kind is no divergence: here a sum of squares in other units."""
+    clients = federation()
+    result = run(
+        clients=clients,
+        loss=lambda z, y: 1e6 + nn.functional.cross_entropy(z, y),
+        test=clients[0],
+    )
+    assert result.status == "completed"
+
+
+def test_a_class_that_the_model_lacks_is_named():
+    clients = federation()
+    clients[2][1][0] = 7
+    with pytest.raises(fedgloss.InputError, match="a target is class 7, the model has 3 outputs"):
+        run(clients=clients)

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss import algorithms
@@ -151,7 +152,8 @@ def try_out(
     x = x if pipeline is None else pipeline(x, None, w.dtype)
     try:
         with torch.no_grad():
-            value = loss(model(x), y)
+            output = model(x)
+            value = loss(output, y)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -160,3 +162,9 @@ def try_out(
         ) from None
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise InputError("loss: must return the mean loss of a mini-batch, a scalar tensor")
+    if loss is F.cross_entropy and not y.is_floating_point():
+        classes, largest = output.shape[1], int(data.targets.max())
+        if largest >= classes:
+            raise InputError(
+                f"clients: a target is class {largest}, the model has {classes} outputs"
+            )

@@ -243,7 +243,10 @@ class StackedGradients:
         for layer in self.layers:
             h, kept = layer.forward(h, parameters)
             saved.append(kept)
-        d = self._output_gradient(h, y, counts)
+        if h.ndim == 5:  # a network that ends in images: its loss sees channels first
+            d = self._output_gradient(h.permute(0, 1, 4, 2, 3), y, counts).permute(0, 1, 3, 4, 2)
+        else:
+            d = self._output_gradient(h, y, counts)
         for i in reversed(range(len(self.layers))):
             d = self.layers[i].backward(d, saved[i], parameters, gradients, need_input=i > 0)
         return result
@@ -251,7 +254,7 @@ class StackedGradients:
     def _output_gradient(self, z: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
         """The gradient of each client's mean loss with respect to its outputs, zero past counts."""
         full = all(count == z.shape[1] for count in counts)
-        if self.loss is F.cross_entropy and not y.is_floating_point():
+        if self.loss is F.cross_entropy and y.ndim == 2 and not y.is_floating_point():
             d = torch.softmax(z, dim=-1)
             d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
             if full:

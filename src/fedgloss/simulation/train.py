@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,8 @@ from fedgloss.simulation.stacked import StackedGradients, can_stack
 RECORDS = ("norms", "communication", "delta_epsilon")
 BACKENDS = ("auto", "loop", "stacked")
 HOPELESS_LOSS = 1e4
-"""An evaluated loss beyond this is divergence: chance is ln(classes), about 2 to 8."""
+"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
+only infinity and NaN are known to be hopeless."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,13 @@ def train(
     data = placed(data, w, pipeline)
     if test is not None:
         test = placed_test(test, data, w, pipeline)
+    if (
+        loss is F.cross_entropy
+        and not data.targets.is_floating_point()
+        and (data.targets < 0).any()
+    ):
+        # Samples that the loss is to ignore: the stacked gradient then asks autograd about it.
+        loss = partial(F.cross_entropy)
     chosen = ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
     gradients = (StackedGradients if chosen == "stacked" else LoopGradients)(model, loss)
     try_out(model, loss, w, data, pipeline)
@@ -192,6 +201,7 @@ def train(
             checkpoints.save(simulation.t, {**simulation.state(), "average": average}, extra)
 
     diverged_in = None
+    hopeless = HOPELESS_LOSS if loss is F.cross_entropy else float("inf")
     while simulation.t < rounds:
         simulation.round()
         t = simulation.t
@@ -209,7 +219,7 @@ def train(
                 row |= evaluate(model, loss, simulation.w[0], *test, pipeline)
             row |= _recorded(simulation, record)
             metrics.append(row)
-            if not row.get("loss", 0.0) < HOPELESS_LOSS:
+            if not row.get("loss", 0.0) < hopeless:
                 diverged_in = t
         if diverged_in is not None:
             metrics = [row for row in metrics if row["round"] < diverged_in]
