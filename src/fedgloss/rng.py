@@ -34,13 +34,6 @@ def uniform(seed: int, purpose: str, count: int, round: int = 0, client: int = 0
     return (bits(seed, purpose, count, round, client) >> np.uint64(11)) * 2.0**-53
 
 
-def integers(
-    seed: int, purpose: str, count: int, bound: int, round: int = 0, client: int = 0
-) -> np.ndarray:
-    """`count` integers uniform on 0 .. bound-1 (bound < 2**31), shape [count], dtype int64."""
-    return (uniform(seed, purpose, count, round, client) * bound).astype(np.int64)
-
-
 def permutation(seed: int, purpose: str, count: int, round: int = 0, client: int = 0) -> np.ndarray:
     """A uniformly random order of 0 .. count-1, shape [count], dtype int64."""
     return np.argsort(bits(seed, purpose, count, round, client), kind="stable")

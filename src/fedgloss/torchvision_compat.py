@@ -3,7 +3,7 @@
 The torchvision wheel of PyPI carries operators built for CUDA. Beside a CPU build of torch they do
 not load, and `import torchvision` then stops with "operator torchvision::nms does not exist" while
 it registers the operators' shapes. Models, transforms and datasets need none of these operators,
-so they are declared (not implemented) and the import is tried again.
+so they are declared, without a body, and the import is tried again.
 """
 
 import functools
@@ -11,9 +11,9 @@ import importlib
 import sys
 from types import ModuleType
 
-import torch
+from torch.library import Library
 
-_declared: list[torch.library.Library] = []  # a Library withdraws its operators when collected
+_declared: list[Library] = []  # a Library withdraws its operators when collected
 
 
 @functools.cache
@@ -25,10 +25,10 @@ def torchvision(submodule: str = "") -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    fragment = Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declared.append(library)
+        fragment.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(fragment)
     for half_imported in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
         del sys.modules[half_imported]
     return importlib.import_module(name)

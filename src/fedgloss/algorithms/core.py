@@ -103,11 +103,6 @@ class Algorithm:
     gradients: int = 1
     """Mini-batch gradients per local step."""
 
-    @property
-    def cost(self) -> float:
-        """Communication relative to FedAvg, which moves one model each way."""
-        return (self.down + self.up) / 2
-
 
 def unit(x: Tensor) -> Tensor:
     """x / ||x||, one L2 norm over all parameters; the zero vector stays zero.

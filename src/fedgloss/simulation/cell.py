@@ -79,11 +79,13 @@ def train_cell(
     store = None
     if checkpoints is not None:
         identity = {"settings": dict(settings), "code": code, **inputs, "device": use_device.type}
-        identity |= {"backend": backend, "threads": threads}
+        identity |= {"backend": backend, "threads": threads, "torch": torch.__version__}
         store = Checkpoints(checkpoints, identity, checkpoint_rounds, checkpoint_seconds)
     label = f"{settings['dataset']}/alpha-{settings['alpha']}/{settings['algorithm']}"
+    algorithm = build_algorithm(settings["method"], settings["variants"])
     images = sum(len(index) for index in clients.clients) * training["epochs"]
-    images *= training["clients_per_round"] / training["clients"]
+    if not algorithm.pooled:
+        images *= training["clients_per_round"] / training["clients"]
     on_round = watch(f"{label}/seed-{settings['seed']}", training["rounds"], images)
     rounds_here = 0
 
@@ -97,7 +99,7 @@ def train_cell(
         result = train(
             model,
             ClientData(dataset.train_images, dataset.train_labels, clients.clients),
-            build_algorithm(settings["method"], settings["variants"]),
+            algorithm,
             rounds=training["rounds"],
             clients_per_round=training["clients_per_round"],
             lr=training["lr"],

@@ -12,8 +12,6 @@ from fedgloss.simulation.flat import parameter_shapes, unflatten
 class LoopGradients:
     """The gradient of each client's mean loss, for any module and any loss."""
 
-    name = "loop"
-
     def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.model, self.loss, self.shapes = model, loss, parameter_shapes(model)
 

@@ -225,8 +225,6 @@ def can_stack(model: nn.Module) -> bool:
 class StackedGradients:
     """The gradients of K copies of a sequential model, each on its own mini-batch."""
 
-    name = "stacked"
-
     def __init__(self, model: nn.Sequential, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.loss = loss
         self.shapes = parameter_shapes(model)
