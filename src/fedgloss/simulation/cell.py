@@ -43,6 +43,7 @@ def train_cell(
     out: Path,
     *,
     code: str,
+    weights: Path | None = None,
     checkpoints: Path | None = None,
     checkpoint_rounds: int = 1000,
     checkpoint_seconds: float = 300.0,
@@ -57,6 +58,7 @@ def train_cell(
     after the last round, and the mean over the last `last` rounds, by parameter name.
     locals.safetensors: the models of the last round's participants before aggregation, and their
     numbers (`clients`). manifest.json comes last: settings, provenance, status, hashes.
+    weights: the file that the model starts from, if the settings name one by its SHA-256.
     watch: makes, from a label, the rounds and the images a round, a function to call each round.
 
     SIGTERM, SIGINT and SIGUSR1 end the run after a checkpoint, with `Interrupted`.
@@ -74,8 +76,10 @@ def train_cell(
         )
     # A split may name the test images, too: the authors' leave one out.
     test = slice(None) if clients.test is None else clients.test
-    model = initial_model(settings["model"], dataset, settings["seed"]).to(use_device)
     inputs = {"data": dataset.sha256, "partition": sha256(partition)}
+    if weights or settings["weights"]:
+        inputs["weights"] = _checked_weights(weights, settings["weights"])
+    model = initial_model(settings["model"], dataset, settings["seed"], weights).to(use_device)
     store = None
     if checkpoints is not None:
         identity = {"settings": dict(settings), "code": code, **inputs, "device": use_device.type}
@@ -143,6 +147,21 @@ def train_cell(
     if store:
         store.clear()
     return result
+
+
+def _checked_weights(file: Path | None, expected: str | None) -> str:
+    """The SHA-256 of the file of initial weights, which must be the one that the settings name."""
+    if expected is None:
+        raise InputError(f"weights: {file} is given, but settings.weights is null")
+    if file is None:
+        raise InputError(f"weights: no file is given, but settings.weights is {expected}")
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    if found != expected:
+        raise InputError(f"{file}: has the SHA-256 {found}, but settings.weights is {expected}")
+    return found
 
 
 def write_results(

@@ -1,12 +1,10 @@
-"""The clients' data, resident on the device, and the mini-batches of a cohort.
+"""The clients' data, resident on the device, and how a client walks over them.
 
-All samples lie in one pair of tensors; a client is a list of indices into them, a mini-batch an
-index tensor. Which sample comes when is decided on the host before the round, from (seed, round,
-client) alone; the device gathers.
+All samples lie in one pair of tensors; a client is a list of indices into them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,86 +120,6 @@ class Batching:
         for epoch in range(math.ceil(wanted / samples)):
             epochs.append(rng.permutation(seed, f"{purpose}/epoch-{epoch}", samples, t, client))
         return np.concatenate(epochs)[:wanted]
-
-
-class Cohort:
-    """The participants of one round and their mini-batches, ready on the device."""
-
-    def __init__(
-        self,
-        data: ClientData,
-        ids: Sequence[int],
-        batching: Batching,
-        gradients: Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor],
-        pipeline: Pipeline | None,
-        dtype: torch.dtype,
-        seed: int,
-        purpose: str,
-        t: int,
-    ) -> None:
-        self.data, self.ids, self.gradients, self.pipeline = data, ids, gradients, pipeline
-        self.dtype, self.evaluations = dtype, 0
-        samples = [len(data.indices[k]) for k in ids]
-        sizes = [batching.sizes(n) for n in samples]
-        self.steps = [len(s) for s in sizes]
-        self.counts = [
-            [s[j] if j < len(s) else 0 for s in sizes] for j in range(max(self.steps, default=0))
-        ]
-        K, S, B = len(ids), len(self.counts), max(map(max, self.counts))
-        index = torch.zeros(K, S, B, dtype=torch.int64)
-        augmented = pipeline is not None and pipeline.augmentation != "none"
-        draws = torch.zeros(K, S, B, 3, dtype=torch.int64) if augmented else None
-        for i, k in enumerate(ids):
-            order = data.indices[k][batching.order(samples[i], seed, purpose, t, k)]
-            here = torch.zeros(S, B, dtype=torch.bool)
-            for j, count in enumerate(sizes[i]):
-                here[j, :count] = True
-            index[i][here] = order
-            if draws is not None:
-                drawn = pipeline.draw(seed, purpose, t, k, sizes[i])
-                draws[i][here] = torch.from_numpy(drawn)
-        device = data.inputs.device
-        self.index = index.to(device, non_blocking=True)
-        self.draws = draws if draws is None else draws.to(device, non_blocking=True)
-
-    def gradient(self, step: int) -> Callable[[Tensor], Tensor]:
-        """The cohort's gradient on its mini-batches of this step, [K, P] -> [K, P].
-
-        Both evaluations of SAM use it, hence the same samples under the same augmentation. Clients
-        that have finished give zeros.
-        """
-        counts = self.counts[step]
-        index = self.index[:, step, : max(counts)]
-        draws = None if self.draws is None else self.draws[:, step, : max(counts)]
-        x, y = self.inputs(index, draws), _rows(self.data.targets, index)
-
-        def gradient(W: Tensor) -> Tensor:
-            self.evaluations += 1
-            return self.gradients(W, x, y, counts)
-
-        return gradient
-
-    def full_gradient(self, w: Tensor, chunk: int = 1024) -> Tensor:
-        """The gradient of each participant's mean loss over all its data at w: [1, P] -> [K, P]."""
-        W = w.expand(len(self.ids), -1)
-        total = torch.zeros_like(W)
-        for k, client in enumerate(self.ids):
-            index = self.data.indices[client].to(self.data.inputs.device)
-            for part in index.split(chunk):
-                x, y = self.inputs(part[None], None), _rows(self.data.targets, part[None])
-                gradient = self.gradients(W[k : k + 1], x, y, [len(part)])[0]
-                total[k] += gradient * (len(part) / len(index))
-        return total
-
-    def inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
-        """The inputs at these indices, through the pipeline if there is one."""
-        x = _rows(self.data.inputs, index)
-        return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
-
-
-def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    """tensor[index] for an index of any shape; several times faster from a memory-mapped file."""
-    return tensor.index_select(0, index.reshape(-1)).unflatten(0, index.shape)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedgloss.simulation.cohort import Cohort
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 
@@ -16,7 +17,7 @@ class LoopGradients:
         self.model, self.loss, self.shapes = model, loss, parameter_shapes(model)
 
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
-        """[K, P], [K, B, ...], [K, B, ...] -> [K, P]; a batch is its first counts[k] rows."""
+        """As `cohort.Gradients` says."""
         gradients = torch.zeros_like(W)
         for k, count in enumerate(counts):
             if count:
@@ -24,3 +25,7 @@ class LoopGradients:
                 output = functional_call(self.model, unflatten(w, self.shapes), (x[k, :count],))
                 gradients[k] = torch.autograd.grad(self.loss(output, y[k, :count]), w)[0]
         return gradients
+
+    def clients_at_once(self, cohort: Cohort) -> int:
+        """One: its parameters and gradients then stay in the processor's caches."""
+        return 1

@@ -1,6 +1,11 @@
-"""The federated round, and the state that passes from one round to the next."""
+"""The federated round, and the state that passes from one round to the next.
 
-from collections.abc import Callable, Sequence
+One simulation holds S federations of one method that differ in seed, hyperparameters or partition:
+S is 1 for a cell trained alone. Simulations of several methods can share every mini-batch gradient
+too (local.py), which is what makes small models fast.
+"""
+
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,14 +13,65 @@ from torch import Tensor
 
 from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
-from fedgloss.simulation.clients import Batching, ClientData, Cohort, Pipeline
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.cohort import Cohort, Gradients, draw_cohort
+from fedgloss.simulation.local import Exchange, train_together
 
-Gradients = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
+
+@dataclass(frozen=True)
+class Federation:
+    """A method at work: its clients, its numbers, and the model it starts from."""
+
+    algorithm: Algorithm
+    hyperparameters: dict[str, float]
+    w: Tensor
+    """The initial model, [P]."""
+    data: ClientData
+    lr: float
+    weight_decay: float
+    participants: int | Sequence[Sequence[int]]
+    """How many clients to draw each round, or the schedule."""
+    seed: int
+    sizes: Tensor
+    """N_k of each client, float64 [m]."""
+
+    def draw_participants(self, t: int) -> list[int]:
+        """The clients of round t: the schedule's, or drawn uniformly without replacement.
+
+        The draw depends on the seed alone, so all methods of one seed meet the same clients.
+        """
+        if self.algorithm.pooled:
+            return [0]
+        if isinstance(self.participants, int):
+            m = len(self.data.indices)
+            return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
+        return list(self.participants[t])
+
+
+def federation(
+    algorithm: Algorithm,
+    hyperparameters: dict[str, float],
+    w: Tensor,
+    data: ClientData,
+    *,
+    lr: float,
+    weight_decay: float,
+    participants: int | Sequence[Sequence[int]],
+    seed: int,
+    sizes: Tensor | None = None,
+) -> Federation:
+    """A federation whose clients weigh by their samples, unless `sizes` says otherwise."""
+    data = data.pooled() if algorithm.pooled else data
+    if sizes is None or algorithm.pooled:
+        sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
+    return Federation(
+        algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
+    )
 
 
 @dataclass
 class Measured:
-    """What instrumenting a run counts and measures."""
+    """What instrumenting a federation counts and measures."""
 
     bytes_down: int = 0
     """Bytes sent by the server to all participants, over all rounds so far."""
@@ -28,7 +84,7 @@ class Measured:
 
 
 class Simulation:
-    """A federation in round t: the global model, the server's state, the clients' state.
+    """S federations of one method in round t: global models, server states, client states.
 
     Every random draw comes from (seed, purpose, round, client), so this state is all there is: a
     simulation restored from it goes on as if it had never stopped.
@@ -36,188 +92,194 @@ class Simulation:
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        hyperparameters: dict[str, float],
-        w: Tensor,
-        data: ClientData,
+        federations: Sequence[Federation],
         gradients: Gradients,
         *,
-        lr: float,
-        weight_decay: float,
         batching: Batching,
-        participants: int | Sequence[Sequence[int]],
-        seed: int,
         pipeline: Pipeline | None = None,
-        sizes: Tensor | None = None,
         measure: Sequence[str] = (),
     ) -> None:
-        """w [P]: the initial model. participants: how many to draw each round, or the schedule."""
-        self.algorithm, self.hyperparameters, self.gradients = algorithm, hyperparameters, gradients
-        self.data = data.pooled() if algorithm.pooled else data
-        self.lr, self.weight_decay, self.batching = lr, weight_decay, batching
-        self.participants, self.seed, self.pipeline = participants, seed, pipeline
+        self.federations, self.gradients = tuple(federations), gradients
+        self.algorithm = self.federations[0].algorithm
+        self.batching, self.pipeline = batching, pipeline
         self.measures_perturbation = "delta_epsilon" in measure
-        self.m = len(self.data.indices)
-        if sizes is None or algorithm.pooled:
-            sizes = torch.tensor([len(index) for index in self.data.indices], dtype=torch.float64)
-        self.sizes = sizes.double().cpu()
+        self.m = len(self.federations[0].data.indices)
 
         self.t = 0
-        self.w = w[None].clone()
-        self.s = Named(**{name: torch.zeros_like(self.w) for name in algorithm.global_state})
-        self.clients = {name: w.new_zeros(self.m, len(w)) for name in algorithm.client_state}
+        self.w = torch.stack([f.w[None] for f in self.federations])
+        S, _, P = self.w.shape
+        self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
+        self.clients = {
+            name: self.w.new_zeros(S, self.m, P) for name in self.algorithm.client_state
+        }
         self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, for delta_epsilon
-        self.diverged_in = torch.full((), -1, device=w.device)
-        self.measured = Measured()
-        self.locals: tuple[list[int], Tensor] | None = None
+        self.diverged_in = torch.full((S,), -1, device=self.w.device)
+        self.measured = [Measured() for _ in self.federations]
+        self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def round(self) -> None:
-        """One round: send, train, receive, aggregate (Algorithm 1, l. 3-24)."""
-        t, ids = self.t, self.draw_participants(self.t)
+    def round(self) -> Generator[Exchange, tuple[Tensor, Named], None]:
+        """One round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
+
+        A generator: it yields each exchange of models with the clients, and takes what their local
+        training made of it, so that several simulations can be trained together (`advance`).
+        """
+        t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         cohort = self._cohort(ids, t, "batches")
         h = self._facts(t, ids, cohort)
-        rows = torch.tensor(ids, device=self.w.device)
-        c = Named(**{name: state.index_select(0, rows) for name, state in self.clients.items()})
-        evaluations = 0
+        rows = self._rows(ids)
+        c = Named(**{name: self._gather(name, rows, len(ids[0])) for name in self.clients})
+        evaluations = 0.0
 
         if self.algorithm.probe or self.measures_perturbation:
             probe = self._cohort(ids, t, "probe")
-            c_probe, up, down = self._exchange(probe, c, h, perturb=False)
+            c_probe, up, down, evaluated = yield from self._exchange(probe, c, h, perturb=False)
             exact = mean(down.w - up.w, h.p)
             if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
                 self._count(down, up)
-                evaluations = probe.evaluations
+                evaluations = evaluated
                 c = c_probe if self.algorithm.probe == "dual" else c
             if self.measures_perturbation:
                 self._measure_perturbation(exact, h)
             if self.algorithm.probe:
                 self.s = self.s.replace(delta=exact)
 
-        c, up, down = self._exchange(cohort, c, h)
+        c, up, down, evaluated = yield from self._exchange(cohort, c, h)
         self._count(down, up)
         self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
         for name, state in self.clients.items():
-            state.index_copy_(0, rows, c[name])
+            state.flatten(0, 1).index_copy_(0, rows, c[name].flatten(0, 1))
 
         self.previous = mean(down.w - self.locals[1], h.p)
-        self.measured.latest["pseudo_gradient_norm"] = torch.linalg.vector_norm(self.previous)
-        evaluations += cohort.evaluations
-        self.measured.gradients_per_step = evaluations / max(len(cohort.counts), 1)
+        norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
+        for s, measured in enumerate(self.measured):
+            measured.latest["pseudo_gradient_norm"] = norms[s]
+            measured.gradients_per_step = evaluations + evaluated
         # Kept on the device: reading it every round would make a GPU wait.
-        broken = ~torch.isfinite(self.w).all() & (self.diverged_in < 0)
+        broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
         self.diverged_in = torch.where(broken, t, self.diverged_in)
         self.t += 1
 
-    def draw_participants(self, t: int) -> list[int]:
-        """The clients of round t: the schedule's, or drawn uniformly without replacement.
-
-        The draw depends on the seed alone, so all methods of one seed meet the same clients.
-        """
-        if self.algorithm.pooled:
-            return [0]
-        if isinstance(self.participants, int):
-            return rng.sample(self.seed, "participants", self.participants, self.m, t).tolist()
-        return list(self.participants[t])
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that passes from round to round, by name (with `load_state`)."""
+    def state(self, s: int) -> dict[str, Tensor]:
+        """All of federation s that passes from round to round, by name (with `load_state`)."""
         return {
-            "w": self.w,
-            "previous": self.previous,
-            "diverged_in": self.diverged_in,
-            **{f"server.{name}": value for name, value in self.s.items()},
-            **{f"clients.{name}": value for name, value in self.clients.items()},
+            "w": self.w[s],
+            "previous": self.previous[s],
+            "diverged_in": self.diverged_in[s],
+            **{f"server.{name}": value[s] for name, value in self.s.items()},
+            **{f"clients.{name}": value[s] for name, value in self.clients.items()},
         }
 
-    def load_state(self, tensors: dict[str, Tensor], t: int) -> None:
-        """Go on from what `state` returned after round t - 1."""
+    def load_state(self, states: Sequence[dict[str, Tensor]], t: int) -> None:
+        """Go on from what `state` returned for each federation after round t - 1."""
         device = self.w.device
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        self.t, self.w, self.previous = t, tensors["w"].clone(), tensors["previous"].clone()
-        self.diverged_in = tensors["diverged_in"].clone()
-        self.s = Named(**{name: tensors[f"server.{name}"].clone() for name in self.s})
+        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        stacked = {name: tensor.to(device) for name, tensor in stacked.items()}
+        self.t, self.w, self.previous = t, stacked["w"], stacked["previous"]
+        self.diverged_in = stacked["diverged_in"]
+        self.s = Named(**{name: stacked[f"server.{name}"] for name in self.s})
         for name, state in self.clients.items():
-            state.copy_(tensors[f"clients.{name}"])
+            state.copy_(stacked[f"clients.{name}"])
 
-    def _cohort(self, ids: list[int], t: int, purpose: str) -> Cohort:
-        return Cohort(
-            self.data,
+    def _cohort(self, ids: list[list[int]], t: int, purpose: str) -> Cohort:
+        return draw_cohort(
+            [f.data for f in self.federations],
             ids,
             self.batching,
-            self.gradients,
             self.pipeline,
             self.w.dtype,
-            self.seed,
+            [f.seed for f in self.federations],
             purpose,
             t,
         )
 
-    def _facts(self, t: int, ids: list[int], cohort: Cohort) -> Named:
+    def _rows(self, ids: list[list[int]]) -> Tensor:
+        """The participants' rows in [S * m, P]."""
+        rows = [s * self.m + k for s, row in enumerate(ids) for k in row]
+        return torch.tensor(rows, device=self.w.device)
+
+    def _gather(self, name: str, rows: Tensor, K: int) -> Tensor:
+        return self.clients[name].flatten(0, 1).index_select(0, rows).unflatten(0, (-1, K))
+
+    def _facts(self, t: int, ids: list[list[int]], cohort: Cohort) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
         like = {"dtype": self.w.dtype, "device": self.w.device}
-        hyper = self.algorithm.schedule(self.hyperparameters, t)
-        sizes = self.sizes[ids][:, None]
+        hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
+        sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
+        totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
+        K = len(ids[0])
+        steps = torch.tensor([float(len(s)) for s in cohort.sizes], **like)
         return Named(
-            **{name: torch.tensor(float(value), **like) for name, value in hyper.items()},
-            lr=torch.tensor(self.lr, **like),
-            wd=torch.tensor(self.weight_decay, **like),
+            **{name: self._numbers([values[name] for values in hyper]) for name in hyper[0]},
+            lr=self._numbers([f.lr for f in self.federations]),
+            wd=self._numbers([f.weight_decay for f in self.federations]),
             t=torch.tensor(float(t), **like),
             m=self.m,
-            n=len(ids),
-            p=(sizes / sizes.sum()).to(**like),
-            share=(sizes * (self.m / self.sizes.sum())).to(**like),
-            steps=torch.tensor(cohort.steps, **like)[:, None],
-            full_gradient=cohort.full_gradient,
+            n=K,
+            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(**like)[..., None],
+            share=(sizes * (self.m / totals)).to(**like)[..., None],
+            steps=steps.view(-1, K, 1),
+            full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
         )
+
+    def _numbers(self, values: Sequence[float]) -> Tensor:
+        """One number for each federation, [S, 1, 1]; a plain scalar where all have the same."""
+        like = {"dtype": self.w.dtype, "device": self.w.device}
+        if len(set(values)) == 1:
+            return torch.tensor(float(values[0]), **like)
+        return torch.tensor([float(value) for value in values], **like)[:, None, None]
 
     def _exchange(
         self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
-    ) -> tuple[Named, Named, Named]:
+    ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
-        Returns the clients' new state, and the messages up and down.
+        Returns the clients' new state, the messages up and down, and the mini-batch gradients
+        computed for each local step.
         """
         down = self.algorithm.broadcast(self.w, self.s, h)
         if not perturb:
             down = down.replace(w=self.w)
-        W, c = train_locally(self.algorithm, cohort, down, c, h)
-        self.locals = (cohort.ids, W)
+        exchange = Exchange(self.algorithm, cohort, down, c, h)
+        W, c = yield exchange
+        self.locals = (list(map(list, cohort.ids)), W)
         c, up = self.algorithm.finish(W, down, c, h)
-        return c, up, down
+        return c, up, down, exchange.evaluations
 
     def _count(self, down: Named, up: Named) -> None:
         """Count what crosses the network; centralized training has none."""
         if not self.algorithm.pooled:
-            clients = len(self.locals[0])
-            self.measured.bytes_down += clients * sum(_bytes(x) for x in down.values())
-            self.measured.bytes_up += sum(_bytes(x) for x in up.values())
+            S, K = self.locals[1].shape[:2]
+            for measured in self.measured:
+                measured.bytes_down += K * sum(map(_bytes, down.values())) // S
+                measured.bytes_up += sum(map(_bytes, up.values())) // S
 
     def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
         """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
-        rho = h.rho if "delta" in self.algorithm.global_state else 1.0
-        gap = torch.linalg.vector_norm(unit(self.previous) - unit(exact))
-        self.measured.latest["delta_epsilon"] = rho * gap
+        rho = h.rho if "delta" in self.algorithm.global_state else self.w.new_ones(())
+        gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
+        for s, measured in enumerate(self.measured):
+            measured.latest["delta_epsilon"] = gap[s, 0, 0]
 
 
-def train_locally(
-    algorithm: Algorithm, cohort: Cohort, down: Named, c: Named, h: Named
-) -> tuple[Tensor, Named]:
-    """All local steps of a cohort: v <- v - lr * (direction + wd * v), from the model received.
+def advance(simulations: Sequence[Simulation]) -> None:
+    """One round of each of these simulations, their mini-batch gradients computed together."""
+    rounds = [simulation.round() for simulation in simulations]
+    waiting = [(round, next(round)) for round in rounds]
+    while waiting:
+        trained = train_together([exchange for _, exchange in waiting], simulations[0].gradients)
+        waiting = [
+            (round, exchange)
+            for (round, _), result in zip(waiting, trained, strict=True)
+            if (exchange := _answer(round, result)) is not None
+        ]
 
-    Returns the clients' models [K, P] and their state. Clients with fewer steps than others stop
-    where they are.
-    """
-    W = down.w.expand(len(cohort.ids), -1).clone()
-    c = c.replace(**{name: torch.zeros_like(W) for name in algorithm.local_state})
-    for step, counts in enumerate(cohort.counts):
-        direction, c_new = algorithm.direction(cohort.gradient(step), W, down, c, h)
-        update = h.lr * (direction + h.wd * W)
-        if not all(counts):
-            active = torch.tensor([count > 0 for count in counts], device=W.device)[:, None]
-            update = torch.where(active, update, torch.zeros_like(update))
-            c_new = Named(**{name: torch.where(active, c_new[name], c[name]) for name in c_new})
-        W, c = W - update, c_new
-    return W, c
+
+def _answer(round: Generator, result: tuple[Tensor, Named]) -> Exchange | None:
+    """Hand a round what it waits for; its next exchange, or None when it is over."""
+    try:
+        return round.send(result)
+    except StopIteration:
+        return None
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedgloss.simulation.cohort import Cohort
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 aten = torch.ops.aten
+CACHED_BYTES = 16 * 2**20
+"""Activations of one layer beyond this leave a processor's caches, and the memory allocator's too:
+then fewer clients at once are faster."""
 
 
 class Convolution:
@@ -35,11 +39,12 @@ class Convolution:
             patches, (B, H, W) = _patches(x, self.kernel, self.padding)
             kernel = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)  # [K, k*k*C, O]
             return torch.baddbmm(bias[:, None], patches, kernel).unflatten(1, (B, H, W)), patches
+        x = x.contiguous()
         outputs = [
             F.conv2d(_channels_first(x[k]), weight[k], bias[k], padding=self.padding)
             for k in range(len(x))
         ]
-        return torch.stack([output.permute(0, 2, 3, 1) for output in outputs]), x
+        return _stack([_channels_last(output) for output in outputs]), x
 
     def backward(
         self,
@@ -50,10 +55,10 @@ class Convolution:
         need_input: bool,
     ) -> Tensor | None:
         weight = parameters[self.weight]
-        if self.bias:
-            torch.sum(d, (1, 2, 3), out=gradients[self.bias])
         if saved.ndim == 5:
             return self._backward_one_by_one(d, saved, weight, gradients, need_input)
+        if self.bias:
+            torch.sum(d, (1, 2, 3), out=gradients[self.bias])
         K, O = len(d), d.shape[-1]  # noqa: E741
         k, C = self.kernel, self.channels[0]
         kernel_gradient = torch.bmm(d.reshape(K, -1, O).transpose(1, 2), saved)
@@ -72,22 +77,24 @@ class Convolution:
     def _backward_one_by_one(self, d, x, weight, gradients, need_input) -> Tensor | None:
         inputs = []
         for k in range(len(x)):
-            input_gradient, weight_gradient, _ = aten.convolution_backward(
+            input_gradient, weight_gradient, bias_gradient = aten.convolution_backward(
                 _channels_first(d[k]),
                 _channels_first(x[k]),
                 weight[k],
-                None,
+                [self.channels[1]],
                 [1, 1],
                 [self.padding] * 2,
                 [1, 1],
                 False,
                 [0, 0],
                 1,
-                [need_input, True, False],
+                [need_input, True, bool(self.bias)],
             )
             gradients[self.weight][k].copy_(weight_gradient)
+            if self.bias:
+                gradients[self.bias][k].copy_(bias_gradient)
             inputs.append(input_gradient)
-        return torch.stack([x.permute(0, 2, 3, 1) for x in inputs]) if need_input else None
+        return _stack([_channels_last(x) for x in inputs]) if need_input else None
 
 
 class Linear:
@@ -175,6 +182,16 @@ def _patches(x: Tensor, k: int, padding: int) -> tuple[Tensor, tuple[int, int, i
     return windows.reshape(K, -1, k * k * C), shape
 
 
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """torch.stack, without the copy where there is one tensor."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[B, C, H, W] seen as [B, H, W, C]."""
+    return x.permute(0, 2, 3, 1)
+
+
 def _channels_first(x: Tensor) -> Tensor:
     """[B, H, W, C] seen as [B, C, H, W]: the same memory, PyTorch's channels-last format."""
     return x.permute(0, 3, 1, 2)
@@ -226,16 +243,47 @@ class StackedGradients:
     """The gradients of K copies of a sequential model, each on its own mini-batch."""
 
     def __init__(self, model: nn.Sequential, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.loss = loss
-        self.shapes = parameter_shapes(model)
+        self.loss, self.shapes = loss, parameter_shapes(model)
+        self.widest: dict[torch.Size, int] = {}
         self.layers = [
             LAYERS[type(layer)][0](layer, prefix) for prefix, layer in model.named_children()
         ]
 
     @torch.no_grad()
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
-        """[K, P], [K, B, ...], [K, B, ...] -> [K, P]; a batch is its first counts[k] rows."""
-        parameters, result = unflatten(W, self.shapes), torch.empty_like(W)
+        """As `cohort.Gradients` says."""
+        result = torch.empty_like(W)
+        together = self._rows_at_once(x)
+        for k in range(0, len(W), together):
+            part = slice(k, k + together)
+            self._differentiate(W[part], x[part], y[part], counts[part], result[part])
+        return result
+
+    def clients_at_once(self, cohort: Cohort) -> int:
+        """As many as fit the caches together; on a GPU all."""
+        return self._rows_at_once(cohort.batch(0).inputs)
+
+    def _rows_at_once(self, x: Tensor) -> int:
+        if x.is_cuda:
+            return len(x)
+        if x.shape[2:] not in self.widest:
+            self.widest[x.shape[2:]] = self._widest_layer(x[:1, :1])
+        activations = x.shape[1] * self.widest[x.shape[2:]] * x.element_size()
+        return max(1, CACHED_BYTES // activations)
+
+    def _widest_layer(self, x: Tensor) -> int:
+        """The largest number of activations between two layers, for one sample."""
+        parameters = x.new_zeros(1, sum(shape.numel() for shape in self.shapes.values()))
+        h, sizes = x.permute(0, 1, 3, 4, 2) if x.ndim == 5 else x, []
+        for layer in self.layers:
+            h, _ = layer.forward(h, unflatten(parameters, self.shapes))
+            sizes.append(h.numel())
+        return max(sizes)
+
+    def _differentiate(
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int], result: Tensor
+    ) -> None:
+        parameters = unflatten(W, self.shapes)
         gradients = unflatten(result, self.shapes)
         h, saved = x.permute(0, 1, 3, 4, 2) if x.ndim == 5 else x, []
         for layer in self.layers:
@@ -247,7 +295,6 @@ class StackedGradients:
             d = self._output_gradient(h, y, counts)
         for i in reversed(range(len(self.layers))):
             d = self.layers[i].backward(d, saved[i], parameters, gradients, need_input=i > 0)
-        return result
 
     def _output_gradient(self, z: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
         """The gradient of each client's mean loss with respect to its outputs, zero past counts."""

@@ -1,6 +1,7 @@
 """How every computation starts: the device, its arithmetic, and the model before round 0."""
 
 import ctypes
+from pathlib import Path
 
 import torch
 
@@ -9,11 +10,17 @@ from fedgloss.errors import InputError
 from fedgloss.models import build_model
 
 
-def initial_model(name: str, dataset: Dataset, seed: int) -> torch.nn.Module:
-    """The model before round 0: PyTorch's default initialisation, a function of the seed alone."""
+def initial_model(
+    name: str, dataset: Dataset, seed: int, weights: Path | None = None
+) -> torch.nn.Module:
+    """The model before round 0: PyTorch's default initialisation, a function of the seed alone.
+
+    With `weights`, those of the file; a last layer for other classes is initialised from the seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(name, tuple(dataset.train_images.shape[1:]), len(dataset.classes))
+        shape = tuple(dataset.train_images.shape[1:])
+        return build_model(name, shape, len(dataset.classes), weights)
 
 
 def prepare_torch(device: str, threads: int) -> torch.device:
@@ -24,6 +31,7 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     # not an error: CUDA's max-pooling counts as unrepeatable, though it only is where windows
     # overlap, and ours do not.
     torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device == "auto":

@@ -21,19 +21,17 @@ from fedgloss.simulation.arguments import (
     resolve_sizes,
     try_out,
 )
-from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
+from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.evaluate import evaluate
+from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unflatten
 from fedgloss.simulation.loop import LoopGradients
-from fedgloss.simulation.rounds import Simulation
+from fedgloss.simulation.rounds import federation
+from fedgloss.simulation.run import Loss, Plan, Run, run_rounds
 from fedgloss.simulation.stacked import StackedGradients, can_stack
 
 RECORDS = ("norms", "communication", "delta_epsilon")
 BACKENDS = ("auto", "loop", "stacked")
-HOPELESS_LOSS = 1e4
-"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
-only infinity and NaN are known to be hopeless."""
 
 
 @dataclass(frozen=True)
@@ -164,103 +162,61 @@ def train(
         # Samples that the loss is to ignore: the stacked gradient then asks autograd about it.
         loss = partial(F.cross_entropy)
     chosen = ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
-    gradients = (StackedGradients if chosen == "stacked" else LoopGradients)(model, loss)
     try_out(model, loss, w, data, pipeline)
 
-    simulation = Simulation(
-        algorithm,
-        hyper,
-        w,
-        data,
-        gradients,
-        lr=lr,
-        weight_decay=weight_decay,
-        batching=Batching(batch_size, epochs, local_steps),
-        participants=participants,
-        seed=seed,
-        pipeline=pipeline,
-        sizes=resolve_sizes(sizes, m, algorithm),
-        measure=record,
+    plan = Plan(
+        model,
+        loss,
+        build_gradients(chosen, model, loss),
+        Batching(batch_size, epochs, local_steps),
+        pipeline,
+        rounds,
+        evaluate_every,
+        last,
+        record,
+        keep_history,
     )
-    average = torch.zeros_like(simulation.w, dtype=torch.float64)
-    metrics: list[dict[str, float]] = []
-    history = []
-    resumed = checkpoints.load() if checkpoints else None
-    if resumed:
-        t, tensors, extra = resumed
-        average = tensors.pop("average").to(average.device)
-        simulation.load_state(tensors, t)
-        metrics = extra["metrics"]
-        simulation.measured.bytes_down, simulation.measured.bytes_up = extra["bytes"]
-        checkpoints.say(f"goes on after round {t} of {rounds}")
+    run = Run(
+        federation(
+            algorithm,
+            hyper,
+            w,
+            data,
+            lr=lr,
+            weight_decay=weight_decay,
+            participants=participants,
+            seed=seed,
+            sizes=resolve_sizes(sizes, m, algorithm),
+        ),
+        test,
+        checkpoints,
+    )
+    run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0] if rows else None))
+    return summary(run, plan, chosen)
 
-    def save() -> None:
-        if checkpoints:
-            measured = simulation.measured
-            extra = {"metrics": metrics, "bytes": [measured.bytes_down, measured.bytes_up]}
-            checkpoints.save(simulation.t, {**simulation.state(), "average": average}, extra)
 
-    diverged_in = None
-    hopeless = HOPELESS_LOSS if loss is F.cross_entropy else float("inf")
-    while simulation.t < rounds:
-        simulation.round()
-        t = simulation.t
-        if keep_history:
-            history.append(simulation.w[0].clone())
-        if t > rounds - last:
-            average += simulation.w.double() / min(last, rounds)
-        row = None
-        if t % evaluate_every == 0 or t > rounds - last or simulation.w.device.type == "cpu":
-            broken = int(simulation.diverged_in)
-            diverged_in = broken + 1 if broken >= 0 else None
-        if diverged_in is None and (t % evaluate_every == 0 or t > rounds - last):
-            row = {"round": t}
-            if test is not None:
-                row |= evaluate(model, loss, simulation.w[0], *test, pipeline)
-            row |= _recorded(simulation, record)
-            metrics.append(row)
-            if not row.get("loss", 0.0) < hopeless:
-                diverged_in = t
-        if diverged_in is not None:
-            metrics = [row for row in metrics if row["round"] < diverged_in]
-            break
-        on_round(t, row)
-        if t < rounds and should_stop():
-            save()
-            raise Interrupted
-        if t < rounds and checkpoints and checkpoints.due(t):
-            save()
+def build_gradients(backend: str, model: nn.Module, loss: Loss) -> Gradients:
+    """The backend by name: "loop" or "stacked"."""
+    return (StackedGradients if backend == "stacked" else LoopGradients)(model, loss)
 
-    final = simulation.w[0]
-    ids, W = simulation.locals or ([], simulation.w[:0])
-    parameters = unflatten(final, parameter_shapes(model))
-    model.load_state_dict(parameters, strict=False)
+
+def summary(run: Run, plan: Plan, backend: str) -> Training:
+    """What a finished run leaves."""
+    model = copy.deepcopy(plan.model)
+    model.load_state_dict(unflatten(run.w, parameter_shapes(model)), strict=False)
     return Training(
-        status="completed" if diverged_in is None else "diverged",
-        diverged_in=diverged_in,
-        w=final,
-        history=torch.stack(history) if history else None,
-        average=average[0].to(final.dtype),
-        state={name: value[0] for name, value in simulation.s.items()} | simulation.clients,
-        metrics=metrics,
-        participants=ids,
-        locals=W,
-        bytes_down=simulation.measured.bytes_down,
-        bytes_up=simulation.measured.bytes_up,
-        gradients_per_step=simulation.measured.gradients_per_step,
-        backend=chosen,
+        status="completed" if run.diverged_in is None else "diverged",
+        diverged_in=run.diverged_in,
+        w=run.w,
+        history=torch.stack(run.history) if run.history else None,
+        average=run.average[0].to(run.w.dtype),
+        state=run.state,
+        metrics=run.metrics,
+        participants=run.participants,
+        locals=run.locals,
+        bytes_down=run.measured.bytes_down,
+        bytes_up=run.measured.bytes_up,
+        gradients_per_step=run.measured.gradients_per_step,
+        backend=backend,
         model=model,
     )
-
-
-def _recorded(simulation: Simulation, record: Sequence[str]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    measured = simulation.measured
-    if "norms" in record:
-        row["w_norm"] = float(torch.linalg.vector_norm(simulation.w))
-        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
-    if "delta_epsilon" in record:
-        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
-    if "communication" in record:
-        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
-    return row

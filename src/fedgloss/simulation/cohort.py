@@ -1,0 +1,152 @@
+"""The mini-batches of a round: which sample, under which augmentation, at which local step.
+
+All of it is decided on the host before the round, from (seed, purpose, round, client) alone, and
+becomes index tensors; the device gathers. A cohort holds the participants of one federation, or of
+several that are trained together: S federations of K participants are S * K rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+
+
+class Gradients(Protocol):
+    """How the gradients of many models on their mini-batches are computed: a backend."""
+
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+        """W [R, P], x [R, B, ...], y [R, B, ...] -> [R, P]: the gradients of R mean losses.
+
+        The mini-batch of row r is its first counts[r] samples; the gradient of none is zero.
+        """
+
+    def clients_at_once(self, cohort: "Cohort") -> int:
+        """How many clients of each federation to train together."""
+
+
+class Batch(NamedTuple):
+    """One mini-batch for each row."""
+
+    inputs: Tensor
+    targets: Tensor
+    counts: list[int]
+    """How many samples of each row count; 0 for clients that have finished."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The participants of one round and their mini-batches, ready on the device."""
+
+    data: tuple[ClientData, ...]
+    """Of each federation; all index the same samples."""
+    ids: tuple[tuple[int, ...], ...]
+    """The participants of each federation, S x K."""
+    sizes: tuple[tuple[int, ...], ...]
+    """The mini-batch sizes of each row, in the order of its local steps."""
+    index: Tensor
+    """int64 [S, K, steps, B]: the samples; what lies past a mini-batch's size does not count."""
+    draws: Tensor | None
+    """int64 [S, K, steps, B, 3]: their augmentation, if there is any."""
+    pipeline: Pipeline | None
+    dtype: torch.dtype
+
+    @property
+    def steps(self) -> int:
+        """Local steps of the busiest participant."""
+        return max(map(len, self.sizes), default=0)
+
+    def batch(self, step: int) -> Batch:
+        """The mini-batches of a local step, the rows of all federations in one dimension."""
+        counts = [sizes[step] if step < len(sizes) else 0 for sizes in self.sizes]
+        index = self.index[:, :, step, : max(counts)].flatten(0, 1)
+        draws = self.draws
+        if draws is not None:
+            draws = draws[:, :, step, : max(counts)].flatten(0, 1)
+        data = self.data[0]
+        return Batch(self._inputs(index, draws), _rows(data.targets, index), counts)
+
+    def part(self, participants: slice) -> "Cohort":
+        """The same for some of each federation's participants."""
+        S, K = self.index.shape[:2]
+        kept = range(K)[participants]
+        return replace(
+            self,
+            ids=tuple(tuple(ids[k] for k in kept) for ids in self.ids),
+            sizes=tuple(self.sizes[s * K + k] for s in range(S) for k in kept),
+            index=self.index[:, participants],
+            draws=None if self.draws is None else self.draws[:, participants],
+        )
+
+    def full_gradient(self, gradients: Gradients, w: Tensor, chunk: int = 1024) -> Tensor:
+        """Each participant's gradient over all its data at w: [S, 1, P] -> [S, K, P]."""
+        S, K = self.index.shape[:2]
+        total = w.new_zeros(S, K, w.shape[-1])
+        for s in range(S):
+            for k, client in enumerate(self.ids[s]):
+                indices = self.data[s].indices[client].to(self.index.device)
+                for part in indices.split(chunk):
+                    x = self._inputs(part[None], None)
+                    y = _rows(self.data[s].targets, part[None])
+                    gradient = gradients(w[s], x, y, [len(part)])[0]
+                    total[s, k] += gradient * (len(part) / len(indices))
+        return total
+
+    def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
+        x = _rows(self.data[0].inputs, index)
+        return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
+
+
+def draw_cohort(
+    data: Sequence[ClientData],
+    ids: Sequence[Sequence[int]],
+    batching: Batching,
+    pipeline: Pipeline | None,
+    dtype: torch.dtype,
+    seeds: Sequence[int],
+    purpose: str,
+    t: int,
+) -> Cohort:
+    """The cohort of round t for federations with these data, participants and seeds."""
+    sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
+    S, K = len(ids), len(ids[0])
+    steps, B = max(map(len, sizes), default=0), max(map(max, sizes))
+    index = torch.zeros(S * K, steps, B, dtype=torch.int64)
+    augmented = pipeline is not None and pipeline.augmentation != "none"
+    draws = torch.zeros(S * K, steps, B, 3, dtype=torch.int64) if augmented else None
+    for row, here in enumerate(sizes):
+        s, k = row // K, ids[row // K][row % K]
+        indices = data[s].indices[k]
+        order = indices[batching.order(len(indices), seeds[s], purpose, t, k)]
+        _fill(index[row], order, here)
+        if draws is not None:
+            drawn = pipeline.draw(seeds[s], purpose, t, k, here)
+            _fill(draws[row], torch.from_numpy(drawn), here)
+    device = data[0].inputs.device
+    return Cohort(
+        tuple(data),
+        tuple(map(tuple, ids)),
+        tuple(map(tuple, sizes)),
+        index.unflatten(0, (S, K)).to(device, non_blocking=True),
+        None if draws is None else draws.unflatten(0, (S, K)).to(device, non_blocking=True),
+        pipeline,
+        dtype,
+    )
+
+
+def _fill(grid: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
+    """Lay out consecutive values as mini-batches, one row of the grid each."""
+    full = next((j for j, size in enumerate(sizes) if size < grid.shape[1]), len(sizes))
+    done = full * grid.shape[1]
+    grid[:full] = values[:done].unflatten(0, (full, grid.shape[1])) if full else grid[:0]
+    for j in range(full, len(sizes)):
+        grid[j, : sizes[j]] = values[done : done + sizes[j]]
+        done += sizes[j]
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """tensor[index] for an index of any shape; several times faster from a memory-mapped file."""
+    return tensor.index_select(0, index.reshape(-1)).unflatten(0, index.shape)

@@ -1,0 +1,204 @@
+"""The round loop: one or more federations from round 0, or their checkpoints, to their results."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
+from fedgloss.simulation.clients import Batching, Pipeline
+from fedgloss.simulation.cohort import Gradients
+from fedgloss.simulation.evaluate import evaluate
+from fedgloss.simulation.rounds import Federation, Measured, Simulation, advance
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+OnRound = Callable[[int, list[dict[str, float]]], None]
+HOPELESS_LOSS = 1e4
+"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
+only infinity and NaN are known to be hopeless."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the federations of one process have in common."""
+
+    model: nn.Module
+    loss: Loss
+    gradients: Gradients
+    batching: Batching
+    pipeline: Pipeline | None
+    rounds: int
+    evaluate_every: int
+    last: int
+    record: Sequence[str]
+    keep_history: bool = False
+
+    def evaluates(self, t: int) -> bool:
+        """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""
+        return t % self.evaluate_every == 0 or t > self.rounds - self.last
+
+
+class Run:
+    """One federation on its way through a plan, with what it leaves behind."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        test: tuple[Tensor, Tensor] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.federation, self.test, self.checkpoints = federation, test, checkpoints
+        self.average = torch.zeros_like(federation.w, dtype=torch.float64)[None]
+        self.metrics: list[dict[str, float]] = []
+        self.history: list[Tensor] = []
+        self.diverged_in: int | None = None
+        self.finished = False
+        # Filled in when the run is finished.
+        self.w, self.state, self.measured = federation.w, dict[str, Tensor](), Measured()
+        self.participants: list[int] = []
+        self.locals = federation.w[None][:0]
+
+    def after_round(self, plan: Plan, simulation: Simulation, s: int) -> dict[str, float] | None:
+        """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
+        t, w = simulation.t, simulation.w[s, 0]
+        if plan.keep_history:
+            self.history.append(w.clone())
+        if t > plan.rounds - plan.last:
+            self.average += w.double() / min(plan.last, plan.rounds)
+        evaluates = plan.evaluates(t)
+        if evaluates or w.device.type == "cpu":
+            broken = int(simulation.diverged_in[s])
+            self.diverged_in = broken + 1 if broken >= 0 else None
+        row = None
+        if evaluates and self.diverged_in is None:
+            row = {"round": t}
+            if self.test is not None:
+                row |= evaluate(plan.model, plan.loss, w, *self.test, plan.pipeline)
+            row |= _recorded(w, simulation.measured[s], plan.record)
+            self.metrics.append(row)
+            hopeless = HOPELESS_LOSS if plan.loss is F.cross_entropy else float("inf")
+            if not row.get("loss", 0.0) < hopeless:
+                self.diverged_in = t
+        if self.diverged_in is not None:
+            self.metrics = [row for row in self.metrics if row["round"] < self.diverged_in]
+        return row
+
+    def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
+        """Take the final state out of the simulation; what it does afterwards is not this run's."""
+        self.finished = True
+        self.w, self.measured = simulation.w[s, 0], simulation.measured[s]
+        self.state = {name: value[s, 0] for name, value in simulation.s.items()}
+        for name, value in simulation.clients.items():  # written in place, round after round
+            self.state[name] = value[s] if simulation.t == rounds else value[s].clone()
+        self.participants, self.locals = simulation.locals[0][s], simulation.locals[1][s]
+
+    def save(self, simulation: Simulation, s: int) -> None:
+        """Write a checkpoint, if there is a place for it."""
+        if self.checkpoints:
+            measured = simulation.measured[s]
+            extra = {"metrics": self.metrics, "bytes": [measured.bytes_down, measured.bytes_up]}
+            extra["diverged_in"] = self.diverged_in
+            tensors = {**simulation.state(s), "average": self.average}
+            self.checkpoints.save(simulation.t, tensors, extra)
+
+
+def run_rounds(
+    runs: Sequence[Run],
+    plan: Plan,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_round: OnRound = lambda t, rows: None,
+) -> None:
+    """Take all runs to the end of the plan.
+
+    Runs of one method that stand at the same round become one simulation; all simulations at that
+    round share their mini-batch gradients. `on_round` gets the metrics of the evaluated runs.
+    Raises Interrupted, after writing checkpoints, if `should_stop` says so.
+    """
+    stacks = _resume(runs, plan)
+    while live := [stack for stack in stacks if stack.alive(plan)]:
+        t = min(stack.simulation.t for stack in live)
+        now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
+        advance([stack.simulation for stack in now])
+        rows = []
+        for stack in now:
+            for s, run in enumerate(stack.runs):
+                if not run.finished:
+                    row = run.after_round(plan, stack.simulation, s)
+                    rows += [] if row is None else [row]
+                    if run.diverged_in is not None or t + 1 == plan.rounds:
+                        run.finish(stack.simulation, s, plan.rounds)
+        on_round(t + 1, rows)
+        stop = t + 1 < plan.rounds and should_stop()
+        for stack in live if stop else now:
+            stack.save(plan, stop)
+        if stop:
+            raise Interrupted
+    for stack in stacks:
+        for s, run in enumerate(stack.runs):
+            if not run.finished:  # there was no round to run
+                run.finish(stack.simulation, s, plan.rounds)
+
+
+@dataclass
+class _Stack:
+    """Runs of one method at one round, and their simulation."""
+
+    runs: list[Run]
+    simulation: Simulation
+
+    def alive(self, plan: Plan) -> bool:
+        unfinished = not all(run.finished for run in self.runs)
+        return unfinished and self.simulation.t < plan.rounds
+
+    def save(self, plan: Plan, now: bool) -> None:
+        t = self.simulation.t
+        stores = [run.checkpoints for run in self.runs if run.checkpoints]
+        if t < plan.rounds and (now or any(store.due(t) for store in stores)):
+            for s, run in enumerate(self.runs):
+                run.save(self.simulation, s)
+
+
+def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
+    """Each run from its newest checkpoint, those that can be stacked together."""
+    stacks: dict[tuple[int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
+    for run in runs:
+        t, tensors = 0, None
+        if run.checkpoints and (found := run.checkpoints.load()):
+            t, tensors, extra = found
+            run.average = tensors.pop("average").to(run.average.device)
+            run.metrics = extra["metrics"]
+            run.measured = Measured(*extra["bytes"])
+            run.diverged_in = extra["diverged_in"]
+            run.checkpoints.say(f"goes on after round {t} of {plan.rounds}")
+        stacks.setdefault((id(run.federation.algorithm), t), []).append((run, tensors))
+    result = []
+    for (_, t), members in stacks.items():
+        simulation = Simulation(
+            [run.federation for run, _ in members],
+            plan.gradients,
+            batching=plan.batching,
+            pipeline=plan.pipeline,
+            measure=plan.record,
+        )
+        simulation.measured = [run.measured for run, _ in members]
+        if t:
+            simulation.load_state([tensors for _, tensors in members if tensors], t)
+        for s, (run, _) in enumerate(members):
+            if run.diverged_in is not None:
+                run.finish(simulation, s, plan.rounds)
+        result.append(_Stack([run for run, _ in members], simulation))
+    return result
+
+
+def _recorded(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    if "norms" in record:
+        row["w_norm"] = float(torch.linalg.vector_norm(w))
+        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
+    if "delta_epsilon" in record:
+        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
+    if "communication" in record:
+        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
+    return row
