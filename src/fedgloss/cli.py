@@ -32,6 +32,9 @@ Looking at a study:
   cells        list its cells
   settings     print a cell's resolved settings, as `train` takes them
   status       the grid: done, diverged, running, missing
+  estimate     the GPU hours still to be spent
+Sharing:
+  import       finished runs of another results folder, verified
 """
 
 
@@ -45,15 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except InputError as error:
-        print(f"fedgloss: error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"fedgloss: error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return _refuse(InputError(f"{where}{error.strerror or error}"))
+
+
+def _refuse(error: InputError) -> int:
+    print(f"fedgloss: error: {error}", file=sys.stderr)
+    return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,13 +120,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--file", type=Path, help="file: the split to import")
     sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
 
-    sub = command("train", commands.train, "train one cell: metrics, models, manifest")
-    sub.add_argument(
-        "--settings", required=True, help="resolved settings: JSON text, or a file with it"
+    sub = command(
+        "train",
+        commands.train,
+        "train one cell, or several together on one device: metrics, models, manifest",
     )
-    _add_inputs(sub)
-    sub.add_argument("--out", type=Path, required=True, help="folder to write")
-    sub.add_argument("--checkpoints", type=Path, help="folder for checkpoints; resumes from them")
+    sub.add_argument(
+        "--settings",
+        nargs="+",
+        required=True,
+        help="resolved settings: JSON text, or a file with it; of several cells, then also"
+        " --partition, --out, --checkpoints and --code, in the same order",
+    )
+    _add_inputs(sub, nargs="+")
+    sub.add_argument("--weights", type=Path, help="initial weights, if the settings name any")
+    sub.add_argument("--out", type=Path, nargs="+", required=True, help="folder to write")
+    sub.add_argument(
+        "--checkpoints", type=Path, nargs="+", help="folder for checkpoints; resumes from them"
+    )
     sub.add_argument(
         "--checkpoint-rounds",
         type=_at_least(1),
@@ -133,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="and seconds (default 300)",
     )
-    sub.add_argument("--code", help="fingerprint of the code, if it is known already")
+    sub.add_argument("--code", nargs="+", help="fingerprint of the code, if it is known already")
     sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
     _add_machine(sub)
 
@@ -184,12 +201,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)
+    sub = command("estimate", commands.estimate, "show what the rest of a study will cost")
+    _add_study(sub)
+    sub.add_argument(
+        "target",
+        nargs="?",
+        default="",
+        help="a table, a figure, or how cells' paths begin, e.g. cifar10/alpha-0 (default: all)",
+    )
+    sub = command("import", commands.import_runs, "take over finished runs of another folder")
+    sub.add_argument("folder", type=Path, help="the other results folder")
+    _add_study(sub)
     return parser
 
 
-def _add_inputs(sub: argparse.ArgumentParser) -> None:
+def _add_inputs(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:
     sub.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
-    sub.add_argument("--partition", type=Path, required=True, help="partition file")
+    sub.add_argument("--partition", type=Path, nargs=nargs, required=True, help="partition file")
 
 
 def _add_run(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:

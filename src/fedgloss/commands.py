@@ -27,7 +27,7 @@ def partition(options: argparse.Namespace) -> None:
     from fedgloss.data.datasets import load
     from fedgloss.data.partitions import make_partition, plot_partition
 
-    dataset = load(options.data)
+    dataset = load(options.data, verify=True)
     make_partition(
         dataset,
         options.out,
@@ -45,22 +45,33 @@ def train(options: argparse.Namespace) -> int:
     from fedgloss.fingerprint import of_training
     from fedgloss.progress import Progress
     from fedgloss.settings import check_settings
-    from fedgloss.simulation.cell import train_cell
+    from fedgloss.simulation.cell import CellFiles, train_cells
     from fedgloss.simulation.checkpoint import Interrupted
     from fedgloss.study import check_writable
 
-    settings = _read_settings(options.settings)
-    check_settings(settings)
-    for folder in filter(None, (options.out, options.checkpoints)):
-        check_writable(folder)  # before hours of training, not after
+    cells = []
+    number = len(options.settings)
+    for name in ("partition", "out", "checkpoints", "code"):
+        given = getattr(options, name)
+        if given and len(given) != number:
+            raise InputError(f"--{name}: {len(given)} for {number} --settings")
+    for i, text in enumerate(options.settings):
+        settings = _read_settings(text)
+        check_settings(settings)
+        code = (
+            options.code[i]
+            if options.code
+            else of_training(settings["method"], settings["model"], bool(settings["weights"]))
+        )
+        checkpoints = options.checkpoints[i] if options.checkpoints else None
+        for folder in filter(None, (options.out[i], checkpoints)):
+            check_writable(folder)  # before hours of training, not after
+        cells.append(CellFiles(settings, options.partition[i], options.out[i], code, checkpoints))
     try:
-        result = train_cell(
-            settings,
+        results = train_cells(
+            cells,
             options.data,
-            options.partition,
-            options.out,
-            code=options.code or of_training(settings["method"], settings["model"]),
-            checkpoints=options.checkpoints,
+            weights=options.weights,
             checkpoint_rounds=options.checkpoint_rounds,
             checkpoint_seconds=options.checkpoint_seconds,
             device=options.device,
@@ -72,8 +83,12 @@ def train(options: argparse.Namespace) -> int:
         kept = "run the same command again to go on" if options.checkpoints else "nothing was kept"
         print(f"interrupted; {kept}", file=sys.stderr)
         return INTERRUPTED
-    if result.status == "diverged":
-        print(f"diverged in round {result.diverged_in}: recorded as a result", file=sys.stderr)
+    for cell, result in zip(cells, results, strict=True):
+        if result.status == "diverged":
+            print(
+                f"{cell.out}: diverged in round {result.diverged_in}: recorded as a result",
+                file=sys.stderr,
+            )
     return 0
 
 
@@ -183,6 +198,34 @@ def status(options: argparse.Namespace) -> None:
     from fedgloss.study import load_study
 
     print(grid(load_study(options.config), options.results))
+
+
+def estimate(options: argparse.Namespace) -> None:
+    from fedgloss.estimate import estimate
+    from fedgloss.study import load_study
+
+    print(estimate(load_study(options.config), options.results, options.target))
+
+
+def import_runs(options: argparse.Namespace) -> None:
+    from fedgloss.importing import import_runs
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
+    for cell, fate in import_runs(study, options.folder, options.results):
+        counts[fate if fate in counts else "refused"] += 1
+        if fate == "imported":
+            print(options.results / "runs" / study.name / str(cell) / "metrics.csv", flush=True)
+        elif fate not in counts:
+            print(f"refused: {cell}: {fate}", file=sys.stderr)
+    print(
+        f"{study.name}: {counts['imported']} imported, {counts['here']} here already,"
+        f" {counts['missing']} not there, {counts['refused']} refused",
+        file=sys.stderr,
+    )
+    if counts["imported"]:
+        print("next: snakemake --touch --force with the files above", file=sys.stderr)
 
 
 def _check_choice(what: str, name: str, known: dict) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fedgloss.data.datasets import load, prepare
 from fedgloss.data.partitions import make_partition
+from fedgloss.simulation.cell import CellFiles, train_cells
+from fedgloss.simulation.train import Training
 from fedgloss.study import load_study
 
 QUICK = {
@@ -26,6 +28,12 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
         load(folder / "data"), partition, scheme="dirichlet", clients=50, alpha="0", seed=0
     )
     return {"data": folder / "data", "partition": partition}
+
+
+def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Training:
+    """Train one cell alone."""
+    cell = CellFiles(settings, partition, out, code, checkpoints)
+    return train_cells([cell], data, **options)[0]
 
 
 def cell_settings(method: str = "fedgloss", **training: object) -> dict:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,15 +14,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cells import OUTPUTS, cell_settings, contents, prepare_inputs, tree
+from cells import OUTPUTS, cell_settings, contents, prepare_inputs, train_cell, tree
 from fedgloss.cli import main
 from fedgloss.data.datasets import load
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
 from fedgloss.settings import check_settings
-from fedgloss.simulation.cell import train_cell
 from fedgloss.simulation.start import initial_model
-from fedgloss.tensors import load_tensors
+from fedgloss.tensors import load_tensors, save_tensors
 from refusal import refused
 
 
@@ -155,10 +155,10 @@ def test_recording_changes_no_number(trained, run, tmp_path):
 
 def test_an_old_manifest_never_stands_beside_new_results(run, trained, tmp_path, monkeypatch):
     """A run killed while writing leaves no manifest, so nothing takes its files for whole."""
-    from fedgloss.simulation import cell
+    from fedgloss.simulation import results
 
     run(tmp_path, cell_settings())
-    monkeypatch.setattr(cell, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(results, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, cell_settings(rounds=5))
     assert not (tmp_path / "manifest.json").exists()
@@ -213,10 +213,70 @@ def test_divergence_in_the_first_round_is_a_result_too(run, tmp_path):
     assert (tmp_path / "metrics.csv").read_text().startswith("round,")
 
 
+# Pretrained weights
+
+
+@pytest.fixture(scope="module")
+def warm(inputs, tmp_path_factory):
+    """Weights in a file, and settings that name it by its hash."""
+    file = tmp_path_factory.mktemp("warm") / "weights.safetensors"
+    save_tensors(file, initial_model("smallcnn", load(inputs["data"]), 77).state_dict())
+    return file, cell_settings(rounds=2, last=1, evaluate_every=1) | {"weights": sha256(file)}
+
+
+def test_a_run_starts_from_its_weights(run, warm, tmp_path):
+    """With steps too small to change a float, it also ends there."""
+    file, given = warm
+    still = given | {"training": given["training"] | {"lr": 1e-30}}
+    run(tmp_path / "warm", still, weights=file)
+    final, pretrained = load_tensors(tmp_path / "warm" / "final.safetensors"), load_tensors(file)
+    assert all(torch.equal(final[name], pretrained[name]) for name in final)
+    assert any(tensor.any() for tensor in final.values())
+    run(tmp_path / "cold", still | {"weights": None})
+    assert contents(tmp_path / "cold") != contents(tmp_path / "warm")
+
+
+def test_the_weights_hash_is_in_the_manifest_and_in_a_checkpoints_identity(
+    run, warm, tmp_path, monkeypatch
+):
+    file, given = warm
+    identities = []
+
+    def keep(folder, identity, *when):
+        identities.append(identity)
+
+    monkeypatch.setattr("fedgloss.simulation.cell.Checkpoints", keep)
+    run(tmp_path / "out", given, weights=file, checkpoints=tmp_path / "checkpoints")
+    manifest = read_json(tmp_path / "out" / "manifest.json")
+    assert manifest["inputs"]["weights"] == manifest["settings"]["weights"] == sha256(file)
+    assert [identity["weights"] for identity in identities] == [sha256(file)]
+
+
+def test_sharpness_needs_the_run_alone_not_the_weights_file(run, warm, inputs, tmp_path):
+    file, given = warm
+    shutil.copy(file, tmp_path / "gone.safetensors")
+    run(tmp_path / "run", given, weights=tmp_path / "gone.safetensors")
+    (tmp_path / "gone.safetensors").unlink()
+    where = [word for k, v in inputs.items() for word in (f"--{k}", str(v))]
+    for command, option in (("hessian", "--count=1"), ("landscape", "--points=2")):
+        out = tmp_path / command
+        code = main([command, "--run", str(tmp_path / "run"), *where, "--out", str(out), option])
+        assert code == 0 and out.stat().st_size > 0
+
+
+def test_a_file_that_does_not_fit_the_model_is_refused(run, warm, tmp_path):
+    _, given = warm
+    save_tensors(tmp_path / "w.safetensors", {"0.weight": torch.zeros(2)})
+    named = given | {"weights": sha256(tmp_path / "w.safetensors")}
+    with refused("w.safetensors", "'0.weight'", "(2,)", "(16, 1, 3, 3)"):
+        run(tmp_path / "out", named, weights=tmp_path / "w.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
 # Bad settings
 
-KEYS = ["dataset", "alpha", "model", "algorithm", "method", "variants", "hyperparameters"]
-KEYS += ["training", "seed"]
+KEYS = ["dataset", "alpha", "model", "weights", "algorithm", "method", "variants"]
+KEYS += ["hyperparameters", "training", "seed"]
 
 
 def test_every_key_must_be_there_and_no_other():

@@ -10,8 +10,7 @@ import time
 import pytest
 import torch
 
-from cells import cell_settings, contents, prepare_inputs
-from fedgloss.simulation.cell import train_cell
+from cells import cell_settings, contents, prepare_inputs, train_cell
 from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
 from fedgloss.tensors import load_tensors, save_tensors
 

@@ -13,6 +13,9 @@ from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError
 from fedgloss.simulation.clients import ClientData, Pipeline
+from fedgloss.simulation.stacked import can_stack
+
+BACKENDS = ("auto", "loop", "stacked")
 
 
 def resolve_algorithm(
@@ -97,6 +100,17 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(
             f"{name}: {value!r} is unknown{algorithms.did_you_mean(value, list(allowed))}"
         )
+
+
+def choose_backend(backend: str, model: nn.Module) -> str:
+    """ "loop" or "stacked", as asked, or the faster of those that can train this model."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "stacked" and not can_stack(model):
+        raise InputError(
+            "backend: 'stacked' takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d, ReLU,"
+            " Flatten and Linear; use 'loop'"
+        )
+    return ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
 
 
 def resolve_sizes(sizes: Sequence[float] | None, m: int, algorithm: Algorithm) -> Tensor | None:

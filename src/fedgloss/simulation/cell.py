@@ -1,136 +1,131 @@
-"""One training run of a study, from files to files.
+"""Training runs of a study, from files to files.
 
-The only configuration is the cell's resolved settings (`fedgloss settings` prints them); nothing
-has a default here, so that what is recorded in the manifest is all there is.
+The only configuration is the cells' resolved settings (`fedgloss settings` prints them); nothing
+has a default here, so that what is recorded in a manifest is all there is.
 """
 
 import contextlib
-import csv
-import io
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fedgloss import __version__
-from fedgloss.algorithms import build_algorithm
-from fedgloss.data.datasets import load
+from fedgloss.data.datasets import Dataset, load
 from fedgloss.data.partitions import load_partition
 from fedgloss.errors import InputError
-from fedgloss.files import sha256, write_json, write_text
+from fedgloss.files import sha256
 from fedgloss.settings import check_settings
+from fedgloss.simulation.arguments import (
+    check_choice,
+    check_numbers,
+    choose_backend,
+    resolve_algorithm,
+    resolve_participation,
+    try_out,
+)
 from fedgloss.simulation.checkpoint import Checkpoints
-from fedgloss.simulation.clients import ClientData, Pipeline
-from fedgloss.simulation.flat import parameter_shapes, unflatten
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.flat import check_model, flatten
+from fedgloss.simulation.results import write_results
+from fedgloss.simulation.rounds import federation
+from fedgloss.simulation.run import RECORDS, Plan, Run, run_rounds
 from fedgloss.simulation.start import device_name, initial_model, prepare_torch
-from fedgloss.simulation.train import Training, train
-from fedgloss.tensors import save_tensors
+from fedgloss.simulation.train import Training, build_gradients, summary
 
-MANIFEST_FORMAT = 1
-
-OnRound = Callable[[int, dict[str, float] | None], None]
+OnRound = Callable[[int, Mapping[str, float] | None], None]
 
 
-def train_cell(
-    settings: Mapping[str, Any],
+@dataclass(frozen=True)
+class CellFiles:
+    """A cell to train: what decides its numbers, and where its files are."""
+
+    settings: Mapping[str, Any]
+    partition: Path
+    out: Path
+    code: str
+    """The fingerprint of the code that decides the numbers."""
+    checkpoints: Path | None = None
+
+
+def train_cells(
+    cells: Sequence[CellFiles],
     data: Path,
-    partition: Path,
-    out: Path,
     *,
-    code: str,
     weights: Path | None = None,
-    checkpoints: Path | None = None,
     checkpoint_rounds: int = 1000,
     checkpoint_seconds: float = 300.0,
     device: str = "auto",
     threads: int = 1,
     backend: str = "auto",
     watch: Callable[[str, int, float], OnRound] = lambda label, rounds, images: lambda t, row: None,
-) -> Training:
-    """Train one cell and write its results into the folder `out`.
+) -> list[Training]:
+    """Train cells together on one device, and write the results of each into its folder `out`.
+
+    Cells trained together have one data set, model and amount of work; seeds, partitions, methods,
+    learning rates and hyperparameters may differ. Each leaves the files that it would leave alone:
 
     metrics.csv: a row for each evaluated round. final.safetensors, average.safetensors: the model
     after the last round, and the mean over the last `last` rounds, by parameter name.
     locals.safetensors: the models of the last round's participants before aggregation, and their
     numbers (`clients`). manifest.json comes last: settings, provenance, status, hashes.
+
     weights: the file that the model starts from, if the settings name one by its SHA-256.
     watch: makes, from a label, the rounds and the images a round, a function to call each round.
 
-    SIGTERM, SIGINT and SIGUSR1 end the run after a checkpoint, with `Interrupted`.
-    Raises InputError if the settings, the data or the partition are not usable.
+    SIGTERM, SIGINT and SIGUSR1 end the runs after a checkpoint, with `Interrupted`.
+    Raises InputError if the settings, the data or a partition are not usable.
     """
-    check_settings(settings)
+    for cell in cells:
+        check_settings(cell.settings)
+    _check_same_shape(cells)
     use_device = prepare_torch(device, threads)
-    dataset = load(data)
-    clients = load_partition(partition, dataset)
-    training = settings["training"]
-    if len(clients.clients) != training["clients"]:
-        raise InputError(
-            f"{partition}: has {len(clients.clients)} clients, but training.clients is"
-            f" {training['clients']}"
-        )
-    # A split may name the test images, too: the authors' leave one out.
-    test = slice(None) if clients.test is None else clients.test
-    inputs = {"data": dataset.sha256, "partition": sha256(partition)}
-    if weights or settings["weights"]:
+    dataset = _on(load(data, verify=True), use_device)
+    settings = cells[0].settings
+    inputs = {"data": dataset.sha256}
+    if weights is not None or settings["weights"] is not None:
         inputs["weights"] = _checked_weights(weights, settings["weights"])
-    model = initial_model(settings["model"], dataset, settings["seed"], weights).to(use_device)
-    store = None
-    if checkpoints is not None:
-        identity = {"settings": dict(settings), "code": code, **inputs, "device": use_device.type}
-        identity |= {"backend": backend, "threads": threads, "torch": torch.__version__}
-        store = Checkpoints(checkpoints, identity, checkpoint_rounds, checkpoint_seconds)
-    label = f"{settings['dataset']}/alpha-{settings['alpha']}/{settings['algorithm']}"
-    algorithm = build_algorithm(settings["method"], settings["variants"])
-    images = sum(len(index) for index in clients.clients) * training["epochs"]
-    if not algorithm.pooled:
-        images *= training["clients_per_round"] / training["clients"]
-    on_round = watch(f"{label}/seed-{settings['seed']}", training["rounds"], images)
+
+    plan, chosen = _plan(settings, dataset, weights, use_device, backend)
+    machine = {"device": use_device.type, "backend": backend, "threads": threads}
+    machine["torch"] = torch.__version__
+    partitions = {cell.partition: sha256(cell.partition) for cell in cells}
+    algorithms: dict[str, Any] = {}
+    runs, images = [], []
+    for cell in cells:
+        identity = {"settings": dict(cell.settings), "code": cell.code, **inputs}
+        identity |= {"partition": partitions[cell.partition], **machine}
+        store = cell.checkpoints and Checkpoints(
+            cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
+        )
+        run = _run(cell, dataset, weights, plan, algorithms, store)
+        runs.append(run)
+        images.append(_images_a_round(run, settings["training"]["epochs"]))
+
+    on_round = watch(_label(cells), plan.rounds, sum(images))
     rounds_here = 0
 
-    def counted(t: int, row: dict[str, float] | None) -> None:
+    def counted(t: int, rows: Sequence[Mapping[str, float]]) -> None:
         nonlocal rounds_here
         rounds_here += 1
-        on_round(t, row)
+        on_round(t, _mean(rows))
 
     begun = time.monotonic()
     with _stop_on_signals() as stop:
-        result = train(
-            model,
-            ClientData(dataset.train_images, dataset.train_labels, clients.clients),
-            algorithm,
-            rounds=training["rounds"],
-            clients_per_round=training["clients_per_round"],
-            lr=training["lr"],
-            weight_decay=training["weight_decay"],
-            batch_size=training["batch_size"],
-            epochs=training["epochs"],
-            hyperparameters=settings["hyperparameters"],
-            seed=settings["seed"],
-            test=(dataset.test_images[test], dataset.test_labels[test]),
-            evaluate_every=training["evaluate_every"],
-            last=training["last"],
-            record=training["record"],
-            backend=backend,
-            keep_history=False,
-            pipeline=Pipeline(dataset.mean, dataset.std, training["augmentation"]),
-            checkpoints=store,
-            should_stop=stop,
-            on_round=counted,
-        )
+        run_rounds(runs, plan, stop, counted)
     seconds = time.monotonic() - begun
-    write_results(
-        out,
-        settings,
-        result,
-        {
-            "code": code,
-            "inputs": inputs,
+    results = [summary(run, plan, chosen) for run in runs]
+    for cell, run, result, count in zip(cells, runs, results, images, strict=True):
+        provenance = {
+            "code": cell.code,
+            "inputs": {**inputs, "partition": partitions[cell.partition]},
             "device": device_name(use_device),
             "threads": threads,
             "precision": "float32, TF32 off",
@@ -140,13 +135,157 @@ def train_cell(
                 "numpy": np.__version__,
                 "fedgloss": __version__,
             },
+            "cells_together": len(cells),
             "wall_seconds": round(seconds, 3),
-            "images_per_second": round(rounds_here * images / max(seconds, 1e-9), 1),
-        },
+            "images_per_second": round(rounds_here * count / max(seconds, 1e-9), 1),
+        }
+        write_results(cell.out, cell.settings, result, provenance)
+        if run.checkpoints:
+            run.checkpoints.clear()
+    return results
+
+
+def _on(dataset: Dataset, device: torch.device) -> Dataset:
+    """The data set with its images on the device, once for all cells.
+
+    What would take more than half of a GPU's free memory stays in the memory-mapped file, from
+    which the rounds read what they need.
+    """
+    tensors = {
+        name: getattr(dataset, name)
+        for name in ("train_images", "train_labels", "test_images", "test_labels")
+    }
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(tensor.nbytes for tensor in tensors.values()) > free / 2:
+            return dataset
+    return replace(dataset, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _check_same_shape(cells: Sequence[CellFiles]) -> None:
+    """Cells trained together share their data, model and amount of work."""
+
+    def shape(cell: CellFiles) -> dict[str, Any]:
+        settings, training = cell.settings, cell.settings["training"]
+        shared = {name: settings[name] for name in ("dataset", "model", "weights")}
+        free = ("lr", "weight_decay")
+        return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
+
+    first = shape(cells[0])
+    for cell in cells[1:]:
+        for name, value in shape(cell).items():
+            if value != first[name]:
+                raise InputError(
+                    f"settings.{name}: cells trained together must agree, but have {first[name]!r}"
+                    f" and {value!r}"
+                )
+
+
+def _plan(
+    settings: Mapping[str, Any],
+    dataset: Dataset,
+    weights: Path | None,
+    device: torch.device,
+    backend: str,
+) -> tuple[Plan, str]:
+    """What the cells have in common, and the name of the backend."""
+    training = settings["training"]
+    for name in training["record"]:
+        check_choice("record", name, RECORDS)
+    model = initial_model(settings["model"], dataset, settings["seed"], weights).to(device)
+    check_model(model)
+    chosen = choose_backend(backend, model)
+    plan = Plan(
+        model,
+        F.cross_entropy,
+        build_gradients(chosen, model, F.cross_entropy),
+        Batching(training["batch_size"], training["epochs"]),
+        Pipeline(dataset.mean, dataset.std, training["augmentation"]),
+        training["rounds"],
+        training["evaluate_every"],
+        training["last"],
+        training["record"],
     )
-    if store:
-        store.clear()
-    return result
+    return plan, chosen
+
+
+def _run(
+    cell: CellFiles,
+    dataset: Dataset,
+    weights: Path | None,
+    plan: Plan,
+    algorithms: dict[str, Any],
+    checkpoints: Checkpoints | None,
+) -> Run:
+    """A cell as a run of the plan; cells of one method share the `algorithms` entry."""
+    settings, training = cell.settings, cell.settings["training"]
+    clients = load_partition(cell.partition, dataset)
+    if len(clients.clients) != training["clients"]:
+        raise InputError(
+            f"{cell.partition}: has {len(clients.clients)} clients, but training.clients is"
+            f" {training['clients']}"
+        )
+    algorithm, hyperparameters = resolve_algorithm(
+        settings["method"], settings["variants"], settings["hyperparameters"]
+    )
+    same = f"{settings['method']} {sorted(settings['variants'].items())}"
+    algorithm = algorithms.setdefault(same, algorithm)
+    _, participants = resolve_participation(
+        training["rounds"], training["clients_per_round"], None, training["clients"], algorithm
+    )
+    check_numbers(
+        training["lr"],
+        training["weight_decay"],
+        training["batch_size"],
+        training["epochs"],
+        None,
+        training["evaluate_every"],
+        training["last"],
+        settings["seed"],
+    )
+    model = initial_model(settings["model"], dataset, settings["seed"], weights)
+    w = flatten(model).to(next(plan.model.parameters()).device)
+    data = ClientData(dataset.train_images, dataset.train_labels, clients.clients)
+    # A split may name the test images, too: the authors' leave one out.
+    kept = slice(None) if clients.test is None else clients.test
+    test = dataset.test_images[kept], dataset.test_labels[kept]
+    try_out(plan.model, plan.loss, w, data, plan.pipeline)
+    return Run(
+        federation(
+            algorithm,
+            hyperparameters,
+            w,
+            data,
+            lr=training["lr"],
+            weight_decay=training["weight_decay"],
+            participants=participants,
+            seed=settings["seed"],
+        ),
+        test,
+        checkpoints,
+    )
+
+
+def _images_a_round(run: Run, epochs: int) -> float:
+    """The expected number of training images in a round."""
+    federation = run.federation
+    share = 1.0
+    if isinstance(federation.participants, int) and not federation.algorithm.pooled:
+        share = federation.participants / len(federation.data.indices)
+    return float(federation.sizes.sum()) * epochs * share
+
+
+def _label(cells: Sequence[CellFiles]) -> str:
+    """What progress lines call these cells."""
+    s = cells[0].settings
+    if len(cells) > 1:
+        return f"{s['dataset']}/{s['model']}: {len(cells)} cells together"
+    return f"{s['dataset']}/alpha-{s['alpha']}/{s['algorithm']}/seed-{s['seed']}"
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    """The mean row of metrics of several cells."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else None
 
 
 def _checked_weights(file: Path | None, expected: str | None) -> str:
@@ -162,64 +301,6 @@ def _checked_weights(file: Path | None, expected: str | None) -> str:
     if found != expected:
         raise InputError(f"{file}: has the SHA-256 {found}, but settings.weights is {expected}")
     return found
-
-
-def write_results(
-    out: Path, settings: Mapping[str, Any], result: Training, provenance: Mapping[str, Any]
-) -> None:
-    """Write a run's files, the manifest last."""
-    shapes = parameter_shapes(result.model)
-    (out / "manifest.json").unlink(missing_ok=True)  # never beside files it does not describe
-    write_text(out / "metrics.csv", _as_csv(result.metrics))
-    save_tensors(out / "final.safetensors", unflatten(result.w, shapes))
-    save_tensors(out / "average.safetensors", unflatten(result.average, shapes))
-    local = unflatten(result.locals, shapes)
-    save_tensors(
-        out / "locals.safetensors",
-        {
-            **{f"model.{k}": v for k, v in local.items()},
-            "clients": torch.tensor(result.participants),
-        },
-    )
-    files = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-    training = settings["training"]
-    end, half = training["rounds"], training["rounds"] // 2
-    write_json(
-        out / "manifest.json",
-        {
-            "format": MANIFEST_FORMAT,
-            "status": result.status,
-            "diverged_in": result.diverged_in,
-            "accuracy": _mean_accuracy(result, end - training["last"], end),
-            "accuracy_at_half": _mean_accuracy(result, half - training["last"], half),
-            "settings": dict(settings),
-            "parameters": result.w.numel(),
-            "bytes_down": result.bytes_down,
-            "bytes_up": result.bytes_up,
-            "gradients_per_step": result.gradients_per_step,
-            "backend": result.backend,
-            **provenance,
-            "outputs": {name: sha256(out / name) for name in files},
-        },
-    )
-
-
-def _mean_accuracy(result: Training, after: int, until: int) -> float | None:
-    values = [
-        row["accuracy"]
-        for row in result.metrics
-        if "accuracy" in row and after < row["round"] <= until
-    ]
-    return sum(values) / len(values) if values and result.status == "completed" else None
-
-
-def _as_csv(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    columns = list(rows[0]) if rows else ["round", "accuracy", "loss"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @contextlib.contextmanager

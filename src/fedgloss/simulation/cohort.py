@@ -52,6 +52,8 @@ class Cohort:
     draws: Tensor | None
     """int64 [S, K, steps, B, 3]: their augmentation, if there is any."""
     pipeline: Pipeline | None
+    device: torch.device
+    """Where the models are; the samples may lie elsewhere."""
     dtype: torch.dtype
 
     @property
@@ -66,8 +68,7 @@ class Cohort:
         draws = self.draws
         if draws is not None:
             draws = draws[:, :, step, : max(counts)].flatten(0, 1)
-        data = self.data[0]
-        return Batch(self._inputs(index, draws), _rows(data.targets, index), counts)
+        return Batch(self._inputs(index, draws), self._targets(index), counts)
 
     def part(self, participants: slice) -> "Cohort":
         """The same for some of each federation's participants."""
@@ -89,15 +90,17 @@ class Cohort:
             for k, client in enumerate(self.ids[s]):
                 indices = self.data[s].indices[client].to(self.index.device)
                 for part in indices.split(chunk):
-                    x = self._inputs(part[None], None)
-                    y = _rows(self.data[s].targets, part[None])
+                    x, y = self._inputs(part[None], None), self._targets(part[None])
                     gradient = gradients(w[s], x, y, [len(part)])[0]
                     total[s, k] += gradient * (len(part) / len(indices))
         return total
 
     def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
-        x = _rows(self.data[0].inputs, index)
+        x = _rows(self.data[0].inputs, index).to(self.device, non_blocking=True)
         return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
+
+    def _targets(self, index: Tensor) -> Tensor:
+        return _rows(self.data[0].targets, index).to(self.device, non_blocking=True)
 
 
 def draw_cohort(
@@ -105,12 +108,15 @@ def draw_cohort(
     ids: Sequence[Sequence[int]],
     batching: Batching,
     pipeline: Pipeline | None,
-    dtype: torch.dtype,
+    like: Tensor,
     seeds: Sequence[int],
     purpose: str,
     t: int,
 ) -> Cohort:
-    """The cohort of round t for federations with these data, participants and seeds."""
+    """The cohort of round t for federations with these data, participants and seeds.
+
+    `like` is a tensor of the models' device and type.
+    """
     sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
     S, K = len(ids), len(ids[0])
     steps, B = max(map(len, sizes), default=0), max(map(max, sizes))
@@ -125,15 +131,15 @@ def draw_cohort(
         if draws is not None:
             drawn = pipeline.draw(seeds[s], purpose, t, k, here)
             _fill(draws[row], torch.from_numpy(drawn), here)
-    device = data[0].inputs.device
     return Cohort(
         tuple(data),
         tuple(map(tuple, ids)),
         tuple(map(tuple, sizes)),
-        index.unflatten(0, (S, K)).to(device, non_blocking=True),
-        None if draws is None else draws.unflatten(0, (S, K)).to(device, non_blocking=True),
+        index.unflatten(0, (S, K)).to(data[0].inputs.device, non_blocking=True),
+        None if draws is None else draws.unflatten(0, (S, K)).to(like.device, non_blocking=True),
         pipeline,
-        dtype,
+        like.device,
+        like.dtype,
     )
 
 

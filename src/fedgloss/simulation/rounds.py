@@ -186,7 +186,7 @@ class Simulation:
             ids,
             self.batching,
             self.pipeline,
-            self.w.dtype,
+            self.w,
             [f.seed for f in self.federations],
             purpose,
             t,

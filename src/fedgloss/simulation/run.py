@@ -15,6 +15,7 @@ from fedgloss.simulation.rounds import Federation, Measured, Simulation, advance
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 OnRound = Callable[[int, list[dict[str, float]]], None]
+RECORDS = ("norms", "communication", "delta_epsilon")
 HOPELESS_LOSS = 1e4
 """A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
 only infinity and NaN are known to be hopeless."""

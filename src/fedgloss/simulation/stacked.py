@@ -304,10 +304,11 @@ class StackedGradients:
             d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
             if full:
                 return d.div_(z.shape[1])
-            scale = d.new_zeros(z.shape[:2])
+            # Divided, not multiplied by the inverse: the bits of a mini-batch of this size alone.
+            divisor = torch.full(z.shape[:2], float("inf"), dtype=d.dtype)
             for k, count in enumerate(counts):
-                scale[k, :count] = 1 / max(count, 1)
-            return d * scale[..., None]
+                divisor[k, :count] = count
+            return d.div_(divisor.to(d.device, non_blocking=True)[..., None])
         with torch.enable_grad():
             z = z.requires_grad_()
             losses = [self.loss(z[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.errors import InputError
 from fedgloss.simulation.arguments import (
     check_choice,
     check_numbers,
+    choose_backend,
     placed,
     placed_test,
     resolve_algorithm,
@@ -27,11 +27,8 @@ from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unflatten
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import Loss, Plan, Run, run_rounds
-from fedgloss.simulation.stacked import StackedGradients, can_stack
-
-RECORDS = ("norms", "communication", "delta_epsilon")
-BACKENDS = ("auto", "loop", "stacked")
+from fedgloss.simulation.run import RECORDS, Loss, Plan, Run, run_rounds
+from fedgloss.simulation.stacked import StackedGradients
 
 
 @dataclass(frozen=True)
@@ -140,12 +137,7 @@ def train(
     check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, last, seed)
     for name in record:
         check_choice("record", name, RECORDS)
-    check_choice("backend", backend, BACKENDS)
-    if backend == "stacked" and not can_stack(model):
-        raise InputError(
-            "backend: 'stacked' takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d, ReLU,"
-            " Flatten and Linear; use 'loop'"
-        )
+    chosen = choose_backend(backend, model)
 
     model = copy.deepcopy(model)
     if device is not None:
@@ -161,7 +153,6 @@ def train(
     ):
         # Samples that the loss is to ignore: the stacked gradient then asks autograd about it.
         loss = partial(F.cross_entropy)
-    chosen = ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
     try_out(model, loss, w, data, pipeline)
 
     plan = Plan(
