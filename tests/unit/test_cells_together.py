@@ -37,7 +37,7 @@ def inputs(tmp_path_factory):
 
 
 def grid(other="0"):
-    """Twelve cells that differ in method, seed, learning rate and radius; half have alpha `other`."""
+    """Twelve cells of other methods, seeds, learning rates and radii; half have alpha `other`."""
     for method in SIX:
         for seed, alpha, lr in ((0, "0", 0.05), (1, other, 0.02)):
             settings = cell_settings(method, lr=lr, record=["norms", "delta_epsilon"])
