@@ -1,16 +1,21 @@
 """Reading configuration files: YAML without surprises, schemas, and errors in one line."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedgloss.algorithms import did_you_mean
 from fedgloss.errors import InputError
+from fedgloss.records import is_finite
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
+
+ENTRIES = 100_000
+"""More than this, aliases written out, no configuration has; a kilobyte of YAML can say billions."""
+BITS = 8192
+"""Python refuses to print an integer of many more."""
 
 # What the kinds and limits of JSON Schema are called in messages.
 KINDS = {
@@ -49,7 +54,10 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader)
+        loader = Loader(Path(file).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _check_size(node, str(file))
+        content = loader.construct_document(node) if node else None
     except InputError:
         raise
     except OSError as error:
@@ -61,21 +69,50 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
     return content
 
 
+def _check_size(content: Any, file: str) -> None:
+    """Refuse what would take for ever to go through, or could not be printed."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        value = getattr(value, "value", value)  # of a YAML node
+        if type(value) is int and value.bit_length() > BITS:
+            raise InputError(f"{file}: holds an integer of {value.bit_length()} bits")
+        if not isinstance(value, (dict, list, tuple)):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = total = 1  # met again while it is counted, it holds itself
+            for entry in value.values() if isinstance(value, dict) else value:
+                total += size(entry)
+            sizes[id(value)] = total
+        return sizes[id(value)]
+
+    try:
+        entries = size(content)
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply") from None
+    if entries > ENTRIES:
+        raise InputError(f"{file}: more than {ENTRIES:,} entries, aliases written out")
+
+
 def validate(content: Mapping[str, Any], schema: str, file: str) -> None:
     """Check against a JSON schema; the first error becomes one line with key and allowed values."""
     import jsonschema
 
+    _check_size(content, file)
     definition = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
     # JSON Schema takes 1.0 for an integer, and YAML's .inf and .nan for numbers.
     strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
             "integer": lambda _, value: type(value) is int,
-            "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+            "number": lambda _, value: type(value) in (int, float) and is_finite(value),
         }
     )
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
     errors = validator(definition, registry=_registry()).iter_errors(content)
-    first = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
+    try:
+        first = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply") from None
     if first:
         raise InputError(f"{file}: {' '.join(_explain(first).split())}")
 

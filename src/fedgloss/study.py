@@ -9,17 +9,20 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedgloss import algorithms
 from fedgloss.configuration import ROOT, read_yaml, validate
 from fedgloss.errors import InputError
+from fedgloss.files import parse_json, sha256
 from fedgloss.settings import TRAINING
 
 METHODS_FILE = ROOT / "config" / "methods.yaml"
-ALPHA = re.compile(r"[0-9]+(\.[0-9]+)?|iid|natural")
+ALPHA = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|iid|natural")
+CELLS = 100_000
+"""More cells no study has; a typing mistake in a range could."""
 
 
 @dataclass(frozen=True, order=True)
@@ -51,6 +54,8 @@ class Study:
     config: Mapping[str, Any]
     methods: Mapping[str, Any]
     cells: tuple[Cell, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of each weights file, by the label of the model that starts from it."""
 
     @property
     def datasets(self) -> dict[str, dict[str, Any]]:
@@ -83,9 +88,24 @@ class Study:
             if all(getattr(cell, name) == value for name, value in wanted.items())
         ]
 
+    def cells_of(self, entry: Mapping[str, Any]) -> list[Cell]:
+        """The cells that a table's or figure's columns and rows name."""
+        wanted = {(c["dataset"], c["alpha"], c["model"]) for c in entry["columns"]}
+        return [
+            cell
+            for cell in self.cells
+            if (cell.dataset, cell.alpha, cell.model) in wanted
+            and cell.algorithm in entry["rows"]
+            and entry.get("seed", cell.seed) == cell.seed
+        ]
+
     def definition(self, label: str) -> dict[str, Any]:
         """What the study says about an algorithm: method, variants, hyperparameters, training."""
         return {"method": label, **self.config.get("algorithms", {}).get(label, {})}
+
+    def model(self, label: str) -> dict[str, Any]:
+        """What the study says about a model: `model`, a name or import path, and `weights`."""
+        return {"model": label, **self.config.get("models", {}).get(label, {})}
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Everything that decides a cell's numbers, resolved; the trainer's only configuration.
@@ -106,7 +126,7 @@ class Study:
         }
         missing = [name for name in TRAINING if name not in training]
         if missing:
-            key = f"{self.datasets[cell.dataset]['source']}/{cell.model}"
+            key = f"{self.datasets[cell.dataset]['source']}/{self.model(cell.model)['model']}"
             block = next(
                 i
                 for i, block in enumerate(self.config["grid"])
@@ -140,12 +160,14 @@ class Study:
         return {
             "dataset": cell.dataset,
             "alpha": cell.alpha,
-            "model": cell.model,
+            "model": self.model(cell.model)["model"],
+            "weights": self.weights.get(cell.model),
             "algorithm": cell.algorithm,
             "method": method,
             "variants": variants,
             "hyperparameters": hyperparameters,
             "training": training,
+            "precision": self.config.get("precision", "float32"),
             "seed": cell.seed,
         }
 
@@ -160,7 +182,7 @@ class Study:
 
     def _constants(self, cell: Cell) -> dict[str, Any]:
         source = self.datasets[cell.dataset]["source"]
-        key = f"{source}/{cell.model}"
+        key = f"{source}/{self.model(cell.model)['model']}"
         # A data set or model of one's own has none: the study then gives them all.
         return self.methods["settings"].get(key, {"training": {}, "algorithms": {}})
 
@@ -172,8 +194,8 @@ def load_study(file: Path | str) -> Study:
     """
     if str(file).lstrip().startswith("{"):
         try:
-            config = json.loads(str(file))
-        except (ValueError, RecursionError) as error:
+            config = parse_json(str(file))
+        except ValueError as error:
             raise InputError(f"the study given as JSON text is not valid ({error})") from None
         return check_study(config, "--config")
     return check_study(read_yaml(file), str(file))
@@ -182,9 +204,15 @@ def load_study(file: Path | str) -> Study:
 def check_study(config: Mapping[str, Any], file: str) -> Study:
     """Check a study that has been read already; `file` is the name to blame."""
     validate(config, "study", file)
+    blocks = [len(block["alphas"]) * len(block["algorithms"]) for block in config["grid"]]
+    if sum(blocks) * len(config["seeds"]) > CELLS:
+        raise InputError(
+            f"{file}: grid: {sum(blocks) * len(config['seeds']):,} cells; allowed: {CELLS:,}"
+        )
     methods = read_yaml(METHODS_FILE)
     validate(methods, "methods", "config/methods.yaml")
-    study = Study(config["study"], file, config, methods, tuple(_cells(config, file)))
+    cells, weights = tuple(_cells(config, file)), dict(_weights(config, file))
+    study = Study(config["study"], file, config, methods, cells, weights)
     for label, definition in config.get("algorithms", {}).items():
         try:
             algorithms.method(definition.get("method", label))
@@ -225,6 +253,18 @@ def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
                     if cell not in seen:  # blocks may overlap: a table repeats another's cells
                         yield cell
                     seen.add(cell)
+
+
+def _weights(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:
+    for label, definition in config.get("models", {}).items():
+        if "weights" in definition:
+            try:
+                yield label, sha256(definition["weights"])
+            except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+                raise InputError(
+                    f"{file}: models.{label}.weights: {definition['weights']!r} cannot be read"
+                    f" ({getattr(error, 'strerror', None) or error})"
+                ) from None
 
 
 def _check_clients(study: Study, cell: Cell, clients: int) -> None:

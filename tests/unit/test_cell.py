@@ -276,7 +276,7 @@ def test_a_file_that_does_not_fit_the_model_is_refused(run, warm, tmp_path):
 # Bad settings
 
 KEYS = ["dataset", "alpha", "model", "weights", "algorithm", "method", "variants"]
-KEYS += ["hyperparameters", "training", "seed"]
+KEYS += ["hyperparameters", "training", "precision", "seed"]
 
 
 def test_every_key_must_be_there_and_no_other():
@@ -456,3 +456,25 @@ fedgloss.train(torch.nn.Linear(3, 2), clients, "fedavg", rounds=1)
 def test_the_refusal_works(tmp_path):
     shown = without_other_packages("import yaml", ["torch"], tmp_path)
     assert "No module named 'yaml'" in shown.stderr
+
+
+@pytest.mark.parametrize("backend", ["stacked", "loop"])
+def test_bfloat16_is_near_float32_and_recorded(run, tmp_path, backend):
+    models = []
+    for precision in ("float32", "bfloat16"):
+        settings = {**cell_settings(rounds=1, last=1), "precision": precision}
+        run(tmp_path / precision, settings, backend=backend)
+        manifest = json.loads((tmp_path / precision / "manifest.json").read_text())
+        assert manifest["precision"] == precision
+        tensors = load_tensors(tmp_path / precision / "locals.safetensors")
+        models.append(torch.cat([v.flatten() for k, v in tensors.items() if k != "clients"]))
+    assert models[1].dtype == torch.float32
+    gap = torch.linalg.vector_norm(models[0] - models[1]) / torch.linalg.vector_norm(models[0])
+    assert 1e-6 < gap < 1e-2  # another arithmetic, the same model
+
+
+def test_tf32_is_refused_where_there_is_none(run, tmp_path):
+    with pytest.raises(InputError, match="precision: 'tf32' is for CUDA devices, this is cpu"):
+        run(tmp_path / "cell", {**cell_settings(), "precision": "tf32"})
+    with pytest.raises(InputError, match="precision: 'half' is unknown; allowed: float32, tf32"):
+        run(tmp_path / "cell", {**cell_settings(), "precision": "half"})

@@ -156,6 +156,7 @@ def test_bad_partitions(change, words, refuse, inputs):
 
 
 GOOD = json.dumps(cell_settings())
+NAMED_WEIGHTS = GOOD.replace('"weights": null', '"weights": "5eed"')
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,11 @@ GOOD = json.dumps(cell_settings())
         ({"--settings": GOOD.replace('"none"', '"flip"')}, ["flip", "batch_aug"]),
         ({"--data": "absent"}, ["absent", "cannot be read"]),
         ({"--partition": "absent"}, ["absent", "cannot be read"]),
+        ({"--weights": "absent"}, ["absent", "settings.weights", "null"]),
+        ({"--settings": NAMED_WEIGHTS}, ["weights", "no file", "5eed"]),
+        ({"--settings": NAMED_WEIGHTS, "--weights": "absent"}, ["absent", "cannot be read"]),
+        ({"--settings": NAMED_WEIGHTS, "--weights": "file"}, ["file", "SHA-256", "5eed"]),
+        ({"--settings": GOOD.replace('"weights": null', '"weights": 5')}, ["weights", "5", "null"]),
         ({"--out": "file/below"}, ["file", "not writable"]),
         ({"--out": "file"}, ["file", "not writable"]),
         ({"--checkpoints": "file"}, ["file", "not writable"]),

@@ -18,6 +18,7 @@ MODELS = ("smallcnn", "cnn", "resnet18", "mobilenetv2")
 RESULTS = {
     **{f"train {m}": partial(fingerprint.of_training, m, "smallcnn") for m in METHODS},
     **{f"train on {m}": partial(fingerprint.of_training, "fedavg", m) for m in MODELS},
+    "train on given weights": partial(fingerprint.of_training, "fedavg", "cnn", True),
     **{
         f"{kind}": partial(fingerprint.of_analysis, kind, "cnn")
         for kind in ("hessian", "landscape")
@@ -138,7 +139,7 @@ def test_an_edit_of_a_method_reaches_the_methods_of_its_file_only(copy, family):
     methods = {name for name, path in METHODS.items() if path.split(":")[0].split(".")[-1] in files}
     expected = {f"train {name}" for name in methods}
     if "fedavg" in methods:
-        expected |= {f"train on {model}" for model in MODELS}
+        expected |= {name for name in TRAINING if name.startswith("train on")}
     assert copy.changed() == expected
 
 
@@ -167,6 +168,7 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
         ("analysis/objective.py", ANALYSIS),
         ("models/cnn.py", (TRAINING - {"train on resnet18", "train on mobilenetv2"}) | ANALYSIS),
         ("models/torchvision_models.py", {"train on resnet18", "train on mobilenetv2"}),
+        ("models/weights.py", {"train on given weights"}),
         ("data/digits.py", {"data digits"}),
         ("data/cifar.py", {"data cifar10", "data cifar100"}),
         ("data/folder.py", {"data folder", "data landmarks"}),
@@ -193,8 +195,8 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # What shapes no result by itself: the command line, the study's reader (its results, the resolved
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "commands.py", "study.py", "configuration.py", "algorithms/names.py"}
-WITHOUT_RESULTS |= {"status.py", "progress.py", "fingerprint.py"}
-WITHOUT_RESULTS |= {"__init__.py", "__main__.py", "models/weights.py"}
+WITHOUT_RESULTS |= {"importing.py", "status.py", "progress.py", "fingerprint.py"}
+WITHOUT_RESULTS |= {"__init__.py", "__main__.py"}
 
 
 def test_every_other_module_is_behind_some_result(copy):

@@ -1,6 +1,7 @@
 """From a study file to cells with every number resolved; and what bad study files say."""
 
 import copy
+import hashlib
 import json
 import os
 import tempfile
@@ -115,11 +116,13 @@ def test_settings_name_everything_that_decides_the_numbers(study_file):
         "dataset": "digits",
         "alpha": "0",
         "model": "smallcnn",
+        "weights": None,
         "algorithm": "gentle",
         "method": "fedgloss",
         "variants": settings["variants"],
         "hyperparameters": settings["hyperparameters"],
         "training": settings["training"],
+        "precision": "float32",
         "seed": 1,
     }
     assert settings["variants"]["sigma_scaling"] == "paper"
@@ -210,6 +213,67 @@ def test_partitions_follow_the_definition_of_the_data_set(study_file):
     expected = {"scheme": "dirichlet", "clients": 50, "seed": 0, "alpha": "0.5"}
     assert study.partition("digits", "0.5") == expected
     assert study.partition("digits", "iid")["scheme"] == "iid"
+
+
+# Models with labels of their own
+
+
+@pytest.fixture
+def warm_file(study_file, tmp_path):
+    """The small study with the small CNN and, beside it, one that starts from a file."""
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"first")
+    definition = f"models:\n  warm: {{model: smallcnn, weights: {weights}}}\n"
+    block = '  - {dataset: digits, alphas: ["0"], model: warm, algorithms: [fedavg]}\n'
+    return study_file("grid:\n", f"{definition}grid:\n{block}")
+
+
+def test_a_label_stands_for_a_model_and_its_weights(warm_file, tmp_path):
+    """Paths have the label; constants are those of the model behind it."""
+    warm = settings_of(warm_file, "digits/alpha-0/warm/fedavg/seed-0")
+    cold = settings_of(warm_file, "digits/alpha-0/smallcnn/fedavg/seed-0")
+    assert warm == cold | {"weights": hashlib.sha256(b"first").hexdigest()}
+    assert (cold["model"], cold["weights"]) == ("smallcnn", None)
+
+
+def test_other_weights_change_the_settings_of_their_cells_alone(warm_file, tmp_path):
+    before = load_study(warm_file)
+    (tmp_path / "weights.safetensors").write_bytes(b"second")
+    after = load_study(warm_file)
+    changed = {cell.model for cell in after.cells if before.settings(cell) != after.settings(cell)}
+    assert changed == {"warm"}
+
+
+def test_a_label_may_be_a_models_own_name_or_stand_for_an_import_path(study_file, tmp_path):
+    (tmp_path / "w").write_bytes(b"w")
+    entry = json.dumps({"smallcnn": {"weights": str(tmp_path / "w")}})
+    study = load_study(study_file("grid:\n", f"models: {entry}\ngrid:\n"))
+    assert {cell.model for cell in study.cells} == {"smallcnn"}
+    assert all(study.settings(cell)["weights"] for cell in study.cells)
+    own = own_study(OWN) | {"models": {"small": {"model": "my_package.nets:small"}}}
+    own["grid"][0]["model"] = "small"
+    study = check_study(own, "own.yaml")
+    assert study.cells[0].model == "small"
+    found = study.settings(study.cells[0])
+    assert (found["model"], found["weights"]) == ("my_package.nets:small", None)
+
+
+@pytest.mark.parametrize(
+    ("definition", "words"),
+    [
+        ({"weights": "absent.safetensors"}, ["weights", "absent.safetensors", "cannot be read"]),
+        ({"weights": "."}, ["weights", "'.'", "cannot be read"]),
+        ({"weights": "a\0b"}, ["weights", "cannot be read", "null"]),
+        ({"weights": ""}, ["weights", "at least 1"]),
+        ({"weights": 5}, ["weights", "5", "text"]),
+        ({"weight": "w"}, ["weight", "'weights'"]),
+        ({"model": "../cnn"}, ["model", "../cnn", "package.module:function"]),
+    ],
+)
+def test_bad_models_are_refused(definition, words, study_file):
+    changed = f"models: {{warm: {json.dumps(definition)}}}\ngrid:\n"
+    with refused("tiny.yaml", "models.warm", *words):
+        load_study(study_file("grid:\n", changed))
 
 
 # Bad input: (what is replaced, by what, what the one line must name)

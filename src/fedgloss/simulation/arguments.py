@@ -1,8 +1,7 @@
 """The arguments of `fedgloss.train`, checked: each error names the argument and what it allows."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError
+from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
 from fedgloss.simulation.stacked import can_stack
 
@@ -77,8 +77,7 @@ def check_numbers(
 ) -> None:
     """Refuse numbers out of range, by argument name."""
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
+        if not is_finite(value) or value < 0:
             raise InputError(f"{name}: {value!r} is not a finite number of at least 0")
     for name, value in (("batch_size", batch_size), ("local_steps", local_steps)):
         if value is not None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from fedgloss import __version__
 from fedgloss.data.datasets import Dataset, load
-from fedgloss.data.partitions import load_partition
+from fedgloss.data.partitions import Partition, load_partition
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.settings import check_settings
@@ -86,7 +86,7 @@ def train_cells(
     for cell in cells:
         check_settings(cell.settings)
     _check_same_shape(cells)
-    use_device = prepare_torch(device, threads)
+    use_device = prepare_torch(device, threads, cells[0].settings["precision"])
     dataset = _on(load(data, verify=True), use_device)
     settings = cells[0].settings
     inputs = {"data": dataset.sha256}
@@ -96,16 +96,17 @@ def train_cells(
     plan, chosen = _plan(settings, dataset, weights, use_device, backend)
     machine = {"device": use_device.type, "backend": backend, "threads": threads}
     machine["torch"] = torch.__version__
-    partitions = {cell.partition: sha256(cell.partition) for cell in cells}
+    partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
+    hashes = {file: sha256(file) for file in partitions}
     algorithms: dict[str, Any] = {}
     runs, images = [], []
     for cell in cells:
         identity = {"settings": dict(cell.settings), "code": cell.code, **inputs}
-        identity |= {"partition": partitions[cell.partition], **machine}
+        identity |= {"partition": hashes[cell.partition], **machine}
         store = cell.checkpoints and Checkpoints(
             cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
         )
-        run = _run(cell, dataset, weights, plan, algorithms, store)
+        run = _run(cell, dataset, partitions[cell.partition], weights, plan, algorithms, store)
         runs.append(run)
         images.append(_images_a_round(run, settings["training"]["epochs"]))
 
@@ -125,10 +126,10 @@ def train_cells(
     for cell, run, result, count in zip(cells, runs, results, images, strict=True):
         provenance = {
             "code": cell.code,
-            "inputs": {**inputs, "partition": partitions[cell.partition]},
+            "inputs": {**inputs, "partition": hashes[cell.partition]},
             "device": device_name(use_device),
             "threads": threads,
-            "precision": "float32, TF32 off",
+            "precision": settings["precision"],
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -167,7 +168,7 @@ def _check_same_shape(cells: Sequence[CellFiles]) -> None:
 
     def shape(cell: CellFiles) -> dict[str, Any]:
         settings, training = cell.settings, cell.settings["training"]
-        shared = {name: settings[name] for name in ("dataset", "model", "weights")}
+        shared = {name: settings[name] for name in ("dataset", "model", "weights", "precision")}
         free = ("lr", "weight_decay")
         return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
 
@@ -198,7 +199,7 @@ def _plan(
     plan = Plan(
         model,
         F.cross_entropy,
-        build_gradients(chosen, model, F.cross_entropy),
+        build_gradients(chosen, model, F.cross_entropy, settings["precision"]),
         Batching(training["batch_size"], training["epochs"]),
         Pipeline(dataset.mean, dataset.std, training["augmentation"]),
         training["rounds"],
@@ -212,6 +213,7 @@ def _plan(
 def _run(
     cell: CellFiles,
     dataset: Dataset,
+    clients: Partition,
     weights: Path | None,
     plan: Plan,
     algorithms: dict[str, Any],
@@ -219,7 +221,6 @@ def _run(
 ) -> Run:
     """A cell as a run of the plan; cells of one method share the `algorithms` entry."""
     settings, training = cell.settings, cell.settings["training"]
-    clients = load_partition(cell.partition, dataset)
     if len(clients.clients) != training["clients"]:
         raise InputError(
             f"{cell.partition}: has {len(clients.clients)} clients, but training.clients is"

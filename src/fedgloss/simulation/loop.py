@@ -11,10 +11,19 @@ from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 
 class LoopGradients:
-    """The gradient of each client's mean loss, for any module and any loss."""
+    """The gradient of each client's mean loss, for any module and any loss.
 
-    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.model, self.loss, self.shapes = model, loss, parameter_shapes(model)
+    dtype: the model computes in this type, where it is not that of the parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.loss, self.dtype = model, loss, dtype
+        self.shapes = parameter_shapes(model)
 
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
         """As `cohort.Gradients` says."""
@@ -22,7 +31,9 @@ class LoopGradients:
         for k, count in enumerate(counts):
             if count:
                 w = W[k].detach().requires_grad_()
-                output = functional_call(self.model, unflatten(w, self.shapes), (x[k, :count],))
+                parameters = unflatten(w.to(self.dtype or w.dtype), self.shapes)
+                inputs = x[k, :count].to(self.dtype or x.dtype)
+                output = functional_call(self.model, parameters, (inputs,)).to(W.dtype)
                 gradients[k] = torch.autograd.grad(self.loss(output, y[k, :count]), w)[0]
         return gradients
 

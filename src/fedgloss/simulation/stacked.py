@@ -240,10 +240,18 @@ def can_stack(model: nn.Module) -> bool:
 
 
 class StackedGradients:
-    """The gradients of K copies of a sequential model, each on its own mini-batch."""
+    """The gradients of K copies of a sequential model, each on its own mini-batch.
 
-    def __init__(self, model: nn.Sequential, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.loss, self.shapes = loss, parameter_shapes(model)
+    dtype: the model computes in this type, where it is not that of the parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.loss, self.dtype, self.shapes = loss, dtype, parameter_shapes(model)
         self.widest: dict[torch.Size, int] = {}
         self.layers = [
             LAYERS[type(layer)][0](layer, prefix) for prefix, layer in model.named_children()
@@ -252,6 +260,12 @@ class StackedGradients:
     @torch.no_grad()
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
         """As `cohort.Gradients` says."""
+        if self.dtype:
+            W, x, wanted = W.to(self.dtype), x.to(self.dtype), W.dtype
+            return self._gradients(W, x, y, counts).to(wanted)
+        return self._gradients(W, x, y, counts)
+
+    def _gradients(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
         result = torch.empty_like(W)
         together = self._rows_at_once(x)
         for k in range(0, len(W), together):
@@ -289,10 +303,12 @@ class StackedGradients:
         for layer in self.layers:
             h, kept = layer.forward(h, parameters)
             saved.append(kept)
-        if h.ndim == 5:  # a network that ends in images: its loss sees channels first
-            d = self._output_gradient(h.permute(0, 1, 4, 2, 3), y, counts).permute(0, 1, 3, 4, 2)
+        z = h.float() if self.dtype else h  # the loss is never of less than single precision
+        if z.ndim == 5:  # a network that ends in images: its loss sees channels first
+            d = self._output_gradient(z.permute(0, 1, 4, 2, 3), y, counts).permute(0, 1, 3, 4, 2)
         else:
-            d = self._output_gradient(h, y, counts)
+            d = self._output_gradient(z, y, counts)
+        d = d.to(h.dtype)
         for i in reversed(range(len(self.layers))):
             d = self.layers[i].backward(d, saved[i], parameters, gradients, need_input=i > 0)
 

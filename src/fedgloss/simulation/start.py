@@ -8,6 +8,7 @@ import torch
 from fedgloss.data.datasets import Dataset
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
+from fedgloss.simulation.devices import claim
 
 
 def initial_model(
@@ -23,8 +24,13 @@ def initial_model(
         return build_model(name, shape, len(dataset.classes), weights)
 
 
-def prepare_torch(device: str, threads: int) -> torch.device:
-    """Pick the device and make its arithmetic repeatable."""
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+def prepare_torch(device: str, threads: int, precision: str = "float32") -> torch.device:
+    """Pick the device and make its arithmetic repeatable, TF32 off unless it is asked for."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     torch.set_num_threads(threads)
     _keep_freed_memory()
     # The switch of use_deterministic_algorithms, without importing the compiler (2 s). A warning,
@@ -33,9 +39,12 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and torch.cuda.device_count() > 1:
+            device = f"cuda:{claim(torch.cuda.device_count())}"
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -46,6 +55,16 @@ def prepare_torch(device: str, threads: int) -> torch.device:
         raise InputError(f"device: {device!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
+    if tf32 and chosen.type != "cuda":
+        raise InputError(
+            f"precision: 'tf32' is for CUDA devices, this is {chosen}; allowed here: float32,"
+            " bfloat16"
+        )
+    if chosen.type == "cuda" and chosen.index is not None:
+        if chosen.index >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise InputError(f"device: {device!r} is not at hand; the last one here is cuda:{last}")
+        torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
     return chosen
 
 

@@ -186,9 +186,12 @@ def train(
     return summary(run, plan, chosen)
 
 
-def build_gradients(backend: str, model: nn.Module, loss: Loss) -> Gradients:
-    """The backend by name: "loop" or "stacked"."""
-    return (StackedGradients if backend == "stacked" else LoopGradients)(model, loss)
+def build_gradients(
+    backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
+) -> Gradients:
+    """The backend by name, "loop" or "stacked", computing in bfloat16 if that is the precision."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else None
+    return (StackedGradients if backend == "stacked" else LoopGradients)(model, loss, dtype)
 
 
 def summary(run: Run, plan: Plan, backend: str) -> Training:

@@ -1,0 +1,136 @@
+"""What a study will cost, and what its jobs ask a cluster for."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedgloss import estimate
+from fedgloss.cli import main
+from fedgloss.configuration import validate
+from fedgloss.errors import InputError
+from fedgloss.estimate import Need, remaining
+from fedgloss.files import write_json, write_text
+from fedgloss.study import check_study, load_study
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = str(ROOT / "config" / "paper.yaml")
+TABLE = yaml.safe_load((ROOT / "config" / "resources.yaml").read_text(encoding="utf-8"))
+GRID = {"dataset": "digits", "alphas": ["0"], "model": "smallcnn"}
+
+
+def study_of(*algorithms, **more):
+    grid = [{**GRID, "algorithms": list(algorithms)}]
+    return check_study({"study": "s", "seeds": [0, 1], "grid": grid, **more}, "s.yaml")
+
+
+def seconds(study, cell):
+    return estimate.training(study, study.cell(cell)).seconds
+
+
+def test_a_round_is_its_participants_epochs_of_one_or_two_gradients():
+    study = study_of("fedavg", "fedsam", "fedgloss", training={"rounds": 7, "clients_per_round": 3})
+    rows = TABLE["training"]["digits/smallcnn"]
+    cell = "digits/alpha-0/smallcnn/{}/seed-0"
+    assert seconds(study, cell.format("fedavg")) == pytest.approx(21 * rows["sgd"]["seconds"])
+    for method in ("fedsam", "fedgloss"):
+        assert seconds(study, cell.format(method)) == pytest.approx(21 * rows["sam"]["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "times"),
+    [
+        ({"training": {"epochs": 3}}, 3),
+        ({"training": {"record": ["delta_epsilon"]}}, 2),
+        ({"algorithms": {"fedgloss": {"method": "naivefedgloss"}}}, 2),
+    ],
+)
+def test_work_done_several_times_costs_as_many_times(changed, times):
+    cell = "digits/alpha-0/smallcnn/fedgloss/seed-0"
+    once = seconds(study_of("fedgloss"), cell)
+    assert seconds(study_of("fedgloss", **changed), cell) == pytest.approx(times * once)
+
+
+def test_a_centralized_epoch_is_that_of_all_clients():
+    study = study_of("centralized-sgd", training={"rounds": 2})
+    row = TABLE["training"]["digits/smallcnn"]["sgd"]
+    assert seconds(study, "digits/alpha-0/smallcnn/centralized-sgd/seed-0") == pytest.approx(
+        2 * 50 * row["seconds"]
+    )
+
+
+def test_each_attempt_asks_for_more_up_to_the_longest_limit():
+    limits = TABLE["limits"]
+    need = Need(600, 1, 1000, "measured")
+    first = -(-(600 * limits["margin"]["measured"] + limits["start_seconds"]) // 60)
+    assert [need.minutes(attempt) for attempt in (1, 2, 3)] == [first, 2 * first, 4 * first]
+    assert [need.memory(attempt) for attempt in (1, 2, 3)] == [1000, 2000, 4000]
+    assert need.minutes(20) == limits["longest_minutes"]
+    assert Need(600, 1, 1000, "guessed").minutes(1) > first, "a guess has a wider margin"
+
+
+def test_every_row_says_how_it_is_known():
+    validate(TABLE, "resources", "resources.yaml")
+    for basis, word in (("measured", "where"), ("guessed", "why")):
+        row = {**TABLE["analysis"]["default"], "basis": basis}
+        row.pop("where", None)
+        row.pop("why", None)
+        table = {**TABLE, "analysis": {"default": row}}
+        with pytest.raises(InputError, match=rf"analysis\.default\.{word}: missing"):
+            validate(table, "resources", "resources.yaml")
+
+
+def test_every_condition_of_the_paper_has_a_row_of_its_own():
+    study = load_study(PAPER)
+    for cell in study.cells:
+        key = f"{study.datasets[cell.dataset]['source']}/{cell.model}"
+        assert key in TABLE["training"] and key in TABLE["analysis"]
+
+
+def test_finished_cells_cost_nothing_and_checkpoints_spare_their_rounds(tmp_path):
+    study = study_of("fedavg", training={"rounds": 100})
+    whole = estimate.training(study, study.cells[0]).seconds
+    first, second = study.cells
+    assert [job.need.seconds for job in remaining(study, tmp_path)] == [whole, whole]
+    write_json(tmp_path / "runs" / "s" / str(first) / "manifest.json", {"status": "diverged"})
+    checkpoints = tmp_path / "checkpoints" / "s" / str(second)
+    for rounds in (20, 75):
+        write_text(checkpoints / f"round-{rounds:07d}.safetensors", "")
+    (left,) = remaining(study, tmp_path)
+    assert left.need.seconds == pytest.approx(whole / 4)
+
+
+def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):
+    study = load_study(PAPER)
+
+    def kinds(target):
+        jobs = list(remaining(study, tmp_path, target))
+        return {
+            kind: sum(job.kind == kind for job in jobs)
+            for kind in ("train", "hessian", "landscape")
+        }
+
+    assert kinds("") == {"train": len(study.cells), "hessian": 48, "landscape": 6}
+    assert kinds("fig6a") == kinds("figure_fig6a") == {"train": 2, "hessian": 0, "landscape": 2}
+    assert kinds("table7") == {"train": 24, "hessian": 8, "landscape": 0}
+    assert kinds("cifar10/alpha-0/cnn/fedsam/") == {"train": 3, "hessian": 1, "landscape": 1}
+    with pytest.raises(InputError, match=r"'tabel7' is no table.*did you mean 'table7'"):
+        kinds("tabel7")
+
+
+def test_the_command_adds_up_and_says_what_is_guessed(tmp_path, capsys):
+    assert main(["estimate", PAPER, "fig6a", "--results", str(tmp_path)]) == 0
+    *lines, blank, total = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and blank == ""
+    assert all("GPU h" in line and line.endswith("guessed") for line in lines)
+    hours = sum(float(line.split("=")[1].split()[0]) for line in lines)
+    assert f"4 jobs to run: {hours:.1f} GPU hours" in total
+    assert "100% of that is guessed" in total
+
+    smoke = str(ROOT / "config" / "smoke.yaml")
+    assert main(["estimate", smoke, "--results", str(tmp_path)]) == 0
+    total = capsys.readouterr().out.splitlines()[-1]
+    assert "6 jobs to run: 0.0 GPU hours" in total and "guessed" not in total
+
+    assert main(["estimate", smoke, "nothing"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
