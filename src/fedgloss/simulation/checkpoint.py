@@ -101,7 +101,6 @@ class Checkpoints:
                 self._check_identity(path, json.loads(metadata["identity"]))
                 if metadata.pop("sha256") != _digest(tensors, metadata):
                     raise InputError(f"{path}: the contents do not match their checksum")
-                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
                 return int(metadata["round"]), tensors, json.loads(metadata["extra"])
             except InputError as error:
                 self.say(f"checkpoint passed over: {error}")

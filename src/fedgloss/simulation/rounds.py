@@ -16,6 +16,7 @@ from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.cohort import Cohort, Gradients, draw_cohort
 from fedgloss.simulation.local import Exchange, train_together
+from fedgloss.simulation.state import ClientState, choose_place
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,17 @@ class Federation:
     """N_k of each client, float64 [m]."""
 
     def draw_participants(self, t: int) -> list[int]:
-        """The clients of round t: the schedule's, or drawn uniformly without replacement.
+        """The clients of round t: the schedule's (none past its end), or drawn uniformly.
 
-        The draw depends on the seed alone, so all methods of one seed meet the same clients.
+        The draw is without replacement and depends on the seed alone, so all methods of one seed
+        meet the same clients.
         """
         if self.algorithm.pooled:
             return [0]
         if isinstance(self.participants, int):
             m = len(self.data.indices)
             return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
-        return list(self.participants[t])
+        return list(self.participants[t]) if t < len(self.participants) else []
 
 
 def federation(
@@ -109,8 +111,10 @@ class Simulation:
         self.w = torch.stack([f.w[None] for f in self.federations])
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
+        vectors = S * self.m * len(self.algorithm.client_state)
+        self.place = choose_place(vectors * P * self.w.element_size(), self.w.device)
         self.clients = {
-            name: self.w.new_zeros(S, self.m, P) for name in self.algorithm.client_state
+            name: ClientState(S, self.m, self.w, self.place) for name in self.algorithm.client_state
         }
         self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, for delta_epsilon
         self.diverged_in = torch.full((S,), -1, device=self.w.device)
@@ -126,8 +130,9 @@ class Simulation:
         t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         cohort = self._cohort(ids, t, "batches")
         h = self._facts(t, ids, cohort)
-        rows = self._rows(ids)
-        c = Named(**{name: self._gather(name, rows, len(ids[0])) for name in self.clients})
+        c = Named(**{name: state.gather(ids) for name, state in self.clients.items()})
+        for state in self.clients.values() if self.place == "file" else ():
+            state.prefetch([f.draw_participants(t + 1) for f in self.federations])
         evaluations = 0.0
 
         if self.algorithm.probe or self.measures_perturbation:
@@ -147,7 +152,7 @@ class Simulation:
         self._count(down, up)
         self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
         for name, state in self.clients.items():
-            state.flatten(0, 1).index_copy_(0, rows, c[name].flatten(0, 1))
+            state.scatter(ids, c[name])
 
         self.previous = mean(down.w - self.locals[1], h.p)
         norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
@@ -166,19 +171,21 @@ class Simulation:
             "previous": self.previous[s],
             "diverged_in": self.diverged_in[s],
             **{f"server.{name}": value[s] for name, value in self.s.items()},
-            **{f"clients.{name}": value[s] for name, value in self.clients.items()},
+            **{f"clients.{name}": state.values[s] for name, state in self.clients.items()},
         }
 
     def load_state(self, states: Sequence[dict[str, Tensor]], t: int) -> None:
         """Go on from what `state` returned for each federation after round t - 1."""
-        device = self.w.device
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        stacked = {name: tensor.to(device) for name, tensor in stacked.items()}
-        self.t, self.w, self.previous = t, stacked["w"], stacked["previous"]
-        self.diverged_in = stacked["diverged_in"]
-        self.s = Named(**{name: stacked[f"server.{name}"] for name in self.s})
-        for name, state in self.clients.items():
-            state.copy_(stacked[f"clients.{name}"])
+
+        def stacked(name: str) -> Tensor:
+            return torch.stack([state[name] for state in states]).to(self.w.device)
+
+        self.t, self.w, self.previous = t, stacked("w"), stacked("previous")
+        self.diverged_in = stacked("diverged_in")
+        self.s = Named(**{name: stacked(f"server.{name}") for name in self.s})
+        for name, state in self.clients.items():  # one by one: they may not fit the memory twice
+            for s, saved in enumerate(states):
+                state.values[s].copy_(saved[f"clients.{name}"])
 
     def _cohort(self, ids: list[list[int]], t: int, purpose: str) -> Cohort:
         return draw_cohort(
@@ -191,14 +198,6 @@ class Simulation:
             purpose,
             t,
         )
-
-    def _rows(self, ids: list[list[int]]) -> Tensor:
-        """The participants' rows in [S * m, P]."""
-        rows = [s * self.m + k for s, row in enumerate(ids) for k in row]
-        return torch.tensor(rows, device=self.w.device)
-
-    def _gather(self, name: str, rows: Tensor, K: int) -> Tensor:
-        return self.clients[name].flatten(0, 1).index_select(0, rows).unflatten(0, (-1, K))
 
     def _facts(self, t: int, ids: list[list[int]], cohort: Cohort) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""

@@ -91,8 +91,9 @@ class Run:
         self.finished = True
         self.w, self.measured = simulation.w[s, 0], simulation.measured[s]
         self.state = {name: value[s, 0] for name, value in simulation.s.items()}
-        for name, value in simulation.clients.items():  # written in place, round after round
-            self.state[name] = value[s] if simulation.t == rounds else value[s].clone()
+        for name, state in simulation.clients.items():  # written in place, round after round
+            vectors = state.values[s]
+            self.state[name] = vectors if simulation.t == rounds else vectors.clone()
         self.participants, self.locals = simulation.locals[0][s], simulation.locals[1][s]
 
     def save(self, simulation: Simulation, s: int) -> None:
