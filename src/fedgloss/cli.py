@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         help="and seconds (default 300)",
     )
     sub.add_argument("--code", nargs="+", help="fingerprint of the code, if it is known already")
+    sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
     sub.add_argument("--backend", default="auto", help="auto (default), loop, or stacked")
     _add_machine(sub)
 

@@ -43,12 +43,13 @@ def partition(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     from fedgloss.fingerprint import of_training
-    from fedgloss.progress import Progress
+    from fedgloss.progress import Progress, Scalars
     from fedgloss.settings import check_settings
     from fedgloss.simulation.cell import CellFiles, train_cells
     from fedgloss.simulation.checkpoint import Interrupted
     from fedgloss.study import check_writable
 
+    scalars = options.tensorboard and Scalars(options.tensorboard)
     cells = []
     number = len(options.settings)
     for name in ("partition", "out", "checkpoints", "code"):
@@ -78,6 +79,7 @@ def train(options: argparse.Namespace) -> int:
             threads=options.threads,
             backend=options.backend,
             watch=Progress,
+            on_row=lambda cell, row: scalars and scalars(_path(cell.settings), row),
         )
     except Interrupted:
         kept = "run the same command again to go on" if options.checkpoints else "nothing was kept"
@@ -92,13 +94,17 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _path(settings: dict) -> str:
+    return "{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}".format(**settings)
+
+
 def _read_settings(text: str) -> dict:
-    from fedgloss.files import read_json
+    from fedgloss.files import parse_json, read_json
 
     if not text.lstrip().startswith("{"):
         return read_json(text)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise InputError(f"--settings: not valid JSON ({error})") from None
 

@@ -1,8 +1,11 @@
-"""Seeing a run: a bar on a terminal, a plain line now and then in a log."""
+"""Seeing a run: a bar on a terminal, a plain line now and then in a log, TensorBoard on request."""
 
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
+
+from fedgloss.errors import InputError
 
 
 class Progress:
@@ -38,6 +41,30 @@ class Progress:
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+class Scalars:
+    """Writes the metrics of cells for TensorBoard, a folder for each cell, as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises InputError if the package `tensorboard` is missing."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard: needs the package tensorboard; pip install tensorboard"
+            ) from None
+        self.folder, self.new_writer, self.writers = folder, SummaryWriter, {}
+
+    def __call__(self, cell: str, row: Mapping[str, float]) -> None:
+        """The row of metrics of an evaluated round of a cell, named by its path."""
+        t = int(row["round"])
+        if cell not in self.writers:  # a resumed run takes the place of what was written beyond it
+            self.writers[cell] = self.new_writer(str(self.folder / cell), purge_step=t)
+        for name, value in row.items():
+            if name != "round":
+                self.writers[cell].add_scalar(name, value, t)
+        self.writers[cell].flush()
 
 
 def _clock(seconds: float) -> str:

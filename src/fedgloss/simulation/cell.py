@@ -36,7 +36,7 @@ from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import check_model, flatten
 from fedgloss.simulation.results import write_results
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import RECORDS, Plan, Run, run_rounds
+from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
 from fedgloss.simulation.start import device_name, initial_model, prepare_torch
 from fedgloss.simulation.train import Training, build_gradients, summary
 
@@ -66,6 +66,7 @@ def train_cells(
     threads: int = 1,
     backend: str = "auto",
     watch: Callable[[str, int, float], OnRound] = lambda label, rounds, images: lambda t, row: None,
+    on_row: Callable[[CellFiles, Mapping[str, float]], None] = lambda cell, row: None,
 ) -> list[Training]:
     """Train cells together on one device, and write the results of each into its folder `out`.
 
@@ -79,6 +80,7 @@ def train_cells(
 
     weights: the file that the model starts from, if the settings name one by its SHA-256.
     watch: makes, from a label, the rounds and the images a round, a function to call each round.
+    on_row: gets each row of metrics as it comes.
 
     SIGTERM, SIGINT and SIGUSR1 end the runs after a checkpoint, with `Interrupted`.
     Raises InputError if the settings, the data or a partition are not usable.
@@ -113,10 +115,13 @@ def train_cells(
     on_round = watch(_label(cells), plan.rounds, sum(images))
     rounds_here = 0
 
-    def counted(t: int, rows: Sequence[Mapping[str, float]]) -> None:
+    def counted(t: int, rows: Sequence[Row]) -> None:
         nonlocal rounds_here
         rounds_here += 1
-        on_round(t, _mean(rows))
+        on_round(t, _mean([row for row in rows if row]))
+        for cell, row in zip(cells, rows, strict=True):
+            if row:
+                on_row(cell, row)
 
     begun = time.monotonic()
     with _stop_on_signals() as stop:

@@ -14,7 +14,9 @@ from fedgloss.simulation.evaluate import evaluate
 from fedgloss.simulation.rounds import Federation, Measured, Simulation, advance
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-OnRound = Callable[[int, list[dict[str, float]]], None]
+Row = dict[str, float] | None
+"""A row of metrics, where the round was evaluated."""
+OnRound = Callable[[int, Sequence[Row]], None]
 RECORDS = ("norms", "communication", "delta_epsilon")
 HOPELESS_LOSS = 1e4
 """A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
@@ -115,7 +117,7 @@ def run_rounds(
     """Take all runs to the end of the plan.
 
     Runs of one method that stand at the same round become one simulation; all simulations at that
-    round share their mini-batch gradients. `on_round` gets the metrics of the evaluated runs.
+    round share their mini-batch gradients. `on_round` gets the round and a row for each run.
     Raises Interrupted, after writing checkpoints, if `should_stop` says so.
     """
     stacks = _resume(runs, plan)
@@ -123,15 +125,14 @@ def run_rounds(
         t = min(stack.simulation.t for stack in live)
         now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
         advance([stack.simulation for stack in now])
-        rows = []
+        rows = dict[int, Row]()
         for stack in now:
             for s, run in enumerate(stack.runs):
                 if not run.finished:
-                    row = run.after_round(plan, stack.simulation, s)
-                    rows += [] if row is None else [row]
+                    rows[id(run)] = run.after_round(plan, stack.simulation, s)
                     if run.diverged_in is not None or t + 1 == plan.rounds:
                         run.finish(stack.simulation, s, plan.rounds)
-        on_round(t + 1, rows)
+        on_round(t + 1, [rows.get(id(run)) for run in runs])
         stop = t + 1 < plan.rounds and should_stop()
         for stack in live if stop else now:
             stack.save(plan, stop)

@@ -182,7 +182,7 @@ def train(
         test,
         checkpoints,
     )
-    run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0] if rows else None))
+    run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
     return summary(run, plan, chosen)
 
 
