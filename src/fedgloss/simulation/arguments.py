@@ -15,7 +15,7 @@ from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
 from fedgloss.simulation.stacked import can_stack
 
-BACKENDS = ("auto", "loop", "stacked")
+BACKENDS = ("auto", "loop", "stacked", "graph")
 
 
 def resolve_algorithm(
@@ -102,12 +102,14 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def choose_backend(backend: str, model: nn.Module) -> str:
-    """ "loop" or "stacked", as asked, or the faster of those that can train this model."""
+    """ "loop", "stacked" or "graph", as asked, or the faster of those that can train this model."""
     check_choice("backend", backend, BACKENDS)
-    if backend == "stacked" and not can_stack(model):
+    if backend == "graph" and not next(model.parameters()).is_cuda:
+        raise InputError("backend: 'graph' is for CUDA devices; allowed here: auto, loop, stacked")
+    if backend in ("stacked", "graph") and not can_stack(model):
         raise InputError(
-            "backend: 'stacked' takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d, ReLU,"
-            " Flatten and Linear; use 'loop'"
+            f"backend: {backend!r} takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d,"
+            " ReLU, Flatten and Linear; use 'loop'"
         )
     return ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
 

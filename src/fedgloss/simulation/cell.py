@@ -34,6 +34,7 @@ from fedgloss.simulation.arguments import (
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import check_model, flatten
+from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.results import write_results
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
@@ -211,6 +212,7 @@ def _plan(
         training["evaluate_every"],
         training["last"],
         training["record"],
+        new_graph=CudaGraph if chosen == "graph" else None,
     )
     return plan, chosen
 

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 
+Counts = Sequence[int] | Tensor
+"""How many samples of each row's mini-batch count, 0 for clients that have finished: numbers, or a
+tensor on the device where a round must not depend on what the host knows (graph.py)."""
+
 
 class Gradients(Protocol):
     """How the gradients of many models on their mini-batches are computed: a backend."""
 
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """W [R, P], x [R, B, ...], y [R, B, ...] -> [R, P]: the gradients of R mean losses.
 
         The mini-batch of row r is its first counts[r] samples; the gradient of none is zero.
@@ -33,8 +37,7 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
-    counts: list[int]
-    """How many samples of each row count; 0 for clients that have finished."""
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Cohort:
     """int64 [S, K, steps, B]: the samples; what lies past a mini-batch's size does not count."""
     draws: Tensor | None
     """int64 [S, K, steps, B, 3]: their augmentation, if there is any."""
+    counts: Tensor | None
+    """int64 [S, K, steps], where the sizes are to be known on the device only."""
     pipeline: Pipeline | None
     device: torch.device
     """Where the models are; the samples may lie elsewhere."""
@@ -58,16 +63,18 @@ class Cohort:
 
     @property
     def steps(self) -> int:
-        """Local steps of the busiest participant."""
-        return max(map(len, self.sizes), default=0)
+        """Local steps of the busiest participant, or room for them."""
+        return self.index.shape[2]
 
     def batch(self, step: int) -> Batch:
         """The mini-batches of a local step, the rows of all federations in one dimension."""
-        counts = [sizes[step] if step < len(sizes) else 0 for sizes in self.sizes]
-        index = self.index[:, :, step, : max(counts)].flatten(0, 1)
-        draws = self.draws
-        if draws is not None:
-            draws = draws[:, :, step, : max(counts)].flatten(0, 1)
+        if self.counts is None:
+            counts = [sizes[step] if step < len(sizes) else 0 for sizes in self.sizes]
+            B = max(counts)
+        else:
+            counts, B = self.counts[:, :, step].flatten(), self.index.shape[3]
+        index = self.index[:, :, step, :B].flatten(0, 1)
+        draws = None if self.draws is None else self.draws[:, :, step, :B].flatten(0, 1)
         return Batch(self._inputs(index, draws), self._targets(index), counts)
 
     def part(self, participants: slice) -> "Cohort":
@@ -80,7 +87,20 @@ class Cohort:
             sizes=tuple(self.sizes[s * K + k] for s in range(S) for k in kept),
             index=self.index[:, participants],
             draws=None if self.draws is None else self.draws[:, participants],
+            counts=None if self.counts is None else self.counts[:, participants],
         )
+
+    def copy(self) -> "Cohort":
+        """The same, in tensors of its own."""
+        own = {
+            n: t if t is None else t.clone()
+            for n, t in (("index", self.index), ("draws", self.draws), ("counts", self.counts))
+        }
+        return replace(self, **own)
+
+    def tensors(self) -> list[Tensor]:
+        """What differs between two rounds, in a fixed order."""
+        return [t for t in (self.index, self.draws, self.counts) if t is not None]
 
     def full_gradient(self, gradients: Gradients, w: Tensor, chunk: int = 1024) -> Tensor:
         """Each participant's gradient over all its data at w: [S, 1, P] -> [S, K, P]."""
@@ -112,14 +132,17 @@ def draw_cohort(
     seeds: Sequence[int],
     purpose: str,
     t: int,
+    room: tuple[int, int] | None = None,
 ) -> Cohort:
     """The cohort of round t for federations with these data, participants and seeds.
 
-    `like` is a tensor of the models' device and type.
+    like: a tensor of the models' device and type. room: (steps, samples of a mini-batch) that any
+    round may need; all cohorts then have tensors of one shape, and their sizes among them.
     """
     sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
     S, K = len(ids), len(ids[0])
-    steps, B = max(map(len, sizes), default=0), max(map(max, sizes))
+    steps, B = room or (max(map(len, sizes), default=0), max(map(max, sizes)))
+    counts = torch.zeros(S * K, steps, dtype=torch.int64) if room else None
     index = torch.zeros(S * K, steps, B, dtype=torch.int64)
     augmented = pipeline is not None and pipeline.augmentation != "none"
     draws = torch.zeros(S * K, steps, B, 3, dtype=torch.int64) if augmented else None
@@ -128,6 +151,8 @@ def draw_cohort(
         indices = data[s].indices[k]
         order = indices[batching.order(len(indices), seeds[s], purpose, t, k)]
         _fill(index[row], order, here)
+        if counts is not None:
+            counts[row, : len(here)] = torch.tensor(here)
         if draws is not None:
             drawn = pipeline.draw(seeds[s], purpose, t, k, here)
             _fill(draws[row], torch.from_numpy(drawn), here)
@@ -137,6 +162,7 @@ def draw_cohort(
         tuple(map(tuple, sizes)),
         index.unflatten(0, (S, K)).to(data[0].inputs.device, non_blocking=True),
         None if draws is None else draws.unflatten(0, (S, K)).to(like.device, non_blocking=True),
+        None if counts is None else counts.unflatten(0, (S, K)).to(like.device, non_blocking=True),
         pipeline,
         like.device,
         like.dtype,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.algorithms.core import Algorithm, Named
-from fedgloss.simulation.cohort import Batch, Cohort, Gradients
+from fedgloss.simulation.cohort import Batch, Cohort, Counts, Gradients
 
 Gradient = Callable[[Tensor], Tensor]
 PER_CLIENT = ("p", "share", "steps")
@@ -90,13 +90,12 @@ class _Training:
 
         return gradient
 
-    def step(self, direction: Tensor, c: Named, counts: Sequence[int]) -> None:
+    def step(self, direction: Tensor, c: Named, counts: Counts) -> None:
         """Clients with fewer steps than others stop where they are."""
         h = self.exchange.h
         update = h.lr * torch.add(direction, h.wd * self.W)
-        if not all(counts):
-            active = torch.tensor([count > 0 for count in counts], device=update.device)
-            active = active.view(*update.shape[:2], 1)
+        if isinstance(counts, Tensor) or not all(counts):
+            active = torch.as_tensor(counts, device=update.device).view(*update.shape[:2], 1) > 0
             update = torch.where(active, update, torch.zeros_like(update))
             c = Named(**{name: torch.where(active, c[name], self.c[name]) for name in c})
         self.W, self.c = self.W - update, c
@@ -130,7 +129,7 @@ def _directions(
         if asked:
             batch = _merge([batches[i] for i in asked])
             W = torch.cat([point.flatten(0, 1) for point in asked.values()])
-            answers = gradients(W, *batch).split([len(batches[i].counts) for i in asked])
+            answers = gradients(W, *batch).split([len(batches[i].targets) for i in asked])
             for (i, point), answer in zip(asked.items(), answers, strict=True):
                 known[i].append(answer.view(point.shape))
                 trainings[i].evaluations += 1
@@ -169,7 +168,10 @@ def _merge(batches: Sequence[Batch]) -> Batch:
         ]
         return torch.cat(filled)
 
-    counts = [count for batch in batches for count in batch.counts]
+    if isinstance(batches[0].counts, Tensor):
+        counts: Counts = torch.cat([batch.counts for batch in batches])
+    else:
+        counts = [count for batch in batches for count in batch.counts]
     return Batch(rows([b.inputs for b in batches]), rows([b.targets for b in batches]), counts)
 
 

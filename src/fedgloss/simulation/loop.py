@@ -1,12 +1,12 @@
 """The reference: one client after another, autograd on the user's own module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedgloss.simulation.cohort import Cohort
+from fedgloss.simulation.cohort import Cohort, Counts
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 
@@ -25,7 +25,7 @@ class LoopGradients:
         self.model, self.loss, self.dtype = model, loss, dtype
         self.shapes = parameter_shapes(model)
 
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """As `cohort.Gradients` says."""
         gradients = torch.zeros_like(W)
         for k, count in enumerate(counts):

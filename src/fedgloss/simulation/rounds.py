@@ -85,6 +85,27 @@ class Measured:
     """Measurements of the last round: `pseudo_gradient_norm`, and `delta_epsilon` where asked."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for a round before it begins."""
+
+    ids: list[list[int]]
+    """The participants of each federation."""
+    rows: Tensor
+    """The same as rows of the clients' state, int64 [S * K]."""
+    cohort: Cohort
+    probe: Cohort | None
+    """The mini-batches of the extra exchange, where there is one."""
+    h: Named
+    """Hyperparameters and facts of the round."""
+
+    def tensors(self) -> list[Tensor]:
+        """What differs between two rounds, in a fixed order."""
+        cohorts = [cohort for cohort in (self.cohort, self.probe) if cohort]
+        facts = [value for value in self.h.values() if isinstance(value, Tensor)]
+        return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
+
+
 class Simulation:
     """S federations of one method in round t: global models, server states, client states.
 
@@ -121,23 +142,33 @@ class Simulation:
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def round(self) -> Generator[Exchange, tuple[Tensor, Named], None]:
-        """One round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
+    def draw(self, room: tuple[int, int] | None = None) -> Draw:
+        """All of the coming round that chance decides, or a schedule: the host's part of it."""
+        t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
+        probes = self.algorithm.probe or self.measures_perturbation
+        cohort = self._cohort(ids, t, "batches", room)
+        probe = self._cohort(ids, t, "probe", room) if probes else None
+        rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
+        places = {state.values.device for state in self.clients.values()} or {self.w.device}
+        rows = torch.tensor(rows, device=places.pop())
+        return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort))
+
+    def play(self, draw: Draw) -> Generator[Exchange, tuple[Tensor, Named], None]:
+        """The device's part of a round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
 
         A generator: it yields each exchange of models with the clients, and takes what their local
-        training made of it, so that several simulations can be trained together (`advance`).
+        training made of it, so that several simulations can be trained together.
         """
-        t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
-        cohort = self._cohort(ids, t, "batches")
-        h = self._facts(t, ids, cohort)
-        c = Named(**{name: state.gather(ids) for name, state in self.clients.items()})
+        ids, cohort, h = draw.ids, draw.cohort, draw.h
+        c = Named(**{name: s.gather(draw.rows, len(ids)) for name, s in self.clients.items()})
         for state in self.clients.values() if self.place == "file" else ():
-            state.prefetch([f.draw_participants(t + 1) for f in self.federations])
+            state.prefetch([f.draw_participants(self.t + 1) for f in self.federations])
         evaluations = 0.0
 
-        if self.algorithm.probe or self.measures_perturbation:
-            probe = self._cohort(ids, t, "probe")
-            c_probe, up, down, evaluated = yield from self._exchange(probe, c, h, perturb=False)
+        if draw.probe:
+            c_probe, up, down, evaluated = yield from self._exchange(
+                draw.probe, c, h, perturb=False
+            )
             exact = mean(down.w - up.w, h.p)
             if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
                 self._count(down, up)
@@ -152,7 +183,7 @@ class Simulation:
         self._count(down, up)
         self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
         for name, state in self.clients.items():
-            state.scatter(ids, c[name])
+            state.scatter(draw.rows, c[name])
 
         self.previous = mean(down.w - self.locals[1], h.p)
         norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
@@ -161,8 +192,7 @@ class Simulation:
             measured.gradients_per_step = evaluations + evaluated
         # Kept on the device: reading it every round would make a GPU wait.
         broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
-        self.diverged_in = torch.where(broken, t, self.diverged_in)
-        self.t += 1
+        self.diverged_in = torch.where(broken, h.t.to(torch.int64), self.diverged_in)
 
     def state(self, s: int) -> dict[str, Tensor]:
         """All of federation s that passes from round to round, by name (with `load_state`)."""
@@ -187,7 +217,9 @@ class Simulation:
             for s, saved in enumerate(states):
                 state.values[s].copy_(saved[f"clients.{name}"])
 
-    def _cohort(self, ids: list[list[int]], t: int, purpose: str) -> Cohort:
+    def _cohort(
+        self, ids: list[list[int]], t: int, purpose: str, room: tuple[int, int] | None
+    ) -> Cohort:
         return draw_cohort(
             [f.data for f in self.federations],
             ids,
@@ -197,6 +229,7 @@ class Simulation:
             [f.seed for f in self.federations],
             purpose,
             t,
+            room,
         )
 
     def _facts(self, t: int, ids: list[list[int]], cohort: Cohort) -> Named:
@@ -240,7 +273,7 @@ class Simulation:
             down = down.replace(w=self.w)
         exchange = Exchange(self.algorithm, cohort, down, c, h)
         W, c = yield exchange
-        self.locals = (list(map(list, cohort.ids)), W)
+        self.locals = (self.locals[0], W)
         c, up = self.algorithm.finish(W, down, c, h)
         return c, up, down, exchange.evaluations
 
@@ -262,7 +295,16 @@ class Simulation:
 
 def advance(simulations: Sequence[Simulation]) -> None:
     """One round of each of these simulations, their mini-batch gradients computed together."""
-    rounds = [simulation.round() for simulation in simulations]
+    draws = [simulation.draw() for simulation in simulations]
+    play_together(simulations, draws)
+    for simulation, draw in zip(simulations, draws, strict=True):
+        simulation.locals = (draw.ids, simulation.locals[1])
+        simulation.t += 1
+
+
+def play_together(simulations: Sequence[Simulation], draws: Sequence[Draw]) -> None:
+    """The device's part of `advance`."""
+    rounds = [s.play(draw) for s, draw in zip(simulations, draws, strict=True)]
     waiting = [(round, next(round)) for round in rounds]
     while waiting:
         trained = train_together([exchange for _, exchange in waiting], simulations[0].gradients)

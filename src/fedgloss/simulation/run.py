@@ -11,6 +11,7 @@ from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
 from fedgloss.simulation.clients import Batching, Pipeline
 from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.evaluate import evaluate
+from fedgloss.simulation.graph import Graph, Recorded
 from fedgloss.simulation.rounds import Federation, Measured, Simulation, advance
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -37,6 +38,8 @@ class Plan:
     last: int
     record: Sequence[str]
     keep_history: bool = False
+    new_graph: Callable[[], Graph] | None = None
+    """Where rounds are to be recorded and replayed: what records them."""
 
     def evaluates(self, t: int) -> bool:
         """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""
@@ -91,12 +94,13 @@ class Run:
     def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
         """Take the final state out of the simulation; what it does afterwards is not this run's."""
         self.finished = True
-        self.w, self.measured = simulation.w[s, 0], simulation.measured[s]
-        self.state = {name: value[s, 0] for name, value in simulation.s.items()}
+        self.w, self.measured = simulation.w[s, 0].clone(), simulation.measured[s]
+        self.state = {name: value[s, 0].clone() for name, value in simulation.s.items()}
         for name, state in simulation.clients.items():  # written in place, round after round
             vectors = state.values[s]
             self.state[name] = vectors if simulation.t == rounds else vectors.clone()
-        self.participants, self.locals = simulation.locals[0][s], simulation.locals[1][s]
+        self.participants = simulation.locals[0][s]
+        self.locals = simulation.locals[1][s].clone()
 
     def save(self, simulation: Simulation, s: int) -> None:
         """Write a checkpoint, if there is a place for it."""
@@ -120,11 +124,18 @@ def run_rounds(
     round share their mini-batch gradients. `on_round` gets the round and a row for each run.
     Raises Interrupted, after writing checkpoints, if `should_stop` says so.
     """
-    stacks = _resume(runs, plan)
+    stacks, recorded = _resume(runs, plan), dict[tuple[int, ...], Recorded]()
     while live := [stack for stack in stacks if stack.alive(plan)]:
         t = min(stack.simulation.t for stack in live)
         now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
-        advance([stack.simulation for stack in now])
+        simulations = [stack.simulation for stack in now]
+        if plan.new_graph:
+            key = tuple(map(id, simulations))
+            if key not in recorded:
+                recorded[key] = Recorded(simulations, plan.new_graph)
+            recorded[key].advance()
+        else:
+            advance(simulations)
         rows = dict[int, Row]()
         for stack in now:
             for s, run in enumerate(stack.runs):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgloss.simulation.cohort import Cohort
+from fedgloss.simulation.cohort import Cohort, Counts
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 aten = torch.ops.aten
@@ -258,14 +258,14 @@ class StackedGradients:
         ]
 
     @torch.no_grad()
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """As `cohort.Gradients` says."""
         if self.dtype:
             W, x, wanted = W.to(self.dtype), x.to(self.dtype), W.dtype
             return self._gradients(W, x, y, counts).to(wanted)
         return self._gradients(W, x, y, counts)
 
-    def _gradients(self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+    def _gradients(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         result = torch.empty_like(W)
         together = self._rows_at_once(x)
         for k in range(0, len(W), together):
@@ -295,7 +295,7 @@ class StackedGradients:
         return max(sizes)
 
     def _differentiate(
-        self, W: Tensor, x: Tensor, y: Tensor, counts: Sequence[int], result: Tensor
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, result: Tensor
     ) -> None:
         parameters = unflatten(W, self.shapes)
         gradients = unflatten(result, self.shapes)
@@ -312,19 +312,22 @@ class StackedGradients:
         for i in reversed(range(len(self.layers))):
             d = self.layers[i].backward(d, saved[i], parameters, gradients, need_input=i > 0)
 
-    def _output_gradient(self, z: Tensor, y: Tensor, counts: Sequence[int]) -> Tensor:
+    def _output_gradient(self, z: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """The gradient of each client's mean loss with respect to its outputs, zero past counts."""
-        full = all(count == z.shape[1] for count in counts)
+        on_device = isinstance(counts, Tensor)
+        full = not on_device and all(count == z.shape[1] for count in counts)
         if self.loss is F.cross_entropy and y.ndim == 2 and not y.is_floating_point():
             d = torch.softmax(z, dim=-1)
             d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
             if full:
                 return d.div_(z.shape[1])
             # Divided, not multiplied by the inverse: the bits of a mini-batch of this size alone.
-            divisor = torch.full(z.shape[:2], float("inf"), dtype=d.dtype)
-            for k, count in enumerate(counts):
-                divisor[k, :count] = count
-            return d.div_(divisor.to(d.device, non_blocking=True)[..., None])
+            counts = torch.as_tensor(counts, device=d.device)[:, None]
+            counts_here = torch.arange(z.shape[1], device=d.device) < counts
+            divisor = torch.where(counts_here, counts.to(d.dtype), float("inf"))
+            return d.div_(divisor[..., None])
+        if on_device:
+            raise NotImplementedError("a loss of one's own needs the sizes of the mini-batches")
         with torch.enable_grad():
             z = z.requires_grad_()
             losses = [self.loss(z[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]

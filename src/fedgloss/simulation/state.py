@@ -41,15 +41,15 @@ class ClientState:
             self.values = torch.frombuffer(self._map, dtype=dtype, count=size // dtype.itemsize)
             self.values = self.values.view(shape)
 
-    def gather(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """The vectors of each federation's participants on the models' device, [S, K, P]."""
-        rows = self.values.flatten(0, 1).index_select(0, self._rows(ids))
-        return rows.to(self.device, non_blocking=True).unflatten(0, (len(ids), -1))
+    def gather(self, rows: Tensor, S: int) -> Tensor:
+        """Some rows of [S * m, P], on the models' device, as [S, K, P]."""
+        vectors = self.values.flatten(0, 1).index_select(0, rows)
+        return vectors.to(self.device, non_blocking=True).unflatten(0, (S, -1))
 
-    def scatter(self, ids: Sequence[Sequence[int]], values: Tensor) -> None:
-        """Replace the participants' vectors by [S, K, P]."""
-        values = values.flatten(0, 1).to(self.values.device)
-        self.values.flatten(0, 1).index_copy_(0, self._rows(ids), values)
+    def scatter(self, rows: Tensor, vectors: Tensor) -> None:
+        """Replace these rows of [S * m, P] by [S, K, P]."""
+        vectors = vectors.flatten(0, 1).to(self.values.device)
+        self.values.flatten(0, 1).index_copy_(0, rows, vectors)
 
     def prefetch(self, ids: Sequence[Sequence[int]]) -> None:
         """Begin to read the vectors of a later round from the file, if they are in one."""
@@ -58,10 +58,6 @@ class ClientState:
             for row in (s * self.m + k for s, some in enumerate(ids) for k in some):
                 begin = row * length // page * page
                 self._map.madvise(mmap.MADV_WILLNEED, begin, row * length + length - begin)
-
-    def _rows(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
-        return torch.tensor(rows, device=self.values.device)
 
 
 def choose_place(nbytes: int, device: torch.device) -> str:

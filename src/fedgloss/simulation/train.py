@@ -25,6 +25,7 @@ from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unflatten
+from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Loss, Plan, Run, run_rounds
@@ -123,7 +124,8 @@ def train(
     record: any of "norms", "communication", "delta_epsilon" (Eq. 6; trains each cohort twice), at
     the evaluated rounds. Recording changes no number of the run.
     backend: "loop" (client after client), "stacked" (together; sequential models of common
-    layers), or "auto", which picks and reports in `Training.backend`.
+    layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
+    reports in `Training.backend`.
     keep_history: keep the parameters after every round ([rounds, P] in memory).
 
     Raises InputError, a ValueError, naming the argument that is wrong.
@@ -166,6 +168,7 @@ def train(
         last,
         record,
         keep_history,
+        CudaGraph if chosen == "graph" else None,
     )
     run = Run(
         federation(
@@ -189,9 +192,9 @@ def train(
 def build_gradients(
     backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
 ) -> Gradients:
-    """The backend by name, "loop" or "stacked", computing in bfloat16 if that is the precision."""
+    """The backend by name; "graph" replays what is stacked. It computes in bfloat16 if asked."""
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    return (StackedGradients if backend == "stacked" else LoopGradients)(model, loss, dtype)
+    return (LoopGradients if backend == "loop" else StackedGradients)(model, loss, dtype)
 
 
 def summary(run: Run, plan: Plan, backend: str) -> Training:

@@ -1,0 +1,202 @@
+"""A recorded round, replayed, is the round.
+
+A CUDA graph repeats kernels on fixed memory; whatever the host computed while it was recorded is
+frozen. `Tape` does the same on any device: it takes down every operation on tensors, and repeats
+them, and nothing else.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.errors import InputError
+from fedgloss.models import build_model
+from fedgloss.simulation.arguments import choose_backend
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.flat import flatten
+from fedgloss.simulation.graph import WARM_UP, Recorded
+from fedgloss.simulation.rounds import Simulation, advance, federation
+from fedgloss.simulation.run import Plan, Run, run_rounds
+from fedgloss.simulation.train import build_gradients
+
+HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.1}
+HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}
+FROM_THE_HOST = ("aten.lift_fresh", "aten._local_scalar_dense", "aten.equal", "aten.nonzero")
+
+
+class Tape(TorchDispatchMode):
+    """Operations on tensors, taken down without effect, then repeated on the same tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.before = [], {}
+
+    def record(self, work):
+        with self:
+            work()
+        for storage, bytes_before in self.before.values():
+            storage.copy_(bytes_before)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not str(func).startswith(FROM_THE_HOST), f"{func} cannot be in a graph"
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for tensor in flat((args, kwargs)):
+                storage = tensor.untyped_storage()
+                self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        result = func(*args, **kwargs)
+        self.operations.append((func, args, kwargs, result))
+        return result
+
+    def replay(self):
+        for func, args, kwargs, kept in self.operations:
+            given = {t.untyped_storage().data_ptr() for t in flat((args, kwargs))}
+            for old, new in zip(flat(kept), flat(func(*args, **kwargs)), strict=True):
+                if old.untyped_storage().data_ptr() not in given:  # neither a view nor in place
+                    old.copy_(new)
+
+
+def flat(values):
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    return [t for v in values for t in flat(v)] if isinstance(values, tuple | list) else []
+
+
+def simulations(methods, sizes=(12, 12, 12, 12), measure=(), **changes):
+    """One simulation for each method; two cells each, of other seeds and learning rates."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (sum(sizes), 1, 8, 8), generator=generator).to(torch.uint8)
+    y = torch.randint(0, 5, (sum(sizes),), generator=generator)
+    data = ClientData(x, y, torch.arange(sum(sizes)).split(list(sizes)))
+    model = build_model("smallcnn", (1, 8, 8), 5).double()
+    gradients = build_gradients("stacked", model, F.cross_entropy)
+    result = []
+    for method in methods:
+        algorithm = build_algorithm(method)
+        known = {k: v for k, v in HYPERPARAMETERS.items() if k in algorithm.hyperparameters}
+        cells = [
+            federation(
+                algorithm,
+                resolve_hyperparameters(algorithm, known),
+                flatten(model),
+                data,
+                lr=lr,
+                weight_decay=1e-3,
+                participants=2,
+                seed=seed,
+            )
+            for seed, lr in ((0, 0.05), (1, 0.02))
+        ]
+        options = {"batching": Batching(5), "pipeline": Pipeline((0.5,), (0.3,), "image_aug", 1)}
+        result.append(Simulation(cells, gradients, measure=measure, **options, **changes))
+    return result
+
+
+def states(simulation):
+    found = {name: v for s in (0, 1) for name, v in simulation.state(s).items()}
+    measured = simulation.measured
+    found |= {f"measured {s} {k}": v for s in (0, 1) for k, v in measured[s].latest.items()}
+    numbers = [(m.bytes_down, m.bytes_up, m.gradients_per_step) for m in measured]
+    return {**found, "locals": simulation.locals[1]}, (simulation.t, simulation.locals[0], numbers)
+
+
+def compare(recorded, plain):
+    for one, other in zip(recorded, plain, strict=True):
+        (tensors, numbers), (expected, expected_numbers) = states(one), states(other)
+        assert numbers == expected_numbers
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("sizes", [(12, 12, 12, 12), (12, 3, 17, 8)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("method", METHODS)
+def test_replayed_rounds_equal_rounds(method, sizes):
+    torch.manual_seed(0)
+    [one] = simulations([method], sizes)
+    torch.manual_seed(0)
+    [other] = simulations([method], sizes)
+    recorded = Recorded([one], Tape)
+    for _ in range(WARM_UP + 5):  # the warm-up of T_s ends on the way: radii are not frozen
+        recorded.advance()
+        advance([other])
+        compare([one], [other])
+    assert recorded.graph is not None
+
+
+def test_methods_trained_together_are_recorded_together():
+    methods = ["fedavg", "fedgloss", "naivefedgloss", "fedsmoo"]
+    torch.manual_seed(0)
+    some = simulations(methods, (12, 3, 17, 8), ("delta_epsilon",))
+    torch.manual_seed(0)
+    others = simulations(methods, (12, 3, 17, 8), ("delta_epsilon",))
+    recorded = Recorded(some, Tape)
+    for _ in range(WARM_UP + 3):
+        recorded.advance()
+        advance(others)
+        compare(some, others)
+
+
+def test_a_restored_simulation_goes_on_from_what_was_restored():
+    torch.manual_seed(0)
+    [one], [other] = simulations(["fedgloss"]), simulations(["fedgloss"])
+    recorded = Recorded([one], Tape)
+    for _ in range(WARM_UP + 2):
+        recorded.advance()
+    kept = [{k: v.clone() for k, v in one.state(s).items()} for s in (0, 1)]
+    recorded.advance()
+    recorded.advance()
+    one.load_state(kept, WARM_UP + 2)
+    other.load_state(kept, WARM_UP + 2)
+    recorded.advance()
+    advance([other])
+    for s in (0, 1):
+        for name, tensor in one.state(s).items():
+            torch.testing.assert_close(tensor, other.state(s)[name], rtol=1e-12, atol=1e-12)
+
+
+def test_what_needs_the_host_cannot_be_recorded():
+    [one] = simulations(["scaffold"])
+    algorithm = build_algorithm("scaffold", {"control": "option1"})
+    object.__setattr__(one.federations[0], "algorithm", algorithm)
+    one.algorithm = algorithm
+    recorded = Recorded([one], Tape)
+    with pytest.raises(NotImplementedError, match="all of a client's data"):
+        for _ in range(WARM_UP + 1):
+            recorded.advance()
+
+
+def test_whole_runs_with_evaluation_are_the_same():
+    def run(new_graph):
+        torch.manual_seed(0)
+        runs = []
+        for simulation in simulations(["fedavg", "fedgloss"], (12, 3, 17, 8)):
+            runs += [Run(f, (f.data.inputs, f.data.targets)) for f in simulation.federations]
+        model = build_model("smallcnn", (1, 8, 8), 5).double()
+        gradients = build_gradients("stacked", model, F.cross_entropy)
+        pipeline = Pipeline((0.5,), (0.3,), "image_aug", 1)
+        plan = Plan(
+            model, F.cross_entropy, gradients, Batching(5), pipeline, 8, 2, 3, ["norms"], True,
+            new_graph,
+        )  # fmt: skip
+        run_rounds(runs, plan)
+        return runs
+
+    for one, other in zip(run(Tape), run(None), strict=True):
+        assert one.participants == other.participants
+        rows = [[row[key] for row in one.metrics for key in row] for one in (one, other)]
+        assert rows[0] == pytest.approx(rows[1], rel=1e-9)
+        for name in ("w", "average", "locals"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name))
+        torch.testing.assert_close(torch.stack(one.history), torch.stack(other.history))
+        torch.testing.assert_close(one.state, other.state)
+
+
+def test_graphs_are_refused_where_there_is_no_cuda():
+    model = build_model("smallcnn", (1, 8, 8), 5)
+    with pytest.raises(InputError, match="backend: 'graph' is for CUDA devices"):
+        choose_backend("graph", model)
