@@ -1,0 +1,40 @@
+"""A long run needs no more memory than a short one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fedgloss.data.datasets import load, prepare
+from fedgloss.data.partitions import make_partition
+from fedgloss.simulation.cell import CellFiles, train_cells
+from fedgloss.study import load_study
+
+STUDY = """{"study": "long", "seeds": [0], "grid": [{"dataset": "digits", "alphas": ["0"],
+"model": "smallcnn", "algorithms": ["fedgamma"]}], "training": {"rounds": 1500, "batch_size": 36,
+"clients_per_round": 5, "evaluate_every": 50, "last": 100, "record": ["norms"]}}"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which Linux has")
+def test_memory_does_not_grow_between_round_500_and_1400(tmp_path):
+    prepare("digits", tmp_path / "data")
+    partition = tmp_path / "partition.json"
+    data = load(tmp_path / "data")
+    make_partition(data, partition, scheme="dirichlet", clients=50, alpha="0", seed=0)
+    study = load_study(STUDY)
+    resident = {}
+
+    def watch(label, rounds, images):
+        def on_round(t, row):
+            if t in (500, 1399):  # the last 100 rounds are evaluated one by one
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                resident[t] = pages * os.sysconf("SC_PAGE_SIZE")
+
+        return on_round
+
+    cell = CellFiles(
+        study.settings(study.cells[0]), partition, tmp_path / "out", "c", tmp_path / "checkpoints"
+    )
+    options = {"device": "cpu", "checkpoint_rounds": 200, "watch": watch}
+    train_cells([cell], tmp_path / "data", **options)
+    assert resident[1399] - resident[500] < 2**20
