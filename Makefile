@@ -22,7 +22,7 @@ setup: $(READY)
 
 test: $(READY)
 	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
-	@python -m pytest -n auto
+	@python -m pytest -n auto --dist loadgroup
 
 lint: $(READY)
 	ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
