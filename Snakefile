@@ -2,6 +2,7 @@
 
     snakemake --cores all                                    the quickstart study
     snakemake --cores all --configfile config/paper.yaml     the paper
+    snakemake --profile slurm                                the paper, on a SLURM cluster
     snakemake --cores all table_accuracy                     one table
     snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss/seed-42/metrics.csv
 
@@ -13,11 +14,26 @@ from snakemake.utils import min_version
 min_version("9.18")
 
 
+# Used with --software-deployment-method apptainer only (docs/cluster.md).
+container: "envs/fedgloss.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
+
+
+# On a cluster these run where Snakemake does: they need a network, or take seconds.
+localrules:
+    prepare,
+    prepare_uncached,
+    partition,
+    partition_uncached,
+    table,
+    figure,
+    report,
 
 
 rule all:

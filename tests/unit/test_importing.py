@@ -193,6 +193,8 @@ def test_an_edited_method_refuses_its_runs(place, monkeypatch):
 
 
 def test_a_copy_that_went_wrong_has_no_manifest(place, monkeypatch):
+    shutil.copytree(place / "theirs" / RUN, place / "ours" / RUN)
+    edit(place / "ours" / RUN / "manifest.json", lambda m: m.update(code="older"))
     copyfile = shutil.copyfile
 
     def harmed(source, target):

@@ -1,6 +1,7 @@
 """The smoke study, built: what is there, and what an edit makes run again."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import shutil
 
 import pytest
 
+from fedgloss.models.cnn import smallcnn
 from fedgloss.study import load_study
-from workflow.project import ROOT, SMOKE, build, files, planned, rules
+from fedgloss.tensors import save_tensors
+from workflow.project import ROOT, SMOKE, build, files, planned, rules, snakemake
 
 RUN = "results/runs/smoke/digits/alpha-0/smallcnn"
 
@@ -44,7 +47,9 @@ def test_every_job_left_a_log_and_a_benchmark(built):
     results = built / "results"
     logs = {path.removesuffix(".log") for path in files(results / "logs", "*.log")}
     measured = files(results / "benchmarks", "*.jsonl")
-    assert {path.removesuffix(".jsonl") for path in measured} == logs
+    shared = {name for name in logs if name.startswith(("prepare/", "partition/"))}
+    assert len(shared) == 2, "the cache of data and partitions allows no benchmark"
+    assert {path.removesuffix(".jsonl") for path in measured} == logs - shared
     for content in measured.values():
         assert json.loads(content.splitlines()[0])["s"] >= 0
     done = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", (built / "log").read_text())
@@ -138,6 +143,35 @@ def test_another_constant_in_methods_yaml_trains_that_methods_cells(finished):
     file.write_text(f"{text[:place]}9{text[place:]}", encoding="utf-8")
     jobs = planned(finished, SMOKE)
     assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
+
+
+def test_other_weights_train_the_cells_that_start_from_them(finished):
+    """A content, not a date: touching the file makes nothing again. Sharpness needs no weights."""
+    file, weights = finished / "config" / "smoke.yaml", finished / "data" / "warm.safetensors"
+    edit(file, "\ngrid:", f"\nmodels:\n  warm: {{model: smallcnn, weights: {weights}}}\n\ngrid:")
+    block = '  - {dataset: digits, alphas: ["0"], model: warm, algorithms: [fedavg]}\n'
+    edit(file, "\ntables:", f"{block}\ntables:")
+    weights.parent.mkdir()
+
+    def write(number):
+        shapes = smallcnn((1, 8, 8), 10).state_dict()
+        save_tensors(weights, {name: t.fill_(number) for name, t in shapes.items()})
+
+    write(0.01)
+    warm = ["smoke/digits/0/warm/fedavg/0", "smoke/digits/0/warm/fedavg/1"]
+    assert planned(finished, SMOKE) == [("report", "smoke"), *(("train", cell) for cell in warm)]
+    target = "results/runs/smoke/digits/alpha-0/warm/fedavg/seed-0/metrics.csv"
+    build(finished, target, SMOKE)
+    inputs = json.loads((finished / target).with_name("manifest.json").read_text())["inputs"]
+    assert inputs["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    os.utime(weights)
+    assert planned(finished, target, SMOKE) == []
+    write(0.02)
+    assert planned(finished, target, SMOKE) == [("train", warm[0])]
+    weights.unlink()
+    shown = snakemake(finished, SMOKE)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert f"models.warm.weights: '{weights}' cannot be read" in shown.stderr
 
 
 UNUSED = ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py", "cli.py"]

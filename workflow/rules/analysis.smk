@@ -25,11 +25,15 @@ rule hessian:
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
+    resources:
+        gpu=needs("hessian", "gpu"),
+        runtime=needs("hessian", "minutes"),
+        mem_mb=needs("hessian", "memory"),
     params:
         choice=STUDY.config.get("hessian", {}).get("data", "paper"),
         eigenvalues=STUDY.config.get("hessian", {}).get("count", 5),
         models=STUDY.config.get("hessian", {}).get("models", ["average", "final"]),
-        code=lambda wildcards: fingerprint.of_analysis("hessian", wildcards.model),
+        code=analysis_code("hessian"),
         runs=lambda wildcards, input: [str(Path(file).parent) for file in input.manifests],
         data=subpath(input.data, parent=True),
     shell:
@@ -38,9 +42,9 @@ rule hessian:
         " --data {params.data:q}"
         " --partition {input.partition:q}"
         " --out {output:q}"
-        " --models {params.models}"
+        " --models {params.models:q}"
         " --choice {params.choice:q}"
-        " --count {params.eigenvalues}"
+        " --count {params.eigenvalues:q}"
         " --threads {threads}"
         " 2> {log:q}"
 
@@ -61,10 +65,14 @@ rule landscape:
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
+    resources:
+        gpu=needs("landscape", "gpu"),
+        runtime=needs("landscape", "minutes"),
+        mem_mb=needs("landscape", "memory"),
     params:
         points=STUDY.config.get("landscape", {}).get("points", 21),
         extent=STUDY.config.get("landscape", {}).get("extent", 1.0),
-        code=lambda wildcards: fingerprint.of_analysis("landscape", wildcards.model),
+        code=analysis_code("landscape"),
         run=subpath(input.manifest, parent=True),
         data=subpath(input.data, parent=True),
     shell:
@@ -73,7 +81,7 @@ rule landscape:
         " --data {params.data:q}"
         " --partition {input.partition:q}"
         " --out {output.landscape:q}"
-        " --points {params.points}"
-        " --extent {params.extent}"
+        " --points {params.points:q}"
+        " --extent {params.extent:q}"
         " --threads {threads}"
         " 2> {log:q}"

@@ -5,12 +5,16 @@ PROVIDES  STUDY, its SEEDS, the command lines' STUDY_ARGUMENT, wildcard constrai
           functions behind the rules' inputs and parameters
 """
 
+import functools
 import json
+import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-from fedgloss import fingerprint
+from fedgloss import estimate, fingerprint
+from fedgloss.data import splits
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.study import check_study, check_writable, read_yaml
@@ -57,6 +61,11 @@ def cell_of(wildcards):
     )
 
 
+def study_argument(wildcards):
+    """How a command names the study; from a function, since Snakemake expands {} in plain text."""
+    return STUDY_ARGUMENT
+
+
 def table_files(name):
     """What building a table makes."""
     return [f"results/tables/{STUDY.name}/{name}.{kind}" for kind in ("csv", "md", "tex")]
@@ -67,16 +76,21 @@ def figure_files(name):
     return [f"results/figures/{STUDY.name}/{name}.{kind}" for kind in ("png", "pdf")]
 
 
-def cells_of(entry):
-    """The cells that a table's or figure's columns and rows name."""
-    wanted = {(c["dataset"], c["alpha"], c["model"]) for c in entry["columns"]}
-    return [
-        cell
-        for cell in STUDY.cells
-        if (cell.dataset, cell.alpha, cell.model) in wanted
-        and cell.algorithm in entry["rows"]
-        and entry.get("seed", cell.seed) == cell.seed
+# What these sources give follows from their definition alone: scikit-learn brings the digits, and
+# every file of CIFAR is checked by its hash. Images of one's own may differ in the next checkout.
+SAME_EVERYWHERE = ("digits", "cifar10", "cifar100")
+# Without a place for it, `cache` would only make Snakemake say so in every run.
+CACHE = "omit-software" if os.environ.get("SNAKEMAKE_OUTPUT_CACHE") else False
+
+
+def datasets_by(same_everywhere):
+    """A wildcard's pattern for the data sets that are, or are not, the same everywhere."""
+    names = [
+        name
+        for name in sorted({cell.dataset for cell in STUDY.cells})
+        if (STUDY.datasets[name]["source"] in SAME_EVERYWHERE) == same_everywhere
     ]
+    return "|".join(map(re.escape, names)) or "none"
 
 
 def prepare_arguments(wildcards):
@@ -85,7 +99,7 @@ def prepare_arguments(wildcards):
     options = [definition["source"]]
     for key in ("root", "images", "size"):
         if key in definition:
-            options += [f"--{key}", str(definition[key])]
+            options.append(f"--{key}={definition[key]}")  # "=": a value may begin with a dash
     return options + (["--download"] if definition.get("download") else [])
 
 
@@ -95,8 +109,21 @@ def partition_arguments(wildcards):
     options = []
     for key in ("scheme", "clients", "alpha", "seed", "file"):
         if key in definition:
-            options += [f"--{key}", str(definition[key])]
+            options.append(f"--{key}={definition[key]}")
     return options
+
+
+def split_files(wildcards):
+    """The files of an imported split."""
+    definition = STUDY.partition(wildcards.dataset, wildcards.alpha)
+    if definition["scheme"] != "file" or "file" not in definition:
+        return []
+    return [str(file) for file in splits.files(Path(definition["file"]), wildcards.alpha)]
+
+
+def split_content(wildcards):
+    """What is in them: a change is noticed, a touch is not."""
+    return [sha256(file) for file in split_files(wildcards) if Path(file).is_file()]
 
 
 def partition_code(wildcards):
@@ -107,12 +134,48 @@ def partition_code(wildcards):
 def training_code(wildcards):
     """The fingerprint of the code that decides a cell's numbers."""
     method = STUDY.definition(wildcards.algorithm)["method"]
-    return fingerprint.of_training(method, wildcards.model)
+    model = STUDY.model(wildcards.model)["model"]
+    return fingerprint.of_training(method, model, wildcards.model in STUDY.weights)
+
+
+def initial_weights(wildcards):
+    """The file that a model starts from, if its study names one."""
+    return [STUDY.model(wildcards.model)["weights"]] if wildcards.model in STUDY.weights else []
+
+
+def weights_arguments(wildcards):
+    """The command line for it."""
+    return [f"--weights={file}" for file in initial_weights(wildcards)]
+
+
+def analysis_code(kind):
+    """The fingerprint of the code behind an analysis of a model, by wildcards."""
+    return lambda wildcards: fingerprint.of_analysis(kind, STUDY.model(wildcards.model)["model"])
 
 
 def resolved_settings(wildcards):
     """A cell's resolved settings as JSON: a change in the configuration is a change here."""
     return json.dumps(STUDY.settings(cell_of(wildcards)))
+
+
+@functools.cache
+def need_of(kind, cell):
+    """What a job needs by config/resources.yaml; kind: training, hessian, or landscape."""
+    return getattr(estimate, kind)(STUDY, cell)
+
+
+def needs(kind, what):
+    """How a job asks for a resource; what: minutes or memory, growing with attempts, or gpu."""
+
+    def resource(wildcards, attempt):
+        if "seed" in wildcards.keys():
+            need = need_of(kind, cell_of(wildcards))
+        else:  # a job for all seeds, which cost the same
+            need = need_of(kind, cell_of(SimpleNamespace(**wildcards, seed=SEEDS[0])))
+        value = getattr(need, what)
+        return value(attempt) if callable(value) else value
+
+    return resource
 
 
 def table_inputs(wildcards):
@@ -121,7 +184,7 @@ def table_inputs(wildcards):
     if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
         entry = {**entry, "rows": ["fedavg", *entry["rows"]]}
     sharp = "lambda1" in entry.get("show", [])
-    for cell in cells_of(entry):
+    for cell in STUDY.cells_of(entry):
         yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if sharp:
@@ -131,7 +194,7 @@ def table_inputs(wildcards):
 def figure_inputs(wildcards):
     """What a figure is drawn from."""
     entry = STUDY.figures[wildcards.figure]
-    for cell in cells_of(entry):
+    for cell in STUDY.cells_of(entry):
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if entry["kind"] == "eigenvalues":
             yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"

@@ -3,6 +3,9 @@
 REQUIRES  the originals where a data set has any (config/methods.yaml, `datasets`)
 PROVIDES  results/data/{dataset}/{data.safetensors,manifest.json}
           results/partitions/{dataset}/alpha-{alpha}/partition.{json,png}
+
+With --cache and SNAKEMAKE_OUTPUT_CACHE other checkouts share them, where their definition is all
+there is to them (Snakemake allows no `benchmark` in a rule with `cache`).
 """
 
 
@@ -13,8 +16,9 @@ rule prepare:
         manifest="results/data/{dataset}/manifest.json",
     log:
         "results/logs/prepare/{dataset}.log",
-    benchmark:
-        "results/benchmarks/prepare/{dataset}.jsonl"
+    wildcard_constraints:
+        dataset=datasets_by(same_everywhere=True),
+    cache: CACHE
     conda:
         "../../envs/fedgloss.yaml"
     params:
@@ -25,23 +29,32 @@ rule prepare:
         "fedgloss prepare {params.arguments:q} --out {params.folder:q} 2> {log:q}"
 
 
+use rule prepare as prepare_uncached with:
+    wildcard_constraints:
+        dataset=datasets_by(same_everywhere=False),
+    cache: False
+
+
 rule partition:
     """Decide which client holds which image."""
     input:
         data="results/data/{dataset}/data.safetensors",
         manifest="results/data/{dataset}/manifest.json",
+        split=ancient(split_files),
     output:
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
         figure="results/partitions/{dataset}/alpha-{alpha}/partition.png",
     log:
         "results/logs/partition/{dataset}/alpha-{alpha}.log",
-    benchmark:
-        "results/benchmarks/partition/{dataset}/alpha-{alpha}.jsonl"
+    wildcard_constraints:
+        dataset=datasets_by(same_everywhere=True),
+    cache: CACHE
     conda:
         "../../envs/fedgloss.yaml"
     params:
         arguments=partition_arguments,
         code=partition_code,
+        split=split_content,
         data=subpath(input.data, parent=True),
     shell:
         "fedgloss partition {params.arguments:q}"
@@ -49,3 +62,9 @@ rule partition:
         " --out {output.partition:q}"
         " --figure {output.figure:q}"
         " 2> {log:q}"
+
+
+use rule partition as partition_uncached with:
+    wildcard_constraints:
+        dataset=datasets_by(same_everywhere=False),
+    cache: False

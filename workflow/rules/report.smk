@@ -19,7 +19,7 @@ rule table:
     conda:
         "../../envs/fedgloss.yaml"
     params:
-        study=STUDY_ARGUMENT,
+        study=study_argument,
         entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../config/published.csv")),
@@ -41,7 +41,7 @@ rule figure:
     conda:
         "../../envs/fedgloss.yaml"
     params:
-        study=STUDY_ARGUMENT,
+        study=study_argument,
         entry=lambda wildcards: json.dumps(STUDY.figures[wildcards.figure]),
         code=fingerprint.of_figures(),
     shell:
@@ -63,8 +63,8 @@ rule report:
     conda:
         "../../envs/fedgloss.yaml"
     params:
-        study=STUDY_ARGUMENT,
-        entry=json.dumps(config),
+        study=study_argument,
+        entry=lambda wildcards: json.dumps(config),
         code=fingerprint.of_report(),
     shell:
         "fedgloss report {params.study:q} 2> {log:q}"
