@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, did_you_mean
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -224,7 +224,7 @@ def import_runs(options: argparse.Namespace) -> None:
         if fate == "imported":
             print(options.results / "runs" / study.name / str(cell) / "metrics.csv", flush=True)
         elif fate not in counts:
-            print(f"refused: {cell}: {fate}", file=sys.stderr)
+            print(f"refused: {cell}: {InputError(fate)}", file=sys.stderr)
     print(
         f"{study.name}: {counts['imported']} imported, {counts['here']} here already,"
         f" {counts['missing']} not there, {counts['refused']} refused",
@@ -236,6 +236,4 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def _check_choice(what: str, name: str, known: dict) -> None:
     if name not in known:
-        from fedgloss.algorithms import did_you_mean
-
         raise InputError(f"{what}: {name!r} is not in this study{did_you_mean(name, [*known])}")

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedgloss.algorithms import did_you_mean
-from fedgloss.errors import InputError
-from fedgloss.records import is_finite
+from fedgloss.errors import InputError, did_you_mean
+from fedgloss.records import TEXT, is_finite
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
 
 ENTRIES = 100_000
-"""More than this, aliases written out, no configuration has; a kilobyte of YAML can say billions."""
+"""No configuration has more, aliases written out; a kilobyte of YAML can say billions."""
 BITS = 8192
 """Python refuses to print an integer of many more."""
 
@@ -32,6 +31,7 @@ LIMITS = {
     "maximum": "be at most {}",
     "minItems": "have at least {} entry",
     "minLength": "have at least {} character",
+    "maxLength": "have at most {} characters",
     "uniqueItems": "have no entry twice",
 }
 
@@ -100,10 +100,11 @@ def validate(content: Mapping[str, Any], schema: str, file: str) -> None:
 
     _check_size(content, file)
     definition = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
-    # JSON Schema takes 1.0 for an integer, and YAML's .inf and .nan for numbers.
+    # JSON Schema takes 1.0 for an integer, YAML's .inf and .nan for numbers, "\ud800" for text.
     strict = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
             "integer": lambda _, value: type(value) is int,
+            "string": lambda _, value: TEXT.fits(value),
             "number": lambda _, value: type(value) in (int, float) and is_finite(value),
         }
     )

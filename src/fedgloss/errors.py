@@ -1,5 +1,10 @@
 """The one exception that means "the input is wrong", as opposed to "the program is"."""
 
+import difflib
+
+# What importing a module by a user's path raises: TypeError for ".a", ValueError for "".
+IMPORT_ERRORS = (ImportError, AttributeError, SyntaxError, TypeError, ValueError)
+
 
 class InputError(ValueError):
     """Bad input: a file, a configuration key, or an argument.
@@ -11,3 +16,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+def did_you_mean(given: str, allowed: list[str]) -> str:
+    """The end of an error message: the nearest allowed name, and all of them."""
+    near = difflib.get_close_matches(str(given), allowed, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; allowed: {', '.join(allowed) or 'none'}"

@@ -46,10 +46,11 @@ def fingerprint(*modules: str) -> str:
     return digest.hexdigest()
 
 
-def of_training(method: str, model: str) -> str:
+def of_training(method: str, model: str, pretrained: bool = False) -> str:
     """The code that decides a training run's numbers, for a method and a model by name."""
     path = algorithms.METHODS.get(method, method)
-    return fingerprint("fedgloss.simulation.cell", path.partition(":")[0], _model_module(model))
+    modules = ["fedgloss.simulation.cell", path.partition(":")[0], _model_module(model)]
+    return fingerprint(*modules, *(["fedgloss.models.weights"] if pretrained else []))
 
 
 def of_analysis(kind: str, model: str) -> str:

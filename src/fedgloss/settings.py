@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-from fedgloss.algorithms import did_you_mean
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, did_you_mean
 
 SETTINGS = {
     "dataset": str,

@@ -5,7 +5,6 @@ the study's `algorithms` section overrides them, or adds methods and named varia
 of it is checked here, before any job starts.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from fedgloss import algorithms
 from fedgloss.configuration import ROOT, read_yaml, validate
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, sha256
 from fedgloss.settings import TRAINING
 
@@ -76,7 +75,7 @@ class Study:
         """The cell with this path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0."""
         by_path = {str(cell): cell for cell in self.cells}
         if text.strip("/") not in by_path:
-            hint = algorithms.did_you_mean(text, [*by_path]).split("; allowed")[0]
+            hint = did_you_mean(text, [*by_path]).split("; allowed")[0]
             raise InputError(f"{self.file}: no cell {text!r} in this study{hint}")
         return by_path[text.strip("/")]
 
@@ -135,7 +134,7 @@ class Study:
             raise InputError(
                 f"{self.file}: grid[{block}].model: config/methods.yaml has no settings for {key!r}"
                 f" and training.{missing[0]} is not given"
-                f"{algorithms.did_you_mean(key, [*self.methods['settings']])}"
+                f"{did_you_mean(key, [*self.methods['settings']])}"
             )
         if training["clients_per_round"] > training["clients"]:
             raise InputError(
@@ -222,14 +221,14 @@ def check_study(config: Mapping[str, Any], file: str) -> Study:
         if block["dataset"] not in study.datasets:
             raise InputError(
                 f"{file}: grid[{i}].dataset: unknown data set {block['dataset']!r}"
-                f"{algorithms.did_you_mean(block['dataset'], [*study.datasets])}"
+                f"{did_you_mean(block['dataset'], [*study.datasets])}"
             )
         known = [*algorithms.METHODS, *config.get("algorithms", {})]
         for j, label in enumerate(block["algorithms"]):
             if label not in known:
                 raise InputError(
                     f"{file}: grid[{i}].algorithms[{j}]: unknown method {label!r}"
-                    f"{algorithms.did_you_mean(label, known)}"
+                    f"{did_you_mean(label, known)}"
                 )
     for cell in study.cells:
         _check_clients(study, cell, study.settings(cell)["training"]["clients"])
@@ -296,13 +295,13 @@ def _check_reports(study: Study) -> None:
                     allowed = sorted("/".join(c) for c in conditions)
                     raise InputError(
                         f"{where}.columns: {'/'.join(condition)!r} is not in the grid"
-                        f"{algorithms.did_you_mean('/'.join(condition), allowed)}"
+                        f"{did_you_mean('/'.join(condition), allowed)}"
                     )
             for label in entry["rows"]:
                 if label not in labels:
                     raise InputError(
                         f"{where}.rows: {label!r} is not in the grid"
-                        f"{algorithms.did_you_mean(label, sorted(labels))}"
+                        f"{did_you_mean(label, sorted(labels))}"
                     )
 
 

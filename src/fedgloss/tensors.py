@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fedgloss.errors import InputError
-from fedgloss.files import atomic
+from fedgloss.files import atomic, parse_json
 
 DTYPES = {
     "F64": torch.float64,
@@ -131,12 +131,12 @@ def _header(path: Path | str) -> tuple[dict[str, Any], int, int]:
             length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else HEADER_LIMIT
             if length > min(size - 8, HEADER_LIMIT):
                 raise InputError(f"{path}: not a safetensors file, or truncated")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
     if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
         raise InputError(f"{path}: not a safetensors file")

@@ -119,10 +119,15 @@ def test_a_folder_without_a_manifest_is_not_a_dataset(copy):
 def test_preparing_anew_withdraws_the_manifest_first(copy, monkeypatch):
     """A crash while preparing leaves no manifest beside data it does not describe."""
 
-    def crash(path, **_):
+    def crash(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(datasets, "_writer", lambda source: crash)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("digits", copy)
+    load(copy, verify=True)  # nothing is replaced yet
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "write_text", crash)
     with pytest.raises(KeyboardInterrupt):
         prepare("digits", copy)
     assert not (copy / "manifest.json").exists()

@@ -195,7 +195,7 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # What shapes no result by itself: the command line, the study's reader (its results, the resolved
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "commands.py", "study.py", "configuration.py", "algorithms/names.py"}
-WITHOUT_RESULTS |= {"importing.py", "status.py", "progress.py", "fingerprint.py"}
+WITHOUT_RESULTS |= {"importing.py", "estimate.py", "status.py", "progress.py", "fingerprint.py"}
 WITHOUT_RESULTS |= {"__init__.py", "__main__.py"}
 
 

@@ -1,5 +1,6 @@
 """Who gets which image: the generators' properties, and ours against the official splits."""
 
+import itertools
 import json
 
 import numpy as np
@@ -158,45 +159,145 @@ def test_a_capped_client_exceeds_its_share_by_one_class_at_most(alpha):
 
 STATISTICS = ("classes_per_client", "entropy", "concentration")
 SEEDS = 20
+EQUAL_SIZES = [
+    ("cifar10", "0.05"),
+    ("cifar10", "1.00"),
+    ("cifar10", "10.00"),
+    ("cifar10", "100.00"),
+    ("cifar100", "0.50"),
+    ("cifar100", "1000.00"),
+]
+
+
+def official_users(shared, dataset, alpha):
+    """The official clients in the order of their numbers, which is the order they were drawn in."""
+    file = shared / "data/official_splits" / dataset / f"federated_train_alpha_{alpha}.json"
+    users = json.loads(file.read_text())["users_data"]
+    return [users[number] for number in sorted(users, key=int)]
 
 
 def official(shared, dataset, alpha):
     """Labels in the order of the official clients, and the clients as indices into them."""
-    file = shared / "data/official_splits" / dataset / f"federated_train_alpha_{alpha}.json"
-    users = json.loads(file.read_text())["users_data"].values()
-    labels = [np.array(user["y"]) for user in users]
+    labels = [np.array(user["y"]) for user in official_users(shared, dataset, alpha)]
     ends = np.cumsum([len(y) for y in labels])
     return np.concatenate(labels), np.split(np.arange(ends[-1]), ends[:-1])
 
 
-def deviations(labels, theirs, generate, statistics):
-    """How many of our standard deviations their statistics lie from our means, over SEEDS."""
+def table(labels, clients):
+    """How many images of each class a client has: [clients, classes]."""
+    return np.array([np.bincount(labels[part], minlength=labels.max() + 1) for part in clients])
+
+
+def sample(labels, theirs, generate, statistics):
+    """The official split's statistics, and those of ours over SEEDS."""
     classes = labels.max() + 1
     ours = [statistics(describe(generate(seed), labels, classes)) for seed in range(SEEDS)]
-    found = np.array(statistics(describe(theirs, labels, classes)))
-    return (found - np.mean(ours, axis=0)) / np.std(ours, axis=0, ddof=1)
+    return np.array(statistics(describe(theirs, labels, classes))), np.array(ours)
+
+
+def deviations(*arguments):
+    """How many of our standard deviations their statistics lie from our means."""
+    found, ours = sample(*arguments)
+    return (found - ours.mean(axis=0)) / ours.std(axis=0, ddof=1)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "alpha"),
+    ("dataset", "alphas"),
     [
-        ("cifar10", "0.05"),
-        ("cifar10", "1.00"),
-        ("cifar10", "10.00"),
-        ("cifar10", "100.00"),
-        ("cifar100", "0.50"),
-        ("cifar100", "1000.00"),
+        ("cifar10", ["0.00", "0.05", "1.00", "10.00", "100.00"]),
+        ("cifar100", ["0.00", "0.50", "1000.00"]),
     ],
 )
-def test_our_dirichlet_agrees_with_the_official_splits(shared, dataset, alpha):
-    labels, theirs = official(shared, dataset, alpha)
-    off = deviations(
-        labels,
-        theirs,
-        lambda seed: generators.dirichlet(labels, 100, seed, float(alpha)),
-        lambda made: [made["statistics"][name] for name in STATISTICS],
-    )
-    assert np.abs(off).max() < 2.6, dict(zip(STATISTICS, off, strict=True))
+def test_the_official_clients_were_drawn_one_after_another_from_the_same_piles(
+    shared, dataset, alphas
+):
+    """Of every class, the first clients of one file and those of another hold nested images.
+
+    So each class was one pile, shuffled once for all files, and client after client, in the order
+    of their numbers, took the next images from it.
+    """
+    files = [official_users(shared, dataset, alpha) for alpha in alphas]
+    for clients in (1, 5, 50, 95):
+        piles = []
+        for users in files:
+            taken = {}
+            for user in users[:clients]:
+                for label, name in zip(user["y"], user["x"], strict=True):
+                    taken.setdefault(label, set()).add(name)
+            piles.append(taken)
+        for one, other in itertools.combinations(piles, 2):
+            for label in one.keys() & other.keys():
+                assert one[label] <= other[label] or other[label] <= one[label]
+
+
+def test_the_official_counts_are_rounded_proportions_not_draws(shared):
+    """Their variance is the proportions' and that of rounding, where draws would triple it."""
+    labels, theirs = official(shared, "cifar100", "1000.00")
+    early = table(labels, theirs)[:60]  # before the first class runs out
+    proportions = 500**2 * 0.01 * 0.99 / 1001
+    variance = ((early - 5.0) ** 2).mean()
+    assert abs(variance - (proportions + 1 / 12)) < 0.15
+    assert variance < (proportions + 500 * 0.01 * 0.99) / 2
+
+
+def test_official_clients_that_empty_a_pile_draw_proportions_anew(shared):
+    """They hold more classes than the others, as ours do.
+
+    Had they shared the missing images out by the proportions they had, they would hold no more.
+    """
+    labels, theirs = official(shared, "cifar100", "0.50")
+
+    def excess(clients):
+        counts = table(labels, clients)
+        left = counts.sum(axis=0) - np.cumsum(counts, axis=0) + counts
+        emptied = ((counts == left) & (counts > 0)).any(axis=1)
+        held = (counts > 0).sum(axis=1)
+        return held[emptied].mean() - held[~emptied].mean()
+
+    ours = [excess(generators.dirichlet(labels, 100, seed, 0.5)) for seed in range(SEEDS)]
+    assert min(ours) < excess(theirs) < max(ours)
+    assert excess(theirs) > 1 and np.mean(ours) > 1
+
+
+# What lies outside all of our 20 seeds, of the 18 statistics.
+OUTSIDE = {
+    ("cifar10", "10.00", "classes_per_client"),
+    ("cifar100", "0.50", "entropy"),
+    ("cifar100", "0.50", "concentration"),
+}
+
+
+def test_our_dirichlet_agrees_with_the_official_splits(shared):
+    """15 of 18 statistics lie among our 20 seeds: as many as if the official were one more seed."""
+    outside, among_ours = set(), np.zeros(SEEDS, dtype=int)
+    for dataset, alpha in EQUAL_SIZES:
+        labels, theirs = official(shared, dataset, alpha)
+        found, ours = sample(
+            labels,
+            theirs,
+            lambda seed, labels=labels, alpha=alpha: generators.dirichlet(
+                labels, 100, seed, float(alpha)
+            ),
+            lambda made: [made["statistics"][name] for name in STATISTICS],
+        )
+        away = (found < ours.min(axis=0)) | (found > ours.max(axis=0))
+        outside |= {(dataset, alpha, STATISTICS[i]) for i in np.flatnonzero(away)}
+        off = (found - ours.mean(axis=0)) / ours.std(axis=0, ddof=1)
+        assert np.abs(off).max() < 2.6, (dataset, alpha, off)
+        for seed in range(SEEDS):  # one of ours in the place of the official split
+            others = np.delete(ours, seed, axis=0)
+            away = (ours[seed] < others.min(axis=0)) | (ours[seed] > others.max(axis=0))
+            among_ours[seed] += away.sum()
+    assert outside == OUTSIDE
+    assert (among_ours >= len(OUTSIDE)).mean() > 0.1
+
+
+def test_the_official_split_at_alpha_5_gives_nothing_more_to_clients_with_their_share(shared):
+    """Exactly: who lacks a class had 500 images before it, and who had fewer got some of it."""
+    counts = table(*official(shared, "cifar10", "5.00"))
+    before = np.cumsum(counts, axis=1) - counts
+    assert before[counts == 0].min() >= 500 > before[counts > 0].max()
+    assert (counts == 0).sum(axis=0).tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 7, 22]
 
 
 def test_the_official_split_at_alpha_5_is_the_capped_per_class_generators(shared):

@@ -18,7 +18,9 @@ from fedgloss.study import Cell, check_study, check_writable, load_study, read_y
 from refusal import refused
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDIES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "methods")
+STUDIES = sorted(
+    path for path in (ROOT / "config").glob("*.yaml") if path.stem not in ("methods", "resources")
+)
 QUICKSTART = yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text(encoding="utf-8"))
 
 SMALL = """\

@@ -5,26 +5,17 @@ defaults: the recommended choice) and which returns an `Algorithm`. One that is 
 named by its import path, "package.module:function".
 """
 
-import difflib
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.names import METHODS
-from fedgloss.errors import InputError
+from fedgloss.errors import IMPORT_ERRORS, InputError, did_you_mean
+from fedgloss.records import is_finite
 
 PRESETS = ("recommended", "paper", "official")
-
-
-def did_you_mean(given: str, allowed: list[str]) -> str:
-    """The end of an error message: the nearest allowed name, and all of them."""
-    near = difflib.get_close_matches(str(given), allowed, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; allowed: {', '.join(allowed) or 'none'}"
 
 
 def method(name: str) -> Callable[..., Algorithm]:
@@ -34,9 +25,12 @@ def method(name: str) -> Callable[..., Algorithm]:
     if not function:
         raise InputError(f"algorithm: unknown method {name!r}{did_you_mean(name, [*METHODS])}")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except IMPORT_ERRORS as error:
         raise InputError(f"algorithm: {name!r} cannot be imported ({error})") from None
+    if not callable(found):
+        raise InputError(f"algorithm: {name!r} is not a function")
+    return found
 
 
 def variant_choices(name: str) -> dict[str, tuple[str, ...]]:
@@ -114,7 +108,7 @@ def resolve_hyperparameters(
 
 
 def _number(label: str, key: str, value: object, positive: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not is_finite(value):
         raise InputError(f"{label}.{key}: {value!r} is not a finite number")
     if value < 0 or (positive and value == 0):
         wanted = "greater than 0" if positive else "at least 0"

@@ -13,11 +13,18 @@ from fedgloss.data.augment import normalize
 from fedgloss.data.datasets import Dataset, load
 from fedgloss.data.partitions import load_partition
 from fedgloss.errors import InputError
-from fedgloss.files import read_json, write_json, write_text
+from fedgloss.files import write_json, write_text
+from fedgloss.records import COUNT, STATUS, TEXT, read_record
 from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.start import initial_model, prepare_torch
 from fedgloss.tensors import load_tensors
 
+MANIFEST = {
+    "status": STATUS,
+    "inputs": {"data": TEXT},
+    "settings": {"model": TEXT, "seed": COUNT},
+}
+"""What an analysis needs to know of a run."""
 SWAPPED = {
     "cifar10": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "cifar100": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2434, 0.2616)),
@@ -47,13 +54,13 @@ def hessian(
     """
     from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
 
-    manifest = read_json(run / "manifest.json")
+    manifest = read_record(run / "manifest.json", MANIFEST)
     result: dict[str, Any] = {"status": manifest["status"], "data": choice, "model": models[0]}
     if manifest["status"] == "diverged":
         write_json(out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
         return
     where = prepare_torch(device, threads)
-    dataset, model = _model_and_data(manifest, data, where)
+    dataset, model = _model_and_data(run, manifest, data, where)
     objective = _objective(dataset, model, partition, choice, where)
     estimate = power_iteration if choice == "official_code" else top_eigenvalues
     spectrum = estimate(objective, _parameters(run, models[0], model, where), count=count)
@@ -93,12 +100,12 @@ def landscape(
     """Write the loss surface around a run's averaged model as CSV: x, y, loss, accuracy."""
     from fedgloss.analysis.landscape import filter_normalized_directions, surface
 
-    manifest = read_json(run / "manifest.json")
+    manifest = read_record(run / "manifest.json", MANIFEST)
     if manifest["status"] == "diverged":
         write_text(out, "x,y,loss,accuracy\n")
         return
     where = prepare_torch(device, threads)
-    dataset, model = _model_and_data(manifest, data, where)
+    dataset, model = _model_and_data(run, manifest, data, where)
     w = _parameters(run, "average", model, where)
     directions = filter_normalized_directions(model, w, seed)
     objective = _objective(dataset, model, partition, "paper", where)
@@ -114,13 +121,16 @@ def landscape(
 
 
 def _model_and_data(
-    manifest: dict[str, Any], data: Path, where: torch.device
+    run: Path, manifest: dict[str, Any], data: Path, where: torch.device
 ) -> tuple[Dataset, torch.nn.Module]:
     dataset = load(data)
     if dataset.sha256 != manifest["inputs"]["data"]:
-        raise InputError(f"{data}: is not the data that this run was trained on")
+        raise InputError(f"{data}: is not the data that {run}/manifest.json says it was trained on")
     settings = manifest["settings"]
-    return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
+    try:
+        return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
+    except InputError as error:
+        raise InputError(f"{run}/manifest.json: settings.model: {error}") from None
 
 
 def _objective(
@@ -157,4 +167,7 @@ def _parameters(run: Path, name: str, model: torch.nn.Module, where: torch.devic
         model.load_state_dict(load_tensors(path))
     except RuntimeError:
         raise InputError(f"{path}: does not hold the parameters of this model") from None
-    return flatten(model).to(where)
+    w = flatten(model).to(where)
+    if not bool(torch.isfinite(w).all()):
+        raise InputError(f"{path}: has parameters that are NaN or infinite")
+    return w

@@ -6,6 +6,7 @@ manifest is written last, so a folder that has one is complete.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,24 @@ from typing import Any
 import torch
 
 from fedgloss.errors import InputError
-from fedgloss.files import read_json, sha256, write_text
+from fedgloss.files import sha256, write_text
+from fedgloss.records import COUNT, NUMBER, TEXT, Kind, read_record
 from fedgloss.tensors import load_tensors
 
 FORMAT = 1
 IMAGES = ("clean", "official_overlap")
+POSITIVE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
+MANIFEST = {
+    "format": COUNT,
+    "name": TEXT,
+    "images": TEXT,
+    "classes": TEXT.listed,
+    "mean": NUMBER.listed,
+    "std": POSITIVE.listed,
+    "bytes": COUNT,
+    "sha256": TEXT,
+}
+"""What a prepared data set says of itself, beside its tensors."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +114,37 @@ def prepare(
         )
     write = _writer(source)
     out = Path(out)
-    (out / "manifest.json").unlink(missing_ok=True)  # a manifest never stands beside other data
-    path = out / "data.safetensors"
-    facts = write(
-        path,
-        source=source,
-        root=None if root is None else Path(root),
-        download=download,
-        images=images,
-        size=size,
-        name=name,
-    )
-    tensors = load_tensors(path)
-    classes = facts["classes"]
-    manifest = {
-        "format": FORMAT,
-        "images": images,
-        **facts,
-        "train": _counts(tensors["train_labels"], len(classes)),
-        "test": _counts(tensors["test_labels"], len(classes)),
-        "tensors": {key: [_dtype(t), *t.shape] for key, t in sorted(tensors.items())},
-        "train_images_in_test": shared_images(tensors["train_images"], tensors["test_images"]),
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-    }
-    write_text(out / "manifest.json", layout(manifest))
+    path = out / "data.safetensors.new"
+    try:
+        facts = write(
+            path,
+            source=source,
+            root=None if root is None else Path(root),
+            download=download,
+            images=images,
+            size=size,
+            name=name,
+        )
+        tensors = load_tensors(path)
+        classes = facts["classes"]
+        manifest = {
+            "format": FORMAT,
+            "images": images,
+            **facts,
+            "train": _counts(tensors["train_labels"], len(classes)),
+            "test": _counts(tensors["test_labels"], len(classes)),
+            "tensors": {key: [_dtype(t), *t.shape] for key, t in sorted(tensors.items())},
+            "train_images_in_test": shared_images(tensors["train_images"], tensors["test_images"]),
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+        }
+        # Only now, so that a refusal leaves an earlier data set whole; and the manifest first, so
+        # that it never stands beside other data.
+        (out / "manifest.json").unlink(missing_ok=True)
+        os.replace(path, out / "data.safetensors")
+        write_text(out / "manifest.json", layout(manifest))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -143,7 +163,7 @@ def load(folder: Path, verify: bool = False) -> Dataset:
     """
     folder = Path(folder)
     path = folder / "data.safetensors"
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_record(folder / "manifest.json", MANIFEST)
     try:
         described, expected = manifest["tensors"], manifest["sha256"]
         if manifest["format"] != FORMAT:
@@ -156,6 +176,11 @@ def load(folder: Path, verify: bool = False) -> Dataset:
             raise InputError(f"{path}: not the file described by manifest.json; prepare it again")
         if verify and sha256(path) != expected:
             raise InputError(f"{path}: SHA-256 differs from manifest.json; prepare it again")
+        _check_tensors(path, tensors, len(manifest["classes"]))
+        channels = tensors["train_images"].shape[1]
+        for key in ("mean", "std"):
+            if len(manifest[key]) != channels:
+                raise InputError(f"{folder}/manifest.json: {key}: not one for each channel")
         return Dataset(
             name=manifest["name"],
             train_images=tensors["train_images"],
@@ -175,13 +200,37 @@ def load(folder: Path, verify: bool = False) -> Dataset:
         raise InputError(f"{folder}/manifest.json: missing or broken entry ({error})") from None
 
 
+def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], classes: int) -> None:
+    """InputError unless images and labels are what `Dataset` says; KeyError for one not there."""
+    for part in ("train", "test"):
+        images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
+        if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
+            raise InputError(f"{path}: {part}_images: not uint8 images [N, C, H, W]")
+        if images.shape[1] != tensors["train_images"].shape[1]:
+            raise InputError(f"{path}: {part}_images: {images.shape[1]} channels, unlike training")
+        of_images = {f"{part}_labels": labels}
+        if part == "train" and "train_users" in tensors:
+            of_images["train_users"] = tensors["train_users"]
+        for key, numbers in of_images.items():
+            if numbers.dtype != torch.int64 or numbers.shape != images.shape[:1]:
+                raise InputError(f"{path}: {key}: not one int64 for each image")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise InputError(f"{path}: {part}_labels: not all from 0 to {classes - 1}")
+        encoded = tensors.get(f"{part}_names")
+        if encoded is not None and (encoded.dtype != torch.uint8 or encoded.ndim != 1):
+            raise InputError(f"{path}: {part}_names: not text as uint8")
+
+
 def encode_names(names: list[str]) -> torch.Tensor:
-    """Names as one uint8 tensor, newline-separated UTF-8."""
+    """Names as one uint8 tensor, newline-separated UTF-8; InputError for one that cannot be."""
+    for name in names:
+        if "\n" in name or any("\ud800" <= c <= "\udfff" for c in name):
+            raise InputError(f"{name}: a name with a line break, or not in UTF-8")
     return torch.frombuffer(bytearray("\n".join(names).encode()), dtype=torch.uint8)
 
 
 def names(encoded: torch.Tensor | None) -> list[str]:
-    """The inverse of `encode_names`; no names for None."""
+    """The inverse of `encode_names`; no names for None. ValueError for bytes that are no text."""
     return [] if encoded is None else bytes(encoded.numpy()).decode().split("\n")
 
 

@@ -48,7 +48,10 @@ def write(
         labels = [label for label, members in enumerate(groups) for _ in members]
         small[f"{part}_labels"] = torch.tensor(labels, dtype=torch.int64)
         relative = [str(file.relative_to(root / part)) for file in files[part]]
-        small[f"{part}_names"] = encode_names(relative)
+        try:
+            small[f"{part}_names"] = encode_names(relative)
+        except InputError as error:
+            raise InputError(f"{root / part}: {error}") from None
     stream(path, files["train"], files["test"], partial(decode, mode=mode, size=size), shape, small)
     mean, std = measure(load_tensors(path)["train_images"])
     return {
@@ -72,21 +75,27 @@ def _folders(folder: Path) -> list[Path]:
 
 def _files(folder: Path, classes: list[str]) -> list[list[Path]]:
     """For each class its images, in order of name."""
-    return [
-        sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in SUFFIXES)
+    found = [
+        sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in SUFFIXES)
+        if (folder / name).is_dir()
+        else []
         for name in classes
     ]
+    for file in chain(*found):
+        if not file.is_file():  # a broken link, or a pipe that would be waited for
+            raise InputError(f"{file}: is not a file")
+    return found
 
 
 def _first(file: Path, size: int | None) -> tuple[tuple[int, int, int], str]:
     """The stored shape (channels, height, width) and the colour mode, after the first image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
             mode = "L" if image.mode in ("1", "L") else "RGB"
             width, height = image.size
-    except (OSError, UnidentifiedImageError):
+    except Exception:  # Pillow's plugins raise whatever they meet
         raise InputError(f"{file}: cannot be decoded (not an image)") from None
     if size is not None:
         width = height = size

@@ -59,8 +59,9 @@ def dirichlet(labels: np.ndarray, clients: int, seed: int, alpha: float) -> Clie
     Client after client draws its label proportions q from Dirichlet(alpha * p), p being the
     classes' shares of the data (so alpha / classes per class), and takes round(size * q) images.
     When classes run out it takes what there is and draws proportions for the rest anew among the
-    classes left. The published splits show both habits: counts vary less than multinomial ones
-    would, and clients late in the order hold more classes at small alpha, fewer at large alpha.
+    classes left, with the shares p that these had. The published splits show all of it
+    (docs/data.md): one order of clients, counts that vary less than multinomial ones would, and
+    more classes in the clients that emptied one.
     """
     pools = _pools(labels, seed)
     left = np.array([len(pool) for pool in pools])

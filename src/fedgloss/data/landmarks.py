@@ -10,6 +10,7 @@ middle square, ImageNet normalisation.
 """
 
 import csv
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from fedgloss.data.store import stream
 from fedgloss.errors import InputError
 
 SIZE = 224
+IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,100}")  # it is part of a path, which must stay in the root
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -81,10 +84,15 @@ def _read(file: Path, columns: Sequence[str]) -> tuple[list[int], list[str], lis
             for row in reader:
                 if not row["image_id"]:
                     raise InputError(f"{file}: line {reader.line_num}: no image_id")
+                if not IMAGE_ID.fullmatch(row["image_id"]):
+                    raise InputError(
+                        f"{file}: line {reader.line_num}: image_id is {row['image_id']!r:.60}, "
+                        "allowed are letters, digits, '_' and '-'"
+                    )
                 for column in set(columns) - {"image_id"}:
-                    if not (row[column] or "").isdecimal():
+                    if not WHOLE_NUMBER.fullmatch(row[column] or ""):
                         raise InputError(
-                            f"{file}: line {reader.line_num}: {column} is {row[column]!r}, "
+                            f"{file}: line {reader.line_num}: {column} is {row[column]!r:.60}, "
                             "not a whole number"
                         )
                 if "user_id" in columns:
@@ -103,11 +111,11 @@ def _read(file: Path, columns: Sequence[str]) -> tuple[list[int], list[str], lis
 
 
 def _count_classes(root: Path, train: list[int], test: list[int]) -> int:
-    classes = max(max(train), max(test)) + 1
-    empty = np.flatnonzero(np.bincount(train, minlength=classes) == 0)
-    if len(empty):
+    classes, found = max(max(train), max(test)) + 1, set(train)
+    if len(found) < classes:
+        empty = next(label for label in range(classes) if label not in found)
         raise InputError(
-            f"{root / 'federated_train.csv'}: class {empty[0]} of 0 .. {classes - 1} has no images"
+            f"{root / 'federated_train.csv'}: class {empty} of 0 .. {classes - 1} has no images"
         )
     return classes
 

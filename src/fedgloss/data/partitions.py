@@ -19,6 +19,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import atomic, read_json, write_text
 
 FORMAT = 1
+SMALLEST, LARGEST = Decimal("1e-9"), Decimal("1e9")
+"""Concentrations beyond these no draw tells from 0 and from identical clients."""
 SCHEMES = (
     "dirichlet",
     "dirichlet-per-class",
@@ -131,8 +133,11 @@ def _concentration(scheme: str, alpha: str | None) -> float:
         value = Decimal(str(alpha))
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite() or value < 0:
-        raise InputError(f"scheme {scheme}: alpha must be a number of 0 or more, not {alpha!r}")
+    if not value.is_finite() or not (value == 0 or SMALLEST <= value <= LARGEST):
+        raise InputError(
+            f"scheme {scheme}: alpha must be 0 or a number from {SMALLEST:g} to {LARGEST:g}, "
+            f"not {alpha!r}"
+        )
     return float(value)
 
 
@@ -190,6 +195,11 @@ def load_partition(path: Path, dataset: Dataset | None = None) -> Partition:
                 f"{record['dataset']['images']}) than {dataset.name}, {dataset.images}; "
                 "make the partition again"
             )
+        if dataset is not None:
+            sizes = {"train_images": len(dataset.train_labels)}
+            sizes["test_images"] = len(dataset.test_labels)
+            if any(record["dataset"][key] != size for key, size in sizes.items()):
+                raise InputError(f"{path}: dataset: not the numbers of images that it has")
         parts = [np.array(part) for part in record.pop("clients")]
         test = record.pop("test")
         test = None if test is None else np.array(test)
@@ -239,6 +249,18 @@ def plot_partition(path: Path, dataset: Dataset, png: Path) -> None:
     import matplotlib.pyplot as plt
 
     manifest = load_partition(path, dataset).manifest
+    # A class may be called $x$, which is no formula.
+    with plt.rc_context({"text.parse_math": False}):
+        figure = _heat_map(manifest, dataset)
+    # Without the date that matplotlib would add, the same partition gives the same file.
+    with atomic(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _heat_map(manifest: dict[str, Any], dataset: Dataset) -> Any:
+    import matplotlib.pyplot as plt
+
     share = np.zeros((len(dataset.classes), len(manifest["labels"])))
     for client, row in enumerate(manifest["labels"]):
         for label, count in row.items():
@@ -258,7 +280,4 @@ def plot_partition(path: Path, dataset: Dataset, png: Path) -> None:
         title=f"{dataset.name}, {manifest['scheme']}{drawn}: "
         f"{statistics['classes_per_client']:.2f} classes per client, {sizes}",
     )
-    # Without the date that matplotlib would add, the same partition gives the same file.
-    with atomic(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
+    return figure

@@ -6,21 +6,32 @@ The authors' files name images, not positions, and look like
     {"clients": [[indices], ...], "test": [indices]}        with "test" optional.
 """
 
+import operator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgloss.data.datasets import Dataset, names
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
+
+if TYPE_CHECKING:  # which files a split is made of can be asked without waiting for torch
+    from fedgloss.data.datasets import Dataset
 
 Positions = dict[tuple[str, int], int]  # of an image, by file name without folder, and label
 
 
+def files(file: Path, alpha: str | None) -> list[Path]:
+    """The files that `read` reads: the split, and the one of the test images if it is there."""
+    if file.is_dir():
+        file = _of_alpha(file, alpha)
+    beside = (file.parent / "test.json", file.parent.parent / "test" / "test.json")
+    return [file, *[path for path in beside if path.is_file()][:1]]
+
+
 def read(
-    file: Path, dataset: Dataset, alpha: str | None
+    file: Path, dataset: "Dataset", alpha: str | None
 ) -> tuple[list[np.ndarray], np.ndarray | None, dict[str, Any]]:
     """The clients' training indices, the test indices or None, and entries for the manifest.
 
@@ -28,8 +39,7 @@ def read(
     Client k of a LEAF file is its k-th user in numerical order. Beside a LEAF file, `test.json` (or
     ../test/test.json, as in the authors' repository) gives the test images if it is there.
     """
-    if file.is_dir():
-        file = _of_alpha(file, alpha)
+    file, *test_files = files(file, alpha)
     record = read_json(file)
     notes: dict[str, Any] = {"file": file.name, "file_sha256": sha256(file)}
     if not isinstance(record, dict):
@@ -38,17 +48,18 @@ def read(
         parts = [_indices(file, part) for part in _list(file, "clients", record["clients"])]
         test = record.get("test")
         return parts, None if test is None else _indices(file, test), notes
-    positions = _positions(dataset, "train")
+    positions = _positions(file, dataset, "train")
     users = _leaf(file, record)
     parts = [_resolve(file, user, data, positions) for user, data in users.items()]
     notes["users"] = list(users)
-    beside = (file.parent / "test.json", file.parent.parent / "test" / "test.json")
-    test_file = next((path for path in beside if path.is_file()), None)
-    if test_file is None:
+    if not test_files:
         return parts, None, notes
-    positions = _positions(dataset, "test")
+    test_file = test_files[0]
+    positions = _positions(test_file, dataset, "test")
     held = _leaf(test_file, read_json(test_file))
     test = [_resolve(test_file, user, data, positions) for user, data in held.items()]
+    if not test:
+        raise InputError(f"{test_file}: has no users")
     return parts, np.sort(np.concatenate(test)), notes | {"test_file_sha256": sha256(test_file)}
 
 
@@ -70,6 +81,8 @@ def _indices(file: Path, values: Any) -> np.ndarray:
     values = _list(file, "clients", values)
     if not all(type(value) is int for value in values):
         raise InputError(f"{file}: an index is not an integer")
+    if not all(0 <= value < 2**63 for value in values):
+        raise InputError(f"{file}: an index is negative, or beyond any data set")
     return np.array(values, dtype=np.int64)
 
 
@@ -80,7 +93,7 @@ def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
         order = sorted(map(str, record["users"]), key=lambda user: (len(user), user))
         return {
             user: [
-                (str(name), int(label))
+                (str(name), operator.index(label))
                 for name, label in zip(data[user]["x"], data[user]["y"], strict=True)
             ]
             for user in order
@@ -90,21 +103,28 @@ def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
         raise InputError(f"{file}: not a LEAF split with users_data, x and y ({reason})") from None
 
 
-def _positions(dataset: Dataset, part: str) -> Positions:
+def _positions(file: Path, dataset: "Dataset", part: str) -> Positions:
     """Where each image is. CIFAR-100 needs the label: one name stands for two of its images."""
+    from fedgloss.data.datasets import names
+
     encoded = dataset.train_names if part == "train" else dataset.test_names
     labels = dataset.train_labels if part == "train" else dataset.test_labels
     if encoded is None:
         raise InputError(
-            f"{dataset.name}: has no file names, so a split must give indices (key 'clients')"
+            f"{file}: {dataset.name} has no file names, so a split must give indices "
+            "(key 'clients')"
         )
+    try:
+        named = [*zip(names(encoded), labels.tolist(), strict=True)]
+    except ValueError:
+        raise InputError(f"{dataset.name}: its {part}_names are not one for each image") from None
     found: Positions = {}
-    for index, (name, label) in enumerate(zip(names(encoded), labels.tolist(), strict=True)):
+    for index, (name, label) in enumerate(named):
         key = (name.rsplit("/", 1)[-1], label)
         if found.setdefault(key, index) != index:
             raise InputError(
-                f"{dataset.name}: two {part} images are called {key[0]} (label {label}), so a "
-                "split must give indices (key 'clients')"
+                f"{file}: {dataset.name} has two {part} images called {key[0]} (label {label}), "
+                "so a split must give indices (key 'clients')"
             )
     return found
 

@@ -93,10 +93,11 @@ def _fingerprint(header: bytes, small: dict[str, torch.Tensor], files: Sequence[
 
 def _done(record: Path, fingerprint: str) -> int:
     """How many images an earlier, interrupted call has left in the file."""
-    if not record.is_file():
+    try:
+        progress = read_json(record)
+        return progress["done"] if progress["fingerprint"] == fingerprint else 0
+    except (InputError, KeyError, TypeError):  # none, or one that is broken: begin anew
         return 0
-    progress = read_json(record)
-    return progress["done"] if progress["fingerprint"] == fingerprint else 0
 
 
 def _write(file: IO[bytes], place: int, data: bytes | np.ndarray) -> None:
@@ -136,7 +137,7 @@ def _show(done: int, total: int, rate: float) -> None:
     terminal = sys.stderr.isatty()
     if not terminal and done < total and done * 10 // total == max(done - CHUNK, 0) * 10 // total:
         return
-    left = (total - done) / rate / 60
+    left = (total - done) / rate / 60 if rate else 0.0  # 0: the very first image is broken
     end = "\r" if terminal and done < total else "\n"
     text = f"decoded {done:,} of {total:,} images, {rate:,.0f} images/s, {left:.0f} min left   "
     print(text, end=end, file=sys.stderr, flush=True)

@@ -5,12 +5,13 @@ be neither averaged nor perturbed.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from fedgloss.errors import InputError
+from fedgloss.errors import IMPORT_ERRORS, InputError
 
 Shape = tuple[int, int, int]  # channels, height, width of one image
 MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
@@ -23,8 +24,13 @@ def build_model(name: str, shape: Shape, classes: int, weights: Path | None = No
     weights  a safetensors file of this model's parameters by name (see `weights.read`)
     Raises InputError for an unknown name, images too small for the model, or wrong weights.
     """
+    constructor = _constructor(name)
     try:
-        model = _constructor(name)(shape, classes)
+        inspect.signature(constructor).bind(shape, classes)
+    except (TypeError, ValueError):
+        raise InputError(f"model {name}: is not a function of (shape, classes)") from None
+    try:
+        model = constructor(shape, classes)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
     if not isinstance(model, nn.Module):
@@ -60,5 +66,5 @@ def _constructor(name: str) -> Callable[[Shape, int], nn.Module]:
         )
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except IMPORT_ERRORS as error:
         raise InputError(f"model {name}: cannot be imported ({error})") from None

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from fedgloss.errors import InputError
 from fedgloss.report import names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import colour, figure_cells, is_wide, panels
@@ -72,6 +73,10 @@ def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[
         if status in runs and metrics and metrics.get(metric):
             every = found.manifest(cell)["settings"]["training"]["evaluate_every"]
             runs[status].append(_evenly(metrics["round"], metrics[metric], every))
+    rounds = [set(t) for t, _ in runs["completed"]]
+    if rounds and not set.intersection(*rounds):
+        file = found.path("runs", cells[0], "metrics.csv")
+        raise InputError(f"{file}: no evaluated round that the other seeds have, too")
     diverged = sum(found.status(cell) == "diverged" for cell in cells)
     ends = {i: values[-1] for i, (_, values) in enumerate(runs["completed"])}
     ours = Summary(ends, len(cells), diverged)

@@ -95,7 +95,7 @@ def _landscape(found: Results, spec: Mapping[str, Any]) -> Figure:
         chosen = {**spec, "seed": _seed(found.study, spec)}
         cells = figure_cells(found.study, chosen, label, spec["columns"][0])
         grid = found.landscape(cells[0]) if cells else None
-        if grid is not None:
+        if grid is not None and np.isfinite(grid["loss"]).any():  # a diverged run's has no rows
             x, y = np.unique(grid["x"]), np.unique(grid["y"])
             loss = np.array(grid["loss"]).reshape(len(x), len(y))
             surfaces.append(Surface(names.algorithm(label), colour(found.study, label), x, y, loss))

@@ -127,7 +127,7 @@ def to_latex(table: Table) -> str:
         r"% needs \usepackage{booktabs}",
         rf"\begin{{{kind}}}",
         r"\centering",
-        rf"\caption[{title}]{{{title}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption[{{{title}}}]{{{title}. {_tex(' '.join(table.notes))}}}",
         rf"\label{{tab:{table.name}}}",
         r"\footnotesize" if at <= 10 else r"\scriptsize",
         rf"\setlength{{\tabcolsep}}{{{4 if at <= 10 else 2.5}pt}}",

@@ -72,7 +72,7 @@ def _code(found: re.Match[str]) -> str:
 def _table(study: "Study", name: str, folder: Path) -> Table:
     table = build(study, name, folder)
     file = folder / "tables" / study.name / f"{name}.md"
-    if file.exists() and file.read_text(encoding="utf-8") != formats.to_markdown(table):
+    if file.exists() and file.read_bytes() != formats.to_markdown(table).encode():
         raise InputError(f"{file}: older than the runs it is about; make the table again first")
     return table
 
@@ -84,6 +84,8 @@ def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
     shown = {"name": name, "caption": caption(study, name, folder), "source": None}
     if file.exists():
         png = file.read_bytes()
+        if len(png) < 24 or not png.startswith(b"\x89PNG"):
+            raise InputError(f"{file}: not a PNG file; draw the figure again first")
         width, height = struct.unpack(">II", png[16:24])  # of the header chunk, at 200 dpi
         shown |= {"width": width // 2, "height": height // 2}
         shown["source"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,6 +1,7 @@
 """What the jobs left behind for each cell, read only; what is missing is None, never an error."""
 
 import csv
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,13 +9,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import read_json
+from fedgloss.records import (
+    COUNT,
+    NUMBER,
+    PERCENTAGE,
+    POSITIVE,
+    STATUS,
+    TEXT,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from fedgloss.study import Cell, Study
 
 Columns = dict[str, list[float]]
 """A CSV of numbers by column."""
+
+MANIFEST = {
+    "status": STATUS,
+    "diverged_in": COUNT.or_null,
+    "accuracy": PERCENTAGE.or_null,
+    "accuracy_at_half": PERCENTAGE.or_null,
+    "settings": {
+        "algorithm": TEXT,
+        "method": TEXT,
+        "variants": TEXT.by_name,
+        "hyperparameters": NUMBER.by_name,
+        "training": {
+            "rounds": POSITIVE,
+            "clients_per_round": POSITIVE,
+            "evaluate_every": POSITIVE,
+            "last": POSITIVE,
+        },
+    },
+    "parameters": POSITIVE,
+    **dict.fromkeys(("bytes_down", "bytes_up"), COUNT),
+    **dict.fromkeys(("backend", "device", "precision", "code"), TEXT),
+    "threads": POSITIVE,
+    **dict.fromkeys(("versions", "inputs"), TEXT.by_name),
+    **dict.fromkeys(("wall_seconds", "images_per_second"), NUMBER),
+}
+SHARPNESS = {"data": TEXT, "lambda1": NUMBER.or_null}
+"""What the report needs to know of a run, and of its Hessian."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +62,34 @@ class Results:
 
     def metrics(self, cell: "Cell") -> Columns | None:
         """The evaluated rounds: round, accuracy, loss and what else was recorded."""
-        return self._csv(self.path("runs", cell, "metrics.csv"))
+        path = self.path("runs", cell, "metrics.csv")
+        columns = self._csv(path, ("round", "accuracy"))
+        for name, values in (columns or {}).items():
+            if not all(map(NUMBER.fits, values)):
+                raise InputError(f"{path}: {name} has an entry that is not finite")
+        return columns
 
     def manifest(self, cell: "Cell") -> dict[str, Any] | None:
         """How the run went, with its settings and where it ran."""
-        return self._json(self.path("runs", cell, "manifest.json"))
+        return self._json(self.path("runs", cell, "manifest.json"), MANIFEST)
 
     def hessian(self, cell: "Cell") -> dict[str, Any] | None:
         """The Hessian's largest eigenvalues, and of which model on which data."""
-        return self._json(self.path("analysis", cell, "hessian.json"))
+        return self._json(self.path("analysis", cell, "hessian.json"), SHARPNESS)
 
     def landscape(self, cell: "Cell") -> Columns | None:
-        """The loss surface: x, y, loss, accuracy; x slowest."""
-        return self._csv(self.path("analysis", cell, "landscape.csv"))
+        """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""
+        path = self.path("analysis", cell, "landscape.csv")
+        columns = self._csv(path, ("x", "y", "loss"))
+        if columns is not None:
+            xs, ys = ([*dict.fromkeys(columns[name])] for name in ("x", "y"))
+            places = [*zip(columns["x"], columns["y"], strict=True)]
+            whole = places == [(x, y) for x in sorted(xs) for y in sorted(ys)]
+            if places and (not whole or len(xs) < 2 or len(ys) < 2):
+                raise InputError(f"{path}: x and y are not those of a grid, x slowest")
+            if not all(map(NUMBER.fits, (*xs, *ys, *filter(math.isfinite, columns["loss"])))):
+                raise InputError(f"{path}: holds numbers out of all bounds")
+        return columns
 
     def status(self, cell: "Cell") -> str:
         """`completed`, `diverged` or `missing`."""
@@ -49,23 +100,28 @@ class Results:
         """A file of a cell; kind is runs or analysis."""
         return Path(self.folder) / kind / self.study.name / str(cell) / name
 
-    def _json(self, path: Path) -> dict[str, Any] | None:
-        return read_json(path) if path.exists() else None
+    def _json(self, path: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+        return read_record(path, wanted) if path.exists() else None
 
-    def _csv(self, path: Path) -> Columns | None:
+    def _csv(self, path: Path, wanted: tuple[str, ...]) -> Columns | None:
         if not path.exists():
             return None
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            columns: Columns = {name: [] for name in rows.fieldnames or ()}
-            for row in rows:
-                for name in columns:
-                    try:
-                        columns[name].append(float(row[name]))
-                    except (TypeError, ValueError):
-                        raise InputError(
-                            f"{path}: line {rows.line_num}: {name} is not a number"
-                        ) from None
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = csv.DictReader(file)
+                columns: Columns = {name: [] for name in rows.fieldnames or ()}
+                for name in wanted:
+                    if name not in columns:
+                        raise InputError(f"{path}: no column {name!r}")
+                for row in rows:
+                    for name in columns:
+                        try:
+                            columns[name].append(float(row[name]))
+                        except (TypeError, ValueError):
+                            where = f"line {rows.line_num}: {name}"
+                            raise InputError(f"{path}: {where} is not a number") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: not a CSV file ({error})") from None
         return columns
 
 

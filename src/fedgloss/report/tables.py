@@ -120,7 +120,9 @@ def build(study: "Study", name: str, folder: Path) -> Table:
         )
         for row in rows
     )
-    table = Table(name, spec.get("title", name), columns, rows, ())
+    # A line break in a title would end Markdown's bold face and LaTeX's caption.
+    title = " ".join(spec.get("title", name).split())
+    table = Table(name, title, columns, rows, ())
     return replace(table, notes=tuple(_notes(found, table, spec["kind"], metrics)))
 
 

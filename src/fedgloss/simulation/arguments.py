@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
 from fedgloss.simulation.stacked import can_stack
@@ -96,9 +96,7 @@ def _integer(name: str, value: Any, least: int) -> int:
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a word that is not allowed, naming those that are."""
     if value not in allowed:
-        raise InputError(
-            f"{name}: {value!r} is unknown{algorithms.did_you_mean(value, list(allowed))}"
-        )
+        raise InputError(f"{name}: {value!r} is unknown{did_you_mean(value, list(allowed))}")
 
 
 def choose_backend(backend: str, model: nn.Module) -> str:

@@ -28,6 +28,8 @@ class Exchange:
     down: Named
     c: Named
     h: Named
+    rates: Sequence[tuple[float, float]]
+    """Learning rate and weight decay of each federation."""
     evaluations: float = 0.0
     """Mini-batch gradients computed for each local step, filled in by the training."""
 
@@ -39,6 +41,7 @@ class Exchange:
             self.down,
             Named(**{name: value[:, participants] for name, value in self.c.items()}),
             self.h.replace(**{name: self.h[name][:, participants] for name in PER_CLIENT}),
+            self.rates,
         )
 
 
@@ -92,13 +95,22 @@ class _Training:
 
     def step(self, direction: Tensor, c: Named, counts: Counts) -> None:
         """Clients with fewer steps than others stop where they are."""
-        h = self.exchange.h
-        update = h.lr * torch.add(direction, h.wd * self.W)
+        rates = self.exchange.rates
+        if len(set(rates)) == 1:
+            W = _descend(self.W, direction, *rates[0])
+        else:  # federation by federation: the bits of each alone
+            rows = zip(self.W, direction, rates, strict=True)
+            W = torch.stack([_descend(v, d, *rate) for v, d, rate in rows])
         if isinstance(counts, Tensor) or not all(counts):
-            active = torch.as_tensor(counts, device=update.device).view(*update.shape[:2], 1) > 0
-            update = torch.where(active, update, torch.zeros_like(update))
+            active = torch.as_tensor(counts, device=W.device).view(*W.shape[:2], 1) > 0
+            W = torch.where(active, W, self.W)
             c = Named(**{name: torch.where(active, c[name], self.c[name]) for name in c})
-        self.W, self.c = self.W - update, c
+        self.W, self.c = W, c
+
+
+def _descend(W: Tensor, direction: Tensor, lr: float, weight_decay: float) -> Tensor:
+    """One step in two passes over the memory; lr and weight decay are numbers for that reason."""
+    return W.sub(direction.add(W, alpha=weight_decay), alpha=lr)
 
 
 def _train(trainings: Sequence[_Training], gradients: Gradients) -> None:

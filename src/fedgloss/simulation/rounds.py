@@ -130,6 +130,7 @@ class Simulation:
 
         self.t = 0
         self.w = torch.stack([f.w[None] for f in self.federations])
+        self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
         vectors = S * self.m * len(self.algorithm.client_state)
@@ -271,7 +272,7 @@ class Simulation:
         down = self.algorithm.broadcast(self.w, self.s, h)
         if not perturb:
             down = down.replace(w=self.w)
-        exchange = Exchange(self.algorithm, cohort, down, c, h)
+        exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
         W, c = yield exchange
         self.locals = (self.locals[0], W)
         c, up = self.algorithm.finish(W, down, c, h)
