@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fedgloss.study import load_study
-from workflow.project import ROOT, SMOKE, build, environment, planned, rules, snakemake
+from workflow.project import ROOT, SMOKE, build, environment, files, planned, rules, snakemake
 
 RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
@@ -210,3 +210,21 @@ def test_profiles_explain_every_line():
             if re.match(r"[a-z]", line):
                 assert before.startswith("#"), f"{file}: {line}"
             before = line
+
+
+def test_seeds_trained_together_leave_the_same_files(fresh, built):
+    build(fresh, SMOKE, "--config", "together=seeds")
+    for pattern in ("metrics.csv", "*.safetensors"):
+        runs = files(fresh / "results" / "runs", pattern)
+        assert runs == files(built / "results" / "runs", pattern) and runs
+    tables = files(fresh / "results" / "tables", "*")
+    assert tables == files(built / "results" / "tables", "*") and tables
+    logs = files(fresh / "results" / "logs" / "train", "*.log")
+    assert len(logs) == 2  # one job for each method
+    assert planned(fresh, SMOKE, "--config", "together=seeds") == []
+
+
+def test_an_unknown_way_of_packing_is_refused(fresh):
+    shown = snakemake(fresh, SMOKE, "--config", "together=everything", "--dry-run")
+    assert shown.returncode == 2
+    assert "together: 'everything' is unknown; allowed: cells, seeds" in shown.stderr

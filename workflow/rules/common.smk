@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 from fedgloss import estimate, fingerprint
@@ -28,7 +29,10 @@ def load_checked_study():
     """The study, or one line on standard error and exit code 2."""
     file = str(workflow.configfiles[-1])
     label = Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else file
+    together = config.pop("together", "cells")  # how jobs are packed: the profile's, not a study's
     try:
+        if together not in ("cells", "seeds"):
+            raise InputError(f"--config: together: {together!r} is unknown; allowed: cells, seeds")
         study = check_study(config, str(label))
         check_writable("results")
         # Jobs read the study file, unless --config changed what it says.
@@ -36,10 +40,10 @@ def load_checked_study():
     except InputError as error:
         print(f"fedgloss: error: {error}", file=sys.stderr)
         sys.exit(2)
-    return study, str(label) if unchanged else json.dumps(config)
+    return study, str(label) if unchanged else json.dumps(config), together
 
 
-STUDY, STUDY_ARGUMENT = load_checked_study()
+STUDY, STUDY_ARGUMENT, TOGETHER = load_checked_study()
 SEEDS = STUDY.config["seeds"]
 
 
@@ -59,6 +63,13 @@ def cell_of(wildcards):
     return STUDY.cell(
         "{0.dataset}/alpha-{0.alpha}/{0.model}/{0.algorithm}/seed-{0.seed}".format(wildcards)
     )
+
+
+def trained_by(wildcards):
+    """The cells of a training job: one, or those of all seeds."""
+    seeds = [wildcards.seed] if "seed" in wildcards.keys() else SEEDS
+    given = {name: wildcards[name] for name in ("dataset", "alpha", "model", "algorithm")}
+    return [cell_of(SimpleNamespace(**given, seed=seed)) for seed in seeds]
 
 
 def study_argument(wildcards):
@@ -154,8 +165,8 @@ def analysis_code(kind):
 
 
 def resolved_settings(wildcards):
-    """A cell's resolved settings as JSON: a change in the configuration is a change here."""
-    return json.dumps(STUDY.settings(cell_of(wildcards)))
+    """Cells' resolved settings as JSON: a change in the configuration is a change here."""
+    return [json.dumps(STUDY.settings(cell)) for cell in trained_by(wildcards)]
 
 
 @functools.cache
@@ -172,6 +183,10 @@ def needs(kind, what):
             need = need_of(kind, cell_of(wildcards))
         else:  # a job for all seeds, which cost the same
             need = need_of(kind, cell_of(SimpleNamespace(**wildcards, seed=SEEDS[0])))
+            if kind == "training":
+                need = replace(
+                    need, seconds=need.seconds * len(SEEDS), mem_mb=need.mem_mb * len(SEEDS)
+                )
         value = getattr(need, what)
         return value(attempt) if callable(value) else value
 

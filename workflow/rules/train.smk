@@ -1,13 +1,18 @@
-"""Train one cell: an algorithm on a partition with a seed.
+"""Train one cell: an algorithm on a partition with a seed; or those of all seeds in one job.
 
 REQUIRES  results/data/{dataset}/, results/partitions/{dataset}/alpha-{alpha}/partition.json,
           the weights that a model of the study starts from, if any
 PROVIDES  results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
 """
 
+TRAINED = "results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
+# The files of one cell, or with `--config together=seeds` of all seeds of a method.
+JOB = "{seed}" if TOGETHER == "cells" else "all"
+JOB_SEEDS = ["{seed}"] if TOGETHER == "cells" else SEEDS
+
 
 rule train:
-    """Train one cell on one device; resumes from its checkpoint after an interruption."""
+    """Train one cell, or its seeds together, on one device; resumes from its checkpoint."""
     input:
         data="results/data/{dataset}/data.safetensors",
         manifest="results/data/{dataset}/manifest.json",
@@ -15,15 +20,15 @@ rule train:
         # Its SHA-256 is among the settings: what counts is its content, not its date.
         weights=ancient(initial_weights),
     output:
-        metrics="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/metrics.csv",
-        manifest="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/manifest.json",
-        final="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/final.safetensors",
-        average="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/average.safetensors",
-        local="results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/locals.safetensors",
+        metrics=expand(f"{TRAINED}/metrics.csv", seed=JOB_SEEDS, allow_missing=True),
+        manifest=expand(f"{TRAINED}/manifest.json", seed=JOB_SEEDS, allow_missing=True),
+        final=expand(f"{TRAINED}/final.safetensors", seed=JOB_SEEDS, allow_missing=True),
+        average=expand(f"{TRAINED}/average.safetensors", seed=JOB_SEEDS, allow_missing=True),
+        local=expand(f"{TRAINED}/locals.safetensors", seed=JOB_SEEDS, allow_missing=True),
     log:
-        "results/logs/train/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.log",
+        f"results/logs/train/{{study}}/{{dataset}}/alpha-{{alpha}}/{{model}}/{{algorithm}}/seed-{JOB}.log",
     benchmark:
-        "results/benchmarks/train/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.jsonl"
+        f"results/benchmarks/train/{{study}}/{{dataset}}/alpha-{{alpha}}/{{model}}/{{algorithm}}/seed-{JOB}.jsonl"
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
@@ -33,19 +38,22 @@ rule train:
         mem_mb=needs("training", "memory"),
     params:
         settings=resolved_settings,
-        code=training_code,
+        code=lambda wildcards: [training_code(wildcards)] * len(trained_by(wildcards)),
         weights=weights_arguments,
         data=subpath(input.data, parent=True),
-        folder=subpath(output.metrics, parent=True),
+        partitions=lambda wildcards, input: [input.partition] * len(trained_by(wildcards)),
+        folders=lambda wildcards, output: [str(Path(file).parent) for file in output.metrics],
         # Not declared as an output: Snakemake deletes those before a job and after its failure.
-        checkpoints="results/checkpoints/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}",
+        checkpoints=lambda wildcards: [
+            f"results/checkpoints/{STUDY.name}/{cell}" for cell in trained_by(wildcards)
+        ],
     shell:
         "fedgloss train"
         " --settings {params.settings:q}"
         " --data {params.data:q}"
-        " --partition {input.partition:q}"
+        " --partition {params.partitions:q}"
         " {params.weights:q}"
-        " --out {params.folder:q}"
+        " --out {params.folders:q}"
         " --checkpoints {params.checkpoints:q}"
         " --code {params.code:q}"
         " --threads {threads}"
