@@ -1,6 +1,5 @@
 """Records that one job leaves for another, checked when they are read: a file may be damaged."""
 
-import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -9,16 +8,13 @@ from typing import Any, NamedTuple
 from fedgloss.errors import InputError
 from fedgloss.files import read_json
 
-LARGEST = 3.5e38
-"""Numbers come out of float32; beyond its range even a mean could overflow."""
+LARGEST = 3.4028234663852886e38
+"""Of float32, which numbers go into and come out of: torch refuses larger ones."""
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a number, no truth value, and finite as a float."""
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
+    """Whether a value is a number, no truth value, and finite as float32."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 class Kind(NamedTuple):
@@ -57,7 +53,7 @@ def _is_text(value: object) -> bool:
 
 
 TEXT = Kind("text", _is_text)
-NUMBER = Kind("a number", lambda value: is_finite(value) and abs(value) <= LARGEST)
+NUMBER = Kind("a finite number", is_finite)
 COUNT = Kind("an integer of at least 0", lambda value: type(value) is int and 0 <= value < 2**63)
 POSITIVE = Kind("an integer of at least 1", lambda value: type(value) is int and 1 <= value < 2**63)
 PERCENTAGE = Kind("a percentage", lambda value: is_finite(value) and 0 <= value <= 100)

@@ -1,0 +1,187 @@
+"""What tables, figures and the report read, damaged: metrics, manifests, eigenvalues, surfaces."""
+
+import json
+import shutil
+
+import matplotlib.pyplot as plt
+import pytest
+
+from fedgloss.report import figures
+from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, key_by_key
+from reliability.hostile import methods_read_once as methods_read_once
+from reliability.toy import CELL, make_project
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def project(made, tmp_path, monkeypatch):
+    """A copy that a test may damage, and be in; figures are drawn as PNG alone."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(figures, "METADATA", {"png": figures.METADATA["png"]})
+    return tmp_path / "project"
+
+
+def reading(project, kind, name, *command):
+    """A file of the cell, and a command that reads it and writes below `new`."""
+    for folder in ("runs", "analysis"):
+        target = project / "new" / folder
+        if not target.is_symlink():
+            target.parent.mkdir(exist_ok=True)
+    file = project / "results" / kind / "toy" / CELL / name
+    return Damage(
+        file, [*command, "--results", "results"], project / "results" / WRITES[command[0]]
+    )
+
+
+WRITES = {"table": "tables", "figure": "figures", "report": "report", "status": "none"}
+USED = ("status", "diverged_in", "accuracy", "accuracy_at_half", "parameters", "bytes_down")
+USED += ("bytes_up", "backend", "device", "precision", "code", "threads", "wall_seconds", "inputs")
+
+
+def used_of(project):
+    """What the report needs of a manifest: everything in it is checked."""
+    good = json.loads((project / "results/runs/toy" / CELL / "manifest.json").read_bytes())
+    used = {key: good[key] for key in (*USED, "versions", "images_per_second")}
+    keys = ("algorithm", "method", "variants", "hyperparameters")
+    used["settings"] = {key: good["settings"][key] for key in keys}
+    keys = ("rounds", "clients_per_round", "evaluate_every", "last")
+    used["settings"]["training"] = {key: good["settings"]["training"][key] for key in keys}
+    return used
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["table", "study.yaml", "numbers"],
+        ["table", "study.yaml", "bytes"],
+        ["report", "study.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_manifests(project, command):
+    used = used_of(project)
+    damage = reading(project, "runs", "manifest.json", *command)
+    damage(key_by_key(used, "reported", wrong=3), ["manifest.json"])
+    damage(at_random(used, "reported", 60), ["manifest.json"])
+    damage(bytes_at_random(json.dumps(used).encode(), "reported", 40), ["manifest.json"])
+
+
+def test_every_key_that_is_dropped_is_named(project):
+    for case in key_by_key(used_of(project), "dropped", wrong=0):
+        free = case.what.startswith(
+            ("inputs.", "versions.", "settings.variants.", "settings.hyper")
+        )
+        if "dropped" in case.what and not free:
+            (project / "results/runs/toy" / CELL / "manifest.json").write_text(
+                json.dumps(case.value)
+            )
+            code, lines = fedgloss("report", "study.yaml", "--results", "results")
+            key = case.what.removesuffix(" dropped")
+            assert code == 2 and f"manifest.json: {key}: missing" in lines[0], (case.what, lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command"),
+    [
+        ("runs", "metrics.csv", ["table", "study.yaml", "bytes"]),
+        ("runs", "metrics.csv", ["figure", "study.yaml", "curves"]),
+        ("analysis", "hessian.json", ["table", "study.yaml", "numbers"]),
+        ("analysis", "hessian.json", ["figure", "study.yaml", "bars"]),
+        ("analysis", "landscape.csv", ["figure", "study.yaml", "surfaces"]),
+    ],
+    ids=lambda value: f"{value}"[:40],
+)
+@pytest.mark.filterwarnings("ignore:More than 20 figures", "ignore:Attempt to set non-positive")
+def test_other_results(project, kind, name, command):
+    damage = reading(project, kind, name, *command)
+    count = 100 if command[0] == "table" else 30
+    damage(bytes_at_random(damage.good, f"{name} {command}", count), [name])
+    if name == "hessian.json":
+        good = {key: json.loads(damage.good)[key] for key in ("data", "lambda1")}
+        damage(key_by_key(good, "sharp", wrong=count // 5), ["hessian.json"])
+        damage(at_random(good, "sharp", count // 2), ["hessian.json"])
+    plt.close("all")
+
+
+METRICS = "round,accuracy,loss\n"
+SURFACE = "x,y,loss,accuracy\n"
+TWO = "0,0,1,5\n0,1,1,5\n1,0,1,5\n1,1,1,5\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "text", "word"),
+    [
+        ("runs", "metrics.csv", "loss\n1\n", "'round'"),
+        ("runs", "metrics.csv", METRICS + "1,nan,1\n", "accuracy"),
+        ("runs", "metrics.csv", METRICS + "1,5,1e400\n", "loss"),
+        ("runs", "metrics.csv", METRICS + "1,5\n", "line 2"),
+        ("runs", "metrics.csv", METRICS + "77,5,1\n", "round"),
+        ("runs", "metrics.csv", METRICS + "x" * 200_000 + ",1,1\n", "not a CSV file"),
+        ("runs", "metrics.csv", METRICS + "\udcff,1,1\n", "not a CSV file"),
+        ("analysis", "landscape.csv", "x,y\n0,0\n", "'loss'"),
+        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n", "grid"),
+        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n0,1,1,5\n1,0,1,5\n", "grid"),
+        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n1,0,1,5\n0,1,1,5\n1,1,1,5\n", "grid"),
+        ("analysis", "landscape.csv", SURFACE + TWO.replace("1,1,1", "1,nan,1"), "grid"),
+        ("analysis", "landscape.csv", SURFACE + TWO.replace("1,1,1", "1,1,1e300"), "bounds"),
+        ("analysis", "hessian.json", '{"data": "paper", "lambda1": 1e308}', "lambda1"),
+        ("analysis", "hessian.json", '{"data": "paper", "lambda1": NaN}', "lambda1"),
+    ],
+)
+def test_results_that_were_not_refused_in_one_line(project, kind, name, text, word):
+    drawn = {"metrics.csv": "curves", "landscape.csv": "surfaces", "hessian.json": "bars"}[name]
+    damage = reading(project, kind, name, "figure", "study.yaml", drawn)
+    damage.file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert not accepted(text[:60], damage.command, damage.out, [word])
+    plt.close("all")
+
+
+@pytest.mark.parametrize("rows", ["", TWO.replace(",1,5", ",nan,5"), TWO.replace(",1,5", ",inf,5")])
+def test_a_surface_without_a_finite_loss_is_left_out(project, rows):
+    """A diverged run's surface is a file without rows, and must not stop the figure."""
+    for file in (project / "results/analysis/toy").rglob("landscape.csv"):
+        file.write_text(SURFACE + rows)
+        command = ["figure", "study.yaml", "surfaces", "--results", "results"]
+        assert accepted(str(file), command, project / "results" / "figures")
+
+
+def test_figures_and_tables_that_the_report_finds_broken(project):
+    for command in (["table", "study.yaml", "numbers"], ["figure", "study.yaml", "curves"]):
+        assert accepted("made", [*command, "--results", "results"], project / "none")
+    for name, word in (("figures/toy/curves.png", "PNG"), ("tables/toy/numbers.md", "older")):
+        file = project / "results" / name
+        good = file.read_bytes()
+        for damage in (b"", b"\xff\xfe\0", good[:20], good[:-1] if word == "older" else b"\x89PN"):
+            file.write_bytes(damage)
+            command = ["report", "study.yaml", "--results", "results"]
+            assert not accepted(name, command, project / "results" / "report", [word])
+        file.write_bytes(good)
+
+
+def test_status_and_import_of_damaged_runs(project):
+    """`import` refuses run by run; whatever the other folder holds, nothing else comes over."""
+    file = project / "results/runs/toy" / CELL / "manifest.json"
+    status = Damage(file, ["status", "study.yaml", "--results", "results"], project / "none")
+    status(bytes_at_random(file.read_bytes(), "status", 40))
+    good = json.loads(file.read_bytes())
+    (project / "ours/data").mkdir(parents=True)
+    shutil.copytree(project / "data", project / "ours/data/pets")
+    partition = project / "ours/partitions/pets/alpha-iid/partition.json"
+    partition.parent.mkdir(parents=True)
+    shutil.copy(project / "partition.json", partition)
+    for case in at_random(good, "import", 25):
+        file.write_text(json.dumps(case.value))
+        code, lines = fedgloss("import", "results", "study.yaml", "--results", "ours")
+        assert code == 0 and all(line.isprintable() for line in lines), (case.what, lines)
+        assert not [line for line in lines if "Traceback" in line]
+        allowed = {"metrics.csv", "manifest.json", *(f"{n}.safetensors" for n in NAMES)}
+        assert {f.name for f in (project / "ours/runs").rglob("*") if f.is_file()} <= allowed
+        shutil.rmtree(project / "ours/runs", ignore_errors=True)
+
+
+NAMES = ("final", "average", "locals")
