@@ -278,14 +278,23 @@ def accepted(what: str, arguments: Sequence[object], out: Path, words: Sequence 
 class Damage:
     """One file of a project, damaged case by case, while a command that reads it is run."""
 
-    def __init__(self, file: Path, command: Sequence[object], out: Path) -> None:
+    def __init__(self, file: Path, command: Sequence[object], out: Path, good: Any = None) -> None:
+        """good: a value to be written as JSON, instead of what the file holds; it must be taken."""
         self.file, self.command, self.out = file, command, out
-        self.good = file.read_bytes() if file.exists() else b""
+        if good is not None:
+            file.write_bytes(good if isinstance(good, bytes) else as_json(good))
+        self.good = file.read_bytes()
+        out.mkdir(exist_ok=True)
+        assert accepted("undamaged", command, out)
+        self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.out)
+        self.out.mkdir()
 
     def __call__(self, cases: Iterable[Case], words: Sequence[str] = (), keys: bool = True) -> None:
         """Run all cases; a refusal says the key that was damaged (if `keys`), or one of `words`."""
         counts = {True: 0, False: 0}
-        self.out.mkdir(exist_ok=True)
         try:
             for case in cases:
                 content = case.value if isinstance(case.value, bytes) else as_json(case.value)
@@ -294,8 +303,7 @@ class Damage:
                 fate = accepted(case.what, self.command, self.out, [*said, *words])
                 counts[fate] += 1
                 if fate:
-                    shutil.rmtree(self.out)
-                    self.out.mkdir()
+                    self._clear()
         finally:
             self.file.write_bytes(self.good)
         assert counts[False] > counts[True] / 10, f"hardly anything is refused: {counts}"

@@ -26,16 +26,11 @@ def project(made, tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
-def reading(project, kind, name, *command):
-    """A file of the cell, and a command that reads it and writes below `new`."""
-    for folder in ("runs", "analysis"):
-        target = project / "new" / folder
-        if not target.is_symlink():
-            target.parent.mkdir(exist_ok=True)
+def reading(project, kind, name, *command, good=None):
+    """A file of the cell, and a command that reads it."""
     file = project / "results" / kind / "toy" / CELL / name
-    return Damage(
-        file, [*command, "--results", "results"], project / "results" / WRITES[command[0]]
-    )
+    out = project / "results" / WRITES[command[0]]
+    return Damage(file, [*command, "--results", "results"], out, good)
 
 
 WRITES = {"table": "tables", "figure": "figures", "report": "report", "status": "none"}
@@ -65,7 +60,7 @@ def used_of(project):
 )
 def test_manifests(project, command):
     used = used_of(project)
-    damage = reading(project, "runs", "manifest.json", *command)
+    damage = reading(project, "runs", "manifest.json", *command, good=used)
     damage(key_by_key(used, "reported", wrong=3), ["manifest.json"])
     damage(at_random(used, "reported", 60), ["manifest.json"])
     damage(bytes_at_random(json.dumps(used).encode(), "reported", 40), ["manifest.json"])
@@ -135,9 +130,10 @@ TWO = "0,0,1,5\n0,1,1,5\n1,0,1,5\n1,1,1,5\n"
 )
 def test_results_that_were_not_refused_in_one_line(project, kind, name, text, word):
     drawn = {"metrics.csv": "curves", "landscape.csv": "surfaces", "hessian.json": "bars"}[name]
-    damage = reading(project, kind, name, "figure", "study.yaml", drawn)
-    damage.file.write_text(text, encoding="utf-8", errors="surrogateescape")
-    assert not accepted(text[:60], damage.command, damage.out, [word])
+    file = project / "results" / kind / "toy" / CELL / name
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    command = ["figure", "study.yaml", drawn, "--results", "results"]
+    assert not accepted(text[:60], command, project / "results" / "figures", [word])
     plt.close("all")
 
 

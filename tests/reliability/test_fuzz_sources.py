@@ -268,6 +268,7 @@ def test_damaged_bytes_of_a_split_through_the_folder(pets):
         "new/p",
     ]
     assert not accepted("a folder", command, pets / "new", ["split.json"])
-    Damage(pets / "other.json", [*command[:6], "other.json", *command[7:]], pets / "new")(
-        bytes_at_random(b'{"clients": [[0, 1], [2]]}', "other", 60)
-    )
+    command[6] = "other.json"
+    good = b'{"clients": [[0, 1], [2]]}'
+    split = Damage(pets / "other.json", command, pets / "new", good)
+    split(bytes_at_random(good, "other", 60))

@@ -52,7 +52,9 @@ TRAIN = ["--data", "data", "--partition", "partition.json", "--out", "new/run", 
 
 def test_settings(project):
     good = settings(CELL)
-    train = Damage(project / "s.json", ["train", "--settings", "s.json", *TRAIN], project / "new")
+    train = Damage(
+        project / "s.json", ["train", "--settings", "s.json", *TRAIN], project / "new", good
+    )
     train(filter(reasonable, key_by_key(good, "settings", wrong=5)))
     # Which of several changed keys is named first is open.
     train(filter(reasonable, at_random(good, "settings", 150)), [""], keys=False)
@@ -113,9 +115,8 @@ IMPORT += ["--out", "new/partition.json"]
 def test_split_files(project, kind):
     (project / "split.json").write_bytes(as_json(LEAF))
     good = {"own": OWN, "leaf": LEAF, "test": LEAF_TEST}[kind]
-    split = Damage(
-        project / ("test.json" if kind == "test" else "split.json"), IMPORT, project / "new"
-    )
+    file = project / ("test.json" if kind == "test" else "split.json")
+    split = Damage(file, IMPORT, project / "new", good)
     split(key_by_key(good, kind, wrong=6), [".json"])
     split(at_random(good, kind, 80), [".json"])
     split(bytes_at_random(as_json(good), kind, 60), [".json"])
@@ -173,17 +174,16 @@ def test_and_those_at_the_limits_end(project, scheme, alpha):
 def test_the_manifest_of_prepared_data(project):
     good = json.loads((project / "data" / "manifest.json").read_bytes())
     command = ["train", "--settings", "settings.json", *TRAIN]
-    train = Damage(project / "data" / "manifest.json", command, project / "new")
-    used = {key: good[key] for key in good if key not in ("source", "size", "train", "test")}
-    del used["train_images_in_test"], used["images"]
+    free = ("source", "size", "train", "test", "train_images_in_test")
+    used = {key: good[key] for key in good if key not in free}
+    train = Damage(project / "data" / "manifest.json", command, project / "new", used)
     train(key_by_key(used, "manifest", wrong=5), ["data/"])
     train(at_random(used, "manifest", 100), ["data/"])
     train(bytes_at_random(as_json(used), "manifest", 60), ["data/"])
 
 
 def test_prepared_data_with_damaged_bytes(project):
-    """Not every byte is checked when training (that is one hash of many GB), but all that is used
-    as an index, a size or a name is."""
+    """Whatever byte it is: the hash is checked before training."""
     file = project / "data" / "data.safetensors"
     train = Damage(file, ["train", "--settings", "settings.json", *TRAIN], project / "new")
     train(bytes_at_random(file.read_bytes(), "data", 40), ["data/"])
@@ -251,7 +251,7 @@ def test_partition_files(project):
     used = {key: good[key] for key in ("format", "dataset", "sha256", "test", "clients")}
     del used["dataset"]["name"], used["dataset"]["images"]
     command = ["train", "--settings", "settings.json", *TRAIN]
-    train = Damage(project / "partition.json", command, project / "new")
+    train = Damage(project / "partition.json", command, project / "new", used)
     train(key_by_key(used, "partition", wrong=5), ["partition.json"])
     train(at_random(used, "partition", 80), ["partition.json"])
     train(bytes_at_random(as_json(used), "partition", 80), ["partition.json"])
@@ -324,7 +324,7 @@ def test_the_manifest_of_a_run_that_is_analysed(project, command):
     used["settings"] = {"model": used["settings"]["model"], "seed": used["settings"]["seed"]}
     option = ["--points", "2"] if command == "landscape" else ["--count", "1"]
     command = [command, "--run", run, *TRAIN[:4], "--out", "new/out", *option]
-    analyse = Damage(project / run / "manifest.json", command, project / "new")
+    analyse = Damage(project / run / "manifest.json", command, project / "new", used)
     analyse(key_by_key(used, "analysed", wrong=8), ["manifest.json"])
     analyse(at_random(used, "analysed", 40), ["manifest.json"])
     analyse(bytes_at_random(as_json(used), "analysed", 40), ["manifest.json"])
