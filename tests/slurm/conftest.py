@@ -13,6 +13,7 @@ from slurm.project import CELLS, CONFIG, STUDY, Run, target
 from workflow.project import build, copy_project
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The machine has one SLURM: all these tests belong to one process."""
     for item in items:
