@@ -13,14 +13,6 @@ from slurm.project import CELLS, CONFIG, STUDY, Run, target
 from workflow.project import build, copy_project
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The machine has one SLURM: all these tests belong to one process."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
     """A running cluster with accounting; in CI its packages are installed, elsewhere needed."""
