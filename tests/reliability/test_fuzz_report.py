@@ -9,21 +9,14 @@ import pytest
 from fedgloss.report import figures
 from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, key_by_key
 from reliability.hostile import methods_read_once as methods_read_once
-from reliability.toy import CELL, make_project
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("made"))
+from reliability.toy import CELL
 
 
 @pytest.fixture
-def project(made, tmp_path, monkeypatch):
+def project(project, monkeypatch):
     """A copy that a test may damage, and be in; figures are drawn as PNG alone."""
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setattr(figures, "METADATA", {"png": figures.METADATA["png"]})
-    return tmp_path / "project"
+    return project
 
 
 def reading(project, kind, name, *command, good=None):

@@ -1,7 +1,6 @@
 """What training and analysis read, damaged: settings, splits, data, weights, manifests."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -22,20 +21,7 @@ from reliability.hostile import (
     key_by_key,
 )
 from reliability.hostile import methods_read_once as methods_read_once
-from reliability.toy import CELL, make_project, settings
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    """A copy that a test may damage, and be in."""
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
+from reliability.toy import CELL, settings
 
 
 def reasonable(case):

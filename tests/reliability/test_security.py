@@ -22,30 +22,13 @@ from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.tensors import load_metadata, load_tensors
 from fedgloss.torchvision_compat import torchvision
 from reliability.hostile import fedgloss
-from reliability.toy import CELL, make_project, picture
+from reliability.toy import CELL, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    """A copy that a test may damage, and be in."""
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_run(tmp_path):
-    """Every hostile value would leave a file `pwned...` in some working directory."""
-    yield
-    assert not [*tmp_path.rglob("pwned*")] and not [*Path.cwd().glob("pwned*")]
+pytestmark = pytest.mark.usefixtures("nothing_is_run")
 
 
 # What the source may not call

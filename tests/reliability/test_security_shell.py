@@ -14,30 +14,13 @@ from fedgloss.data.partitions import load_partition
 from fedgloss.models import build_model
 from fedgloss.tensors import save_tensors
 from reliability.test_security_text import NASTY, TEX, Tags
-from reliability.toy import CELL, TRAINING, make_project, picture
+from reliability.toy import CELL, TRAINING, picture
 from workflow.project import copy_project, snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    """A copy that a test may damage, and be in."""
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_run(tmp_path):
-    """Every hostile value would leave a file `pwned...` in some working directory."""
-    yield
-    assert not [*tmp_path.rglob("pwned*")] and not [*Path.cwd().glob("pwned*")]
+pytestmark = pytest.mark.usefixtures("nothing_is_run")
 
 
 # The shell

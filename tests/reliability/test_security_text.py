@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -16,27 +15,9 @@ from fedgloss.report.formats import to_latex
 from fedgloss.report.tables import build
 from fedgloss.study import load_study
 from reliability.hostile import as_json, fedgloss
-from reliability.toy import STUDY, make_project
+from reliability.toy import STUDY
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    """A copy that a test may damage, and be in."""
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_run(tmp_path):
-    """Every hostile value would leave a file `pwned...` in some working directory."""
-    yield
-    assert not [*tmp_path.rglob("pwned*")] and not [*Path.cwd().glob("pwned*")]
+pytestmark = pytest.mark.usefixtures("nothing_is_run")
 
 
 # Text in tables and on the page

@@ -165,7 +165,7 @@ def test_what_needs_the_host_cannot_be_recorded():
     object.__setattr__(one.federations[0], "algorithm", algorithm)
     one.algorithm = algorithm
     recorded = Recorded([one], Tape)
-    with pytest.raises(NotImplementedError, match="all of a client's data"):
+    with pytest.raises(InputError, match="cannot record a gradient over all of a client's data"):
         for _ in range(WARM_UP + 1):
             recorded.advance()
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.algorithms.core import Named
+from fedgloss.errors import InputError
 from fedgloss.simulation.rounds import Draw, Simulation, play_together
 
 WARM_UP = 2
@@ -150,7 +151,9 @@ def _own(draw: Draw) -> Draw:
 
 
 def _unknown(w: Tensor) -> Tensor:
-    raise NotImplementedError("a gradient over all of a client's data needs the host's indices")
+    raise InputError(
+        "backend: 'graph' cannot record a gradient over all of a client's data; use 'stacked'"
+    )
 
 
 def _state(simulation: Simulation) -> list[Tensor]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedgloss.errors import InputError
 from fedgloss.simulation.cohort import Cohort, Counts
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
@@ -327,7 +328,7 @@ class StackedGradients:
             divisor = torch.where(counts_here, counts.to(d.dtype), float("inf"))
             return d.div_(divisor[..., None])
         if on_device:
-            raise NotImplementedError("a loss of one's own needs the sizes of the mini-batches")
+            raise InputError("backend: 'graph' takes the cross-entropy alone; use 'stacked'")
         with torch.enable_grad():
             z = z.requires_grad_()
             losses = [self.loss(z[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
