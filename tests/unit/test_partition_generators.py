@@ -292,6 +292,36 @@ def test_our_dirichlet_agrees_with_the_official_splits(shared):
     assert (among_ours >= len(OUTSIDE)).mean() > 0.1
 
 
+@pytest.mark.parametrize(("dataset", "alpha"), EQUAL_SIZES)
+def test_given_the_images_left_each_official_client_is_like_ours(shared, dataset, alpha):
+    """Client after client against 100 draws of ours from the piles that the official one met.
+
+    This takes out what one client's draw does to all that follow. Deviations are summed over the
+    clients: of the number of classes and of the label entropy.
+    """
+    labels, theirs = official(shared, dataset, alpha)
+    counts = table(labels, theirs)
+    left = counts.sum(axis=0)
+    concentrations = float(alpha) * left / left.sum()
+
+    def statistics(counts):
+        p = counts[counts > 0] / counts.sum()
+        return len(p), -(p * np.log(p)).sum()
+
+    deviation, variance = np.zeros(2), np.zeros(2)
+    for client, found in enumerate(counts):
+        ours = [
+            statistics(generators._one_client(left, concentrations, found.sum(), seed, client))
+            for seed in range(100)
+        ]
+        deviation += statistics(found) - np.mean(ours, axis=0)
+        variance += np.var(ours, axis=0, ddof=1)
+        left = left - found
+    assert (np.abs(deviation) <= 2.6 * np.sqrt(variance)).all()
+    if (dataset, alpha) != ("cifar100", "0.50"):
+        assert (np.abs(deviation) <= 1.2 * np.sqrt(variance)).all()
+
+
 def test_the_official_split_at_alpha_5_gives_nothing_more_to_clients_with_their_share(shared):
     """Exactly: who lacks a class had 500 images before it, and who had fewer got some of it."""
     counts = table(*official(shared, "cifar10", "5.00"))

@@ -70,22 +70,30 @@ def dirichlet(labels: np.ndarray, clients: int, seed: int, alpha: float) -> Clie
     parts = []
     for client in range(clients):
         size = len(labels) // clients + (client < len(labels) % clients)
-        counts = np.zeros_like(left)
-        draws = 0
-        while (missing := size - counts.sum()) > 0:
-            open_classes = np.flatnonzero(left > counts)
-            shape = alpha * prior[open_classes]
-            q = _dirichlet(shape, seed, "partition dirichlet", draws, client)
-            asked = np.zeros_like(left)
-            asked[open_classes] = _round_to(missing * q, missing)
-            counts = np.minimum(counts + asked, left)
-            draws += 1
+        counts = _one_client(left, alpha * prior, size, seed, client)
         ends = taken + counts
         parts.append(
             np.concatenate([pool[a:b] for pool, a, b in zip(pools, taken, ends, strict=True)])
         )
         taken, left = ends, left - counts
     return parts
+
+
+def _one_client(
+    left: np.ndarray, concentrations: np.ndarray, size: int, seed: int, client: int
+) -> np.ndarray:
+    """How many images of each class the client takes of those left."""
+    counts = np.zeros_like(left)
+    draws = 0
+    while (missing := size - counts.sum()) > 0:
+        open_classes = np.flatnonzero(left > counts)
+        shape = concentrations[open_classes]
+        q = _dirichlet(shape, seed, "partition dirichlet", draws, client)
+        asked = np.zeros_like(left)
+        asked[open_classes] = _round_to(missing * q, missing)
+        counts = np.minimum(counts + asked, left)
+        draws += 1
+    return counts
 
 
 def dirichlet_per_class(
