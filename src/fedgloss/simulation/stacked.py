@@ -2,9 +2,8 @@
 
 A sequential network of common layers is differentiated by hand: every layer has a forward and a
 backward pass on stacked tensors, and writes its parameters' gradient straight into the flat [K, P]
-result. Images are channels-last, [K, B, H, W, C], so that a convolution is one copy of patches and
-one batched matrix product, and nothing is transposed in between. For larger images ordinary
-convolutions, client after client, are faster on a CPU; the choice is made per layer.
+result. Images are channels-last, [K, B, H, W, C], from the first layer to the last, so that nothing
+is transposed in between.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,86 +15,13 @@ from torch import Tensor, nn
 
 from fedgloss.errors import InputError
 from fedgloss.simulation.cohort import Cohort, Counts
+from fedgloss.simulation.convolution import Convolution, channels_first, channels_last
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 aten = torch.ops.aten
 CACHED_BYTES = 16 * 2**20
 """Activations of one layer beyond this leave a processor's caches, and the memory allocator's too:
 then fewer clients at once are faster."""
-
-
-class Convolution:
-    """A stride-1 convolution with zero padding."""
-
-    def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
-        self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
-        self.kernel, self.padding = layer.kernel_size[0], layer.padding[0]
-        self.channels = layer.in_channels, layer.out_channels
-
-    def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """[K, B, H, W, C] -> [K, B, H', W', O]."""
-        weight = parameters[self.weight]
-        bias = parameters[self.bias] if self.bias else weight.new_zeros(weight.shape[:2])
-        if self._as_patches(x):
-            patches, (B, H, W) = _patches(x, self.kernel, self.padding)
-            kernel = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)  # [K, k*k*C, O]
-            return torch.baddbmm(bias[:, None], patches, kernel).unflatten(1, (B, H, W)), patches
-        x = x.contiguous()
-        outputs = [
-            F.conv2d(_channels_first(x[k]), weight[k], bias[k], padding=self.padding)
-            for k in range(len(x))
-        ]
-        return _stack([_channels_last(output) for output in outputs]), x
-
-    def backward(
-        self,
-        d: Tensor,
-        saved: Tensor,
-        parameters: dict[str, Tensor],
-        gradients: dict[str, Tensor],
-        need_input: bool,
-    ) -> Tensor | None:
-        weight = parameters[self.weight]
-        if saved.ndim == 5:
-            return self._backward_one_by_one(d, saved, weight, gradients, need_input)
-        if self.bias:
-            torch.sum(d, (1, 2, 3), out=gradients[self.bias])
-        K, O = len(d), d.shape[-1]  # noqa: E741
-        k, C = self.kernel, self.channels[0]
-        kernel_gradient = torch.bmm(d.reshape(K, -1, O).transpose(1, 2), saved)
-        gradients[self.weight].copy_(kernel_gradient.view(K, O, k, k, C).permute(0, 1, 4, 2, 3))
-        if not need_input:
-            return None
-        # The input's gradient is the full convolution of d with the kernel turned by 180 degrees.
-        patches, (B, H, W) = _patches(d, k, k - 1 - self.padding)
-        turned = weight.flip(-1, -2).permute(0, 3, 4, 1, 2).reshape(K, k * k * O, C)
-        return torch.bmm(patches, turned).unflatten(1, (B, H, W))
-
-    def _as_patches(self, x: Tensor) -> bool:
-        small = x.shape[2] * x.shape[3] * self.channels[0] <= 1024
-        return (x.is_cuda or small) and self.padding < self.kernel
-
-    def _backward_one_by_one(self, d, x, weight, gradients, need_input) -> Tensor | None:
-        inputs = []
-        for k in range(len(x)):
-            input_gradient, weight_gradient, bias_gradient = aten.convolution_backward(
-                _channels_first(d[k]),
-                _channels_first(x[k]),
-                weight[k],
-                [self.channels[1]],
-                [1, 1],
-                [self.padding] * 2,
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [need_input, True, bool(self.bias)],
-            )
-            gradients[self.weight][k].copy_(weight_gradient)
-            if self.bias:
-                gradients[self.bias][k].copy_(bias_gradient)
-            inputs.append(input_gradient)
-        return _stack([_channels_last(x) for x in inputs]) if need_input else None
 
 
 class Linear:
@@ -127,19 +53,19 @@ class MaxPool:
 
     def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """[K, B, H, W, C] -> [K, B, H / size, W / size, C]."""
-        flat = _channels_first(x.flatten(0, 1))
+        flat = channels_first(x.flatten(0, 1))
         y, indices = aten.max_pool2d_with_indices(flat, self.size)
-        return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]), (flat, indices)
+        return channels_last(y).unflatten(0, x.shape[:2]), (flat, indices)
 
     def backward(self, d, saved, parameters, gradients, need_input) -> Tensor | None:
         if not need_input:
             return None
         x, indices = saved
-        d, stacked = _channels_first(d.flatten(0, 1)), d.shape[:2]
+        d, stacked = channels_first(d.flatten(0, 1)), d.shape[:2]
         d = aten.max_pool2d_with_indices_backward(
             d, x, self.size, self.size, [0, 0], [1, 1], False, indices
         )
-        return d.permute(0, 2, 3, 1).unflatten(0, stacked)
+        return channels_last(d).unflatten(0, stacked)
 
 
 class ReLU:
@@ -171,31 +97,6 @@ class Flatten:
             return d
         K, B, H, W, C = shape
         return d.view(K, B, C, H, W).permute(0, 1, 3, 4, 2)
-
-
-def _patches(x: Tensor, k: int, padding: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """Every k x k window of [K, B, H, W, C] as a row: [K, B*H'*W', k*k*C], and (B, H', W')."""
-    x = F.pad(x, (0, 0, padding, padding, padding, padding)) if padding else x.contiguous()
-    K, B, H, W, C = x.shape
-    shape = (B, H - k + 1, W - k + 1)
-    strides = (B * H * W * C, H * W * C, W * C, C, W * C, 1)
-    windows = x.as_strided((K, *shape, k, k * C), strides)
-    return windows.reshape(K, -1, k * k * C), shape
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """torch.stack, without the copy where there is one tensor."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """[B, C, H, W] seen as [B, H, W, C]."""
-    return x.permute(0, 2, 3, 1)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """[B, H, W, C] seen as [B, C, H, W]: the same memory, PyTorch's channels-last format."""
-    return x.permute(0, 3, 1, 2)
 
 
 def _pair(size: int | Sequence[int]) -> list[int]:
