@@ -333,3 +333,15 @@ def test_a_checkpoint_is_an_ordinary_safetensors_file(run, tmp_path):
     theirs, ours = safetensors.torch.load_file(path), load_tensors(path)
     assert theirs.keys() == ours.keys() and "clients.c_k" in ours
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_a_run_taken_over_in_its_last_round_leaves_the_results_to_the_other(inputs, tmp_path):
+    def watch(label, rounds, images):
+        return lambda t, row: t == ROUNDS and owner.write_text("another process")
+
+    checkpoints, owner = tmp_path / "c", tmp_path / "c.owner"
+    where = {**inputs, "out": tmp_path / "out", "code": "code", "device": "cpu"}
+    with pytest.raises(Interrupted):
+        train_cell(settings_of("fedgloss"), **where, checkpoints=checkpoints, watch=watch)
+    assert not (tmp_path / "out").exists()
+    assert owner.read_text() == "another process"

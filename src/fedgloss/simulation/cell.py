@@ -129,6 +129,9 @@ def train_cells(
         run_rounds(runs, plan, stop, counted)
     seconds = time.monotonic() - begun
     results = [summary(run, plan, chosen) for run in runs]
+    for run in runs:  # whoever took a run over writes its results
+        if run.checkpoints:
+            run.checkpoints.leave_if_taken_over()
     for cell, run, result, count in zip(cells, runs, results, images, strict=True):
         provenance = {
             "code": cell.code,

@@ -66,7 +66,7 @@ class Checkpoints:
     def due(self, t: int) -> bool:
         """Whether to write one after t completed rounds; raises Interrupted like `save`."""
         if time.monotonic() - self._last_look >= 1:  # a look costs a round trip on network disks
-            self._leave_if_taken_over()
+            self.leave_if_taken_over()
         return t % self.every_rounds == 0 or (
             time.monotonic() - self._last_time >= self.every_seconds
         )
@@ -76,7 +76,7 @@ class Checkpoints:
 
         Raises Interrupted if another process owns the folder now.
         """
-        self._leave_if_taken_over()
+        self.leave_if_taken_over()
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         metadata = {
             "round": str(t),
@@ -130,6 +130,12 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
 
+    def leave_if_taken_over(self) -> None:
+        """Raise Interrupted if another process owns the folder now."""
+        if self._taken_over():
+            self.say(f"{self._owner}: another process has taken over this run")
+            raise Interrupted
+
     @property
     def _owner(self) -> Path:
         """The file that names the folder's owner."""
@@ -153,11 +159,6 @@ class Checkpoints:
             return True
         except (OSError, ValueError):
             return False
-
-    def _leave_if_taken_over(self) -> None:
-        if self._taken_over():
-            self.say(f"{self._owner}: another process has taken over this run")
-            raise Interrupted
 
     def _paths(self) -> list[Path]:
         """The checkpoints at hand, newest first."""
