@@ -25,6 +25,10 @@ include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    refuse_arrays_that_hang()
+
+
 # On a cluster these run where Snakemake does: they need a network, or take seconds.
 localrules:
     prepare,

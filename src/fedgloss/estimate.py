@@ -7,7 +7,7 @@ a cell's settings say how many of those it takes.
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Need:
     gpu: int
     mem_mb: int
     basis: str
+    cell_mb: int = 0
+    """MiB that each further cell trained by the same job adds."""
 
     def minutes(self, attempt: int) -> int:
         """The time limit of an attempt (1, 2, ...): a margin over the estimate, growing."""
@@ -40,6 +42,11 @@ class Need:
     def memory(self, attempt: int) -> int:
         """The memory limit of an attempt in MiB, growing likewise."""
         return math.ceil(self.mem_mb * table()["limits"]["growth"] ** (attempt - 1))
+
+    def together(self, cells: int) -> "Need":
+        """What a job needs that trains so many cells of this kind together."""
+        mem_mb = self.mem_mb + (cells - 1) * self.cell_mb
+        return replace(self, seconds=self.seconds * cells, mem_mb=mem_mb)
 
 
 @cache
@@ -60,7 +67,7 @@ def training(study: Study, cell: Cell, rounds_done: int = 0) -> Need:
     # A probe, and the measurement of delta_epsilon, train every cohort a second time.
     passes = 2 if algorithm.probe or "delta_epsilon" in given["record"] else 1
     epochs = (given["rounds"] - rounds_done) * participants * given["epochs"] * passes
-    return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"])
+    return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"], row["cell_mb"])
 
 
 def hessian(study: Study, cell: Cell) -> Need:

@@ -51,6 +51,16 @@ def test_work_done_several_times_costs_as_many_times(changed, times):
     assert seconds(study_of("fedgloss", **changed), cell) == pytest.approx(times * once)
 
 
+def test_cells_of_one_job_share_its_start_and_take_turns():
+    row = TABLE["training"]["digits/smallcnn"]["sam"]
+    study = study_of("fedgloss")
+    one = estimate.training(study, study.cells[0])
+    forty = one.together(40)
+    assert one.together(1) == one
+    assert forty.seconds == pytest.approx(40 * one.seconds)
+    assert forty.mem_mb == row["mem_mb"] + 39 * row["cell_mb"]
+
+
 def test_a_centralized_epoch_is_that_of_all_clients():
     study = study_of("centralized-sgd", training={"rounds": 2})
     row = TABLE["training"]["digits/smallcnn"]["sgd"]

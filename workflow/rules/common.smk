@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from dataclasses import replace
 from types import SimpleNamespace
 
 from fedgloss import estimate, fingerprint
@@ -56,6 +55,28 @@ wildcard_constraints:
     study=re.escape(STUDY.name),
     table="|".join(map(re.escape, STUDY.tables)) or "none",
     figure="|".join(map(re.escape, STUDY.figures)) or "none",
+
+
+def refuse_arrays_that_hang():
+    """Refuse job arrays that would lose jobs and wait for them for ever.
+
+    The executor plugin (2.8.0, its issue 473) drops jobs that come to it a few at a time while
+    others are ready, which happens as soon as not all cells may be submitted at once.
+    """
+    arrays = getattr(workflow.executor_settings, "array_jobs", None)
+    limits = {
+        "--jobs": workflow.resource_settings.nodes,
+        "--max-jobs-per-timespan": workflow.scheduling_settings.max_jobs_per_timespan.max_jobs,
+    }
+    for option, limit in limits.items():
+        if arrays and limit < len(STUDY.cells):
+            print(
+                f"fedgloss: error: --slurm-array-jobs: {option} is {limit}, and with less than"
+                f" {len(STUDY.cells)}, one for each cell of {STUDY.name}, Snakemake would wait for"
+                " ever; raise it, or leave arrays out",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
 
 def cell_of(wildcards):
@@ -184,9 +205,7 @@ def needs(kind, what):
         else:  # a job for all seeds, which cost the same
             need = need_of(kind, cell_of(SimpleNamespace(**wildcards, seed=SEEDS[0])))
             if kind == "training":
-                need = replace(
-                    need, seconds=need.seconds * len(SEEDS), mem_mb=need.mem_mb * len(SEEDS)
-                )
+                need = need.together(len(SEEDS))
         value = getattr(need, what)
         return value(attempt) if callable(value) else value
 
