@@ -2,8 +2,10 @@
 
     python benchmarks/engine.py [--device auto] [--threads N] [--repeats 5] [--json FILE] [PART ...]
 
-Parts, all by default: ceiling rounds methods together checkpoint memory. Tasks that are compared
-take turns, and the fastest of their repeats counts: a machine can only be slowed down by others.
+Parts, all by default: ceiling rounds convolutions methods together checkpoint memory. Tasks that
+are compared take turns, and the fastest of their repeats counts: a machine can only be slowed down
+by others. A share of the ceiling counts the products of the definition, of which the engine may need
+fewer (simulation/convolution.py).
 Prints Markdown tables, and writes the figures as JSON.
 """
 
@@ -15,11 +17,13 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from convolutions import convolutions
+from measure import best, table
 from plain import Images, Net, PlainLoop, SmallNet
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
@@ -88,26 +92,6 @@ def plain(model: str, sam: bool, samples: int, batch: int) -> Callable[[], None]
     net = SmallNet() if model == "smallcnn" else Net()
     loop = PlainLoop(net, data, clients, batch, sam=sam)
     return lambda: loop.round(range(5))
-
-
-def best(tasks: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """The least seconds of each task; the tasks take turns."""
-    seconds = {name: float("inf") for name in tasks}
-    for repeat in range(repeats + 1):
-        for name, run in tasks.items():
-            begun = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if repeat:  # the first warms caches and allocator up
-                seconds[name] = min(seconds[name], time.perf_counter() - begun)
-    return seconds
-
-
-def table(title: str, header: list[str], rows: list[list[object]]) -> None:
-    print(f"\n### {title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 def ceiling(device, repeats: int) -> dict[str, float]:
@@ -273,7 +257,8 @@ def memory(device, repeats: int) -> dict[str, dict]:
     return found
 
 
-PARTS = {p.__name__: p for p in (ceiling, rounds, methods, together, checkpoint, memory)}
+PARTS = (ceiling, rounds, convolutions, methods, together, checkpoint, memory)
+PARTS = {part.__name__: part for part in PARTS}
 
 
 def main() -> None:
