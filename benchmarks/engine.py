@@ -4,8 +4,9 @@
 
 Parts, all by default: ceiling rounds convolutions methods together checkpoint memory. Tasks that
 are compared take turns, and the fastest of their repeats counts: a machine can only be slowed down
-by others. A share of the ceiling counts the products of the definition, of which the engine may need
-fewer (simulation/convolution.py).
+by others. A share of the ceiling counts the products of the definition, of which the engine may
+need fewer (simulation/convolution.py).
+
 Prints Markdown tables, and writes the figures as JSON.
 """
 
