@@ -12,9 +12,10 @@ rule hessian:
     """The largest Hessian eigenvalues at the averaged models of a method, all seeds in one job."""
     input:
         manifests=expand(f"{RUN}/manifest.json", seed=SEEDS, allow_missing=True),
-        averages=expand(f"{RUN}/average.safetensors", seed=SEEDS, allow_missing=True),
-        finals=expand(f"{RUN}/final.safetensors", seed=SEEDS, allow_missing=True),
-        data="results/data/{dataset}/data.safetensors",
+        # A model changes with its run, and a run leaves a new manifest.
+        averages=ancient(expand(f"{RUN}/average.safetensors", seed=SEEDS, allow_missing=True)),
+        finals=ancient(expand(f"{RUN}/final.safetensors", seed=SEEDS, allow_missing=True)),
+        data=ancient("results/data/{dataset}/data.safetensors"),
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
     output:
         expand(f"{ANALYSIS}/hessian.json", seed=SEEDS, allow_missing=True),
@@ -53,8 +54,9 @@ rule landscape:
     """The loss surface around a cell's averaged model."""
     input:
         manifest=f"{RUN}/manifest.json",
-        average=f"{RUN}/average.safetensors",
-        data="results/data/{dataset}/data.safetensors",
+        # A model changes with its run, and a run leaves a new manifest.
+        average=ancient(f"{RUN}/average.safetensors"),
+        data=ancient("results/data/{dataset}/data.safetensors"),
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
     output:
         landscape=f"{ANALYSIS}/landscape.csv",

@@ -38,7 +38,9 @@ use rule prepare as prepare_uncached with:
 rule partition:
     """Decide which client holds which image."""
     input:
-        data="results/data/{dataset}/data.safetensors",
+        # What counts is its content, whose hash is in the manifest. (Snakemake compares contents of
+        # small files only, and would go by the date of this one.)
+        data=ancient("results/data/{dataset}/data.safetensors"),
         manifest="results/data/{dataset}/manifest.json",
         split=ancient(split_files),
     output:

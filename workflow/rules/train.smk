@@ -14,7 +14,8 @@ JOB_SEEDS = ["{seed}"] if TOGETHER == "cells" else SEEDS
 rule train:
     """Train one cell, or its seeds together, on one device; resumes from its checkpoint."""
     input:
-        data="results/data/{dataset}/data.safetensors",
+        # What counts is its content, whose hash is in the manifest.
+        data=ancient("results/data/{dataset}/data.safetensors"),
         manifest="results/data/{dataset}/manifest.json",
         partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
         # Its SHA-256 is among the settings: what counts is its content, not its date.
