@@ -26,7 +26,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    refuse_arrays_that_hang()
+    refuse_job_arrays()
 
 
 # On a cluster these run where Snakemake does: they need a network, or take seconds.

@@ -57,26 +57,15 @@ wildcard_constraints:
     figure="|".join(map(re.escape, STUDY.figures)) or "none",
 
 
-def refuse_arrays_that_hang():
-    """Refuse job arrays that would lose jobs and wait for them for ever.
-
-    The executor plugin (2.8.0, its issue 473) drops jobs that come to it a few at a time while
-    others are ready, which happens as soon as not all cells may be submitted at once.
-    """
-    arrays = getattr(workflow.executor_settings, "array_jobs", None)
-    limits = {
-        "--jobs": workflow.resource_settings.nodes,
-        "--max-jobs-per-timespan": workflow.scheduling_settings.max_jobs_per_timespan.max_jobs,
-    }
-    for option, limit in limits.items():
-        if arrays and limit < len(STUDY.cells):
-            print(
-                f"fedgloss: error: --slurm-array-jobs: {option} is {limit}, and with less than"
-                f" {len(STUDY.cells)}, one for each cell of {STUDY.name}, Snakemake would wait for"
-                " ever; raise it, or leave arrays out",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+def refuse_job_arrays():
+    """Refuse what would repeat and lose work: the executor plugin's job arrays (docs/cluster.md)."""
+    if getattr(workflow.executor_settings, "array_jobs", None):
+        print(
+            "fedgloss: error: --slurm-array-jobs: the executor plugin loses jobs of an array and takes"
+            " finished ones for failed; use --config together=seeds for fewer jobs",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def cell_of(wildcards):
