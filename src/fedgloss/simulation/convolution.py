@@ -164,7 +164,7 @@ class Filtered:
             torch.bmm(B.expand(N * H, n, n), rows[:, t * m : t * m + n], out=V[t])
         V = V.view(T * N, 1, H, n * C)
         U = torch.einsum("jw,ochw->joch", G, weight).reshape(n * O, C, 1, self.kernel)
-        M = channels_last(F.conv2d(channels_first(V), U, groups=n)).view(T, N * R, n, O)
+        M = channels_last(F.conv2d(channels_first(V), U, groups=n)).reshape(T, N * R, n, O)
         y = x.new_empty(N * R, T, m, O)
         for t in range(T):
             torch.add(torch.bmm(A.expand(N * R, m, n), M[t]), bias, out=y[:, t])
@@ -186,7 +186,7 @@ class Filtered:
         V_gradient, U_gradient, _ = _convolution_backward(
             channels_first(M), channels_first(V), U, 0, n, [need_input, True, False]
         )
-        weight = torch.einsum("jw,joch->ochw", G, U_gradient.view(n, O, C, k))
+        weight = torch.einsum("jw,joch->ochw", G, U_gradient.reshape(n, O, C, k))
         if not need_input:
             return None, weight
         V = channels_last(V_gradient).reshape(T, N * H, n, C)
