@@ -22,7 +22,7 @@ setup: $(READY)
 
 test: $(READY)
 	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
-	@python -m pytest -n auto --dist loadgroup --durations=10
+	@python -m pytest -n auto --dist loadfile --durations=10
 
 lint: $(READY)
 	ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow

@@ -44,7 +44,11 @@ def resident_memory(folder: Path) -> dict[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which Linux has")
 def test_memory_does_not_grow_between_round_500_and_1400(tmp_path):
-    """In a process of its own: what other tests left behind would move."""
+    """In a process of its own: what other tests left behind would move.
+
+    The allocator's own steps are one or two MiB; keeping one of the small models each round, or
+    one client's state, would take 48 MiB.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         resident = pool.submit(resident_memory, tmp_path).result()
-    assert resident[1399] - resident[500] < 2**20
+    assert resident[1399] - resident[500] < 6 * 2**20

@@ -16,8 +16,6 @@ import pytest
 from slurm import cluster
 from slurm.project import CELLS, CHECKPOINT_ROUNDS, Run, results, target
 
-pytestmark = pytest.mark.xdist_group("slurm")  # the machine has one SLURM
-
 FAILS, CANCELLED, REQUEUED, TIMES_OUT, OUTLIVES = CELLS
 DISTURBED = (FAILS, CANCELLED, REQUEUED, TIMES_OUT)
 

@@ -8,8 +8,6 @@ from fedgloss import estimate
 from fedgloss.study import load_study
 from workflow.project import ROOT, build, copy_project
 
-pytestmark = pytest.mark.xdist_group("slurm")  # the machine has one SLURM
-
 PROFILES = [ROOT / "profiles" / name / "config.yaml" for name in ("default", "slurm")]
 
 
