@@ -33,9 +33,10 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.operations, self.before = [], {}
 
-    def record(self, work):
+    def record(self, branches):
         with self:
-            work()
+            for branch in branches:
+                branch()
         for storage, bytes_before in self.before.values():
             storage.copy_(bytes_before)
 

@@ -104,17 +104,23 @@ class Algorithm:
     """Mini-batch gradients per local step."""
 
 
+def norm(x: Tensor) -> Tensor:
+    """||x||, one L2 norm over all parameters, [..., P] -> [..., 1]; never quite zero."""
+    return x.norm(dim=-1, keepdim=True).clamp_min(1e-37)
+
+
 def unit(x: Tensor) -> Tensor:
     """x / ||x||, one L2 norm over all parameters; the zero vector stays zero.
 
     The last point is what leaves FedGloSS unperturbed in round 0, where no pseudo-gradient exists.
     """
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-37)
+    return x / norm(x)
 
 
 def sam(grad: Gradient, W: Tensor, rho: Tensor) -> Tensor:
     """The sharpness-aware gradient g(W + rho g(W) / ||g(W)||), paper Eq. 5; both on one batch."""
-    return grad(W + rho * unit(grad(W)))
+    g = grad(W)
+    return grad(W + (rho / norm(g)) * g)
 
 
 def mean(X: Tensor, p: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
+from fedgloss.simulation.fused import can_fuse
 from fedgloss.simulation.stacked import can_stack
 
-BACKENDS = ("auto", "loop", "stacked", "graph")
+BACKENDS = ("auto", "loop", "stacked", "graph", "fused")
 
 
 def resolve_algorithm(
@@ -99,11 +100,23 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: {value!r} is unknown{did_you_mean(value, list(allowed))}")
 
 
-def choose_backend(backend: str, model: nn.Module) -> str:
-    """ "loop", "stacked" or "graph", as asked, or the faster of those that can train this model."""
+def choose_backend(
+    backend: str, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+) -> str:
+    """A backend by name, as asked, or the fastest of those that can train this model."""
     check_choice("backend", backend, BACKENDS)
-    if backend == "graph" and not next(model.parameters()).is_cuda:
-        raise InputError("backend: 'graph' is for CUDA devices; allowed here: auto, loop, stacked")
+    cuda = next(model.parameters()).is_cuda
+    if backend in ("graph", "fused") and not cuda:
+        raise InputError(
+            f"backend: {backend!r} is for CUDA devices; allowed here: auto, loop, stacked"
+        )
+    if backend == "fused" and not can_fuse(model, loss):
+        raise InputError(
+            "backend: 'fused' takes float32 networks of convolutions (stride 1), pooling, ReLU and"
+            " linear layers under the cross-entropy, and needs Triton; use 'loop'"
+        )
+    if backend == "auto" and cuda and can_fuse(model, loss):
+        return "fused"
     if backend in ("stacked", "graph") and not can_stack(model):
         raise InputError(
             f"backend: {backend!r} takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d,"

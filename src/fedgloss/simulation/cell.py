@@ -215,7 +215,7 @@ def _plan(
         training["evaluate_every"],
         training["last"],
         training["record"],
-        new_graph=CudaGraph if chosen == "graph" else None,
+        new_graph=CudaGraph if chosen in ("graph", "fused") else None,
     )
     return plan, chosen
 

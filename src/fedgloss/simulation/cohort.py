@@ -5,9 +5,9 @@ becomes index tensors; the device gathers. A cohort holds the participants of on
 several that are trained together: S federations of K participants are S * K rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 Counts = Sequence[int] | Tensor
 """How many samples of each row's mini-batch count, 0 for clients that have finished: numbers, or a
 tensor on the device where a round must not depend on what the host knows (graph.py)."""
+
+
+Reader = Callable[[Tensor, Tensor, Tensor | None, Pipeline], Tensor]
+"""(images, index [R, B], augmentation, pipeline) -> inputs [R, B, ...]."""
+
+
+class Room(NamedTuple):
+    """What any round may need, so that all rounds have tensors of one shape."""
+
+    steps: int
+    samples: int
+    """Of a mini-batch."""
+    equal: bool
+    """Whether all clients take that many steps."""
 
 
 class Gradients(Protocol):
@@ -60,6 +74,10 @@ class Cohort:
     device: torch.device
     """Where the models are; the samples may lie elsewhere."""
     dtype: torch.dtype
+    equal: bool = False
+    """Whether it is known that all participants take all of `steps`."""
+    read: Reader | None = None
+    """How the backend wants its images made, where it has a way of its own."""
 
     @property
     def steps(self) -> int:
@@ -90,13 +108,14 @@ class Cohort:
             counts=None if self.counts is None else self.counts[:, participants],
         )
 
-    def copy(self) -> "Cohort":
-        """The same, in tensors of its own."""
-        own = {
-            n: t if t is None else t.clone()
-            for n, t in (("index", self.index), ("draws", self.draws), ("counts", self.counts))
-        }
-        return replace(self, **own)
+    def placed(self, tensors: Iterator[Tensor]) -> "Cohort":
+        """The same with other tensors, taken in the order of `tensors`."""
+        return replace(
+            self,
+            index=next(tensors),
+            draws=None if self.draws is None else next(tensors),
+            counts=None if self.counts is None else next(tensors),
+        )
 
     def tensors(self) -> list[Tensor]:
         """What differs between two rounds, in a fixed order."""
@@ -116,6 +135,8 @@ class Cohort:
         return total
 
     def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
+        if self.read is not None and self.pipeline is not None:
+            return self.read(self.data[0].inputs, index, draws, self.pipeline)
         x = _rows(self.data[0].inputs, index).to(self.device, non_blocking=True)
         return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
 
@@ -132,41 +153,71 @@ def draw_cohort(
     seeds: Sequence[int],
     purpose: str,
     t: int,
-    room: tuple[int, int] | None = None,
+    room: Room | None = None,
+    read: Reader | None = None,
+    drawn: dict[Any, Any] | None = None,
 ) -> Cohort:
     """The cohort of round t for federations with these data, participants and seeds.
 
-    like: a tensor of the models' device and type. room: (steps, samples of a mini-batch) that any
-    round may need; all cohorts then have tensors of one shape, and their sizes among them.
+    like: a tensor of the models' device and type. room: all cohorts then have tensors of one shape,
+    their sizes among them, which are left on the host. drawn: what this round's cohorts of the same
+    seeds have drawn already.
     """
     sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
     S, K = len(ids), len(ids[0])
-    steps, B = room or (max(map(len, sizes), default=0), max(map(max, sizes)))
-    counts = torch.zeros(S * K, steps, dtype=torch.int64) if room else None
-    index = torch.zeros(S * K, steps, B, dtype=torch.int64)
-    augmented = pipeline is not None and pipeline.augmentation != "none"
-    draws = torch.zeros(S * K, steps, B, 3, dtype=torch.int64) if augmented else None
+    steps, B, equal = room or (max(map(len, sizes), default=0), max(map(max, sizes)), False)
+    drawn, rows = {} if drawn is None else drawn, []
     for row, here in enumerate(sizes):
         s, k = row // K, ids[row // K][row % K]
-        indices = data[s].indices[k]
-        order = indices[batching.order(len(indices), seeds[s], purpose, t, k)]
-        _fill(index[row], order, here)
-        if counts is not None:
-            counts[row, : len(here)] = torch.tensor(here)
-        if draws is not None:
-            drawn = pipeline.draw(seeds[s], purpose, t, k, here)
-            _fill(draws[row], torch.from_numpy(drawn), here)
+        key = id(data[s].indices), k, seeds[s], purpose, t, steps, B
+        if key not in drawn:
+            drawn[key] = _draw_row(
+                data[s].indices[k], here, (steps, B), batching, pipeline, (seeds[s], purpose, t, k)
+            )
+        rows.append(drawn[key])
+    index, draws, counts = (
+        None if some[0] is None else torch.stack(some).unflatten(0, (S, K))
+        for some in zip(*rows, strict=True)
+    )
+    if room is None:
+        index = index.to(data[0].inputs.device, non_blocking=True)
+        draws = None if draws is None else draws.to(like.device, non_blocking=True)
+        counts = None
     return Cohort(
         tuple(data),
         tuple(map(tuple, ids)),
         tuple(map(tuple, sizes)),
-        index.unflatten(0, (S, K)).to(data[0].inputs.device, non_blocking=True),
-        None if draws is None else draws.unflatten(0, (S, K)).to(like.device, non_blocking=True),
-        None if counts is None else counts.unflatten(0, (S, K)).to(like.device, non_blocking=True),
+        index,
+        draws,
+        counts,
         pipeline,
         like.device,
         like.dtype,
+        equal,
+        read,
     )
+
+
+def _draw_row(
+    indices: Tensor,
+    sizes: list[int],
+    shape: tuple[int, int],
+    batching: Batching,
+    pipeline: Pipeline | None,
+    key: tuple[int, str, int, int],
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """One client's round: samples [steps, B], augmentation [steps, B, 3], sizes [steps]."""
+    seed, purpose, t, k = key
+    steps, B = shape
+    index = torch.zeros(steps, B, dtype=torch.int64)
+    _fill(index, indices[batching.order(len(indices), seed, purpose, t, k)], sizes)
+    counts = torch.zeros(steps, dtype=torch.int64)
+    counts[: len(sizes)] = torch.tensor(sizes)
+    if pipeline is None or pipeline.augmentation == "none":
+        return index, None, counts
+    draws = torch.zeros(steps, B, 3, dtype=torch.int64)
+    _fill(draws, torch.from_numpy(pipeline.draw(seed, purpose, t, k, sizes)), sizes)
+    return index, draws, counts
 
 
 def _fill(grid: Tensor, values: Tensor, sizes: Sequence[int]) -> None:

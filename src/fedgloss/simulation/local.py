@@ -101,7 +101,8 @@ class _Training:
         else:  # federation by federation: the bits of each alone
             rows = zip(self.W, direction, rates, strict=True)
             W = torch.stack([_descend(v, d, *rate) for v, d, rate in rows])
-        if isinstance(counts, Tensor) or not all(counts):
+        known = self.exchange.cohort.equal if isinstance(counts, Tensor) else all(counts)
+        if not known:
             active = torch.as_tensor(counts, device=W.device).view(*W.shape[:2], 1) > 0
             W = torch.where(active, W, self.W)
             c = Named(**{name: torch.where(active, c[name], self.c[name]) for name in c})

@@ -5,8 +5,9 @@ S is 1 for a cell trained alone. Simulations of several methods can share every 
 too (local.py), which is what makes small models fast.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.cohort import Cohort, Gradients, draw_cohort
+from fedgloss.simulation.cohort import Cohort, Gradients, Room, draw_cohort
 from fedgloss.simulation.local import Exchange, train_together
 from fedgloss.simulation.state import ClientState, choose_place
 
@@ -105,6 +106,18 @@ class Draw:
         facts = [value for value in self.h.values() if isinstance(value, Tensor)]
         return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
 
+    def placed(self, tensors: Iterator[Tensor], **facts: Any) -> "Draw":
+        """The same with other tensors, in the order of `tensors`, and some other facts."""
+        return replace(
+            self,
+            rows=next(tensors),
+            cohort=self.cohort.placed(tensors),
+            probe=self.probe and self.probe.placed(tensors),
+            h=Named(
+                **{k: next(tensors) if isinstance(v, Tensor) else v for k, v in self.h.items()}
+            ).replace(**facts),
+        )
+
 
 class Simulation:
     """S federations of one method in round t: global models, server states, client states.
@@ -143,16 +156,21 @@ class Simulation:
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def draw(self, room: tuple[int, int] | None = None) -> Draw:
-        """All of the coming round that chance decides, or a schedule: the host's part of it."""
+    def draw(self, room: Room | None = None, drawn: dict[Any, Any] | None = None) -> Draw:
+        """All of the coming round that chance decides, or a schedule: the host's part of it.
+
+        room: for a round that is replayed; its tensors are left on the host. drawn: see
+        `draw_cohort`.
+        """
         t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         probes = self.algorithm.probe or self.measures_perturbation
-        cohort = self._cohort(ids, t, "batches", room)
-        probe = self._cohort(ids, t, "probe", room) if probes else None
+        cohort = self._cohort(ids, t, "batches", room, drawn)
+        probe = self._cohort(ids, t, "probe", room, drawn) if probes else None
         rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
         places = {state.values.device for state in self.clients.values()} or {self.w.device}
-        rows = torch.tensor(rows, device=places.pop())
-        return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort))
+        rows = torch.tensor(rows, device="cpu" if room else places.pop())
+        device = torch.device("cpu") if room else self.w.device
+        return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort, device, room is not None))
 
     def play(self, draw: Draw) -> Generator[Exchange, tuple[Tensor, Named], None]:
         """The device's part of a round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
@@ -219,7 +237,12 @@ class Simulation:
                 state.values[s].copy_(saved[f"clients.{name}"])
 
     def _cohort(
-        self, ids: list[list[int]], t: int, purpose: str, room: tuple[int, int] | None
+        self,
+        ids: list[list[int]],
+        t: int,
+        purpose: str,
+        room: Room | None,
+        drawn: dict[Any, Any] | None,
     ) -> Cohort:
         return draw_cohort(
             [f.data for f in self.federations],
@@ -231,20 +254,35 @@ class Simulation:
             purpose,
             t,
             room,
+            getattr(self.gradients, "read_images", None),
+            drawn,
         )
 
-    def _facts(self, t: int, ids: list[list[int]], cohort: Cohort) -> Named:
+    def _facts(
+        self,
+        t: int,
+        ids: list[list[int]],
+        cohort: Cohort,
+        device: torch.device,
+        replayed: bool,
+    ) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
-        like = {"dtype": self.w.dtype, "device": self.w.device}
+        like = {"dtype": self.w.dtype, "device": device}
         hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
         sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
         totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
         K = len(ids[0])
         steps = torch.tensor([float(len(s)) for s in cohort.sizes], **like)
+
+        def number(values: Sequence[float]) -> Tensor:
+            """A replayed round needs the same shape each time, also when schedules differ."""
+            alike = len(values) == 1 if replayed else len(set(values)) == 1
+            return _numbers(values, alike, **like)
+
         return Named(
-            **{name: self._numbers([values[name] for values in hyper]) for name in hyper[0]},
-            lr=self._numbers([f.lr for f in self.federations]),
-            wd=self._numbers([f.weight_decay for f in self.federations]),
+            **{n: number([values[n] for values in hyper]) for n in hyper[0]},
+            lr=number([f.lr for f in self.federations]),
+            wd=number([f.weight_decay for f in self.federations]),
             t=torch.tensor(float(t), **like),
             m=self.m,
             n=K,
@@ -253,13 +291,6 @@ class Simulation:
             steps=steps.view(-1, K, 1),
             full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
         )
-
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        """One number for each federation, [S, 1, 1]; a plain scalar where all have the same."""
-        like = {"dtype": self.w.dtype, "device": self.w.device}
-        if len(set(values)) == 1:
-            return torch.tensor(float(values[0]), **like)
-        return torch.tensor([float(value) for value in values], **like)[:, None, None]
 
     def _exchange(
         self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
@@ -322,6 +353,16 @@ def _answer(round: Generator, result: tuple[Tensor, Named]) -> Exchange | None:
         return round.send(result)
     except StopIteration:
         return None
+
+
+def _numbers(
+    values: Sequence[float], alike: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """One number for each federation, [S, 1, 1]; a plain scalar where all are `alike`."""
+    if alike:
+        return torch.tensor(float(values[0]), dtype=dtype, device=device)
+    numbers = [float(value) for value in values]
+    return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
 
 
 def _bytes(tensor: Tensor) -> int:

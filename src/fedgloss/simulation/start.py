@@ -24,7 +24,7 @@ def initial_model(
         return build_model(name, shape, len(dataset.classes), weights)
 
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "tf32x3", "float16", "bfloat16")
 
 
 def prepare_torch(device: str, threads: int, precision: str = "float32") -> torch.device:
@@ -36,10 +36,13 @@ def prepare_torch(device: str, threads: int, precision: str = "float32") -> torc
     # The switch of use_deterministic_algorithms, without importing the compiler (2 s). A warning,
     # not an error: CUDA's max-pooling counts as unrepeatable, though it only is where windows
     # overlap, and ours do not.
-    torch.set_deterministic_debug_mode("warn")
+    # On a GPU what the mode replaces is slower, and deterministic here anyway: rows are distinct.
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    torch.set_deterministic_debug_mode("default" if cuda else "warn")
+    torch.backends.cudnn.deterministic = cuda
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
     torch.backends.cudnn.benchmark = False
-    tf32 = precision == "tf32"
+    tf32 = precision in ("tf32", "float16")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,7 +60,7 @@ def prepare_torch(device: str, threads: int, precision: str = "float32") -> torc
         raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
     if tf32 and chosen.type != "cuda":
         raise InputError(
-            f"precision: 'tf32' is for CUDA devices, this is {chosen}; allowed here: float32,"
+            f"precision: {precision!r} is for CUDA devices, this is {chosen}; allowed here: float32,"
             " bfloat16"
         )
     if chosen.type == "cuda" and chosen.index is not None:

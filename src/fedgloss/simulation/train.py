@@ -25,6 +25,7 @@ from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unflatten
+from fedgloss.simulation.fused import FusedGradients
 from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rounds import federation
@@ -139,11 +140,10 @@ def train(
     check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, last, seed)
     for name in record:
         check_choice("record", name, RECORDS)
-    chosen = choose_backend(backend, model)
-
     model = copy.deepcopy(model)
     if device is not None:
         model = model.to(device)
+    chosen = choose_backend(backend, model, loss)
     w = flatten(model)
     data = placed(data, w, pipeline)
     if test is not None:
@@ -168,7 +168,7 @@ def train(
         last,
         record,
         keep_history,
-        CudaGraph if chosen == "graph" else None,
+        CudaGraph if chosen in ("graph", "fused") else None,
     )
     run = Run(
         federation(
@@ -193,6 +193,8 @@ def build_gradients(
     backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
 ) -> Gradients:
     """The backend by name; "graph" replays what is stacked. It computes in bfloat16 if asked."""
+    if backend == "fused":
+        return FusedGradients(model, loss, precision)
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     return (LoopGradients if backend == "loop" else StackedGradients)(model, loss, dtype)
 

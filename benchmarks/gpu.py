@@ -1,0 +1,449 @@
+"""All that a short time with a GPU should answer, in order of worth; then real cells.
+
+    python benchmarks/gpu.py --out DIR [--minutes 8] [--stages environment,tune,...] [--data DIR]
+
+Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json when
+it is done, a stage that fails is recorded and the next one begins. `--toy` runs everything at a
+small size, on a CPU in Triton's interpreter if need be.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
+from fedgloss.models import build_model
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.flat import flatten
+from fedgloss.simulation.fused import FusedGradients
+from fedgloss.simulation.graph import CudaGraph, Recorded
+from fedgloss.simulation.loop import LoopGradients
+from fedgloss.simulation.rounds import Simulation, advance, federation
+from fedgloss.simulation.start import prepare_torch
+from fedgloss.simulation.train import build_gradients
+
+HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.15, "rho_l": 0.15}
+HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 2000, "rho0": 0.001}
+K, B = 5, 64
+CANDIDATES = {
+    "convolution_forward": [
+        (128, 64, 64, 4, 3), (128, 64, 64, 8, 3), (128, 64, 32, 4, 4), (256, 64, 64, 8, 3),
+        (256, 64, 32, 8, 3), (64, 64, 64, 4, 3), (128, 64, 64, 4, 4),
+    ],
+    "convolution_forward, thin": [
+        (128, 64, 32, 4, 3), (128, 64, 32, 8, 3), (256, 64, 32, 8, 2), (128, 64, 64, 4, 2),
+        (128, 64, 128, 4, 1), (256, 64, 128, 8, 1),
+    ],
+    "convolution_input_gradient": [
+        (128, 64, 64, 4, 3), (128, 64, 64, 8, 3), (128, 64, 32, 4, 4), (256, 64, 64, 8, 3),
+        (256, 64, 32, 8, 3), (64, 64, 64, 4, 3), (128, 64, 64, 4, 4),
+    ],
+    "convolution_weight_gradient": [
+        (64, 128, 32, 4, 3), (64, 128, 64, 4, 3), (64, 64, 64, 4, 3), (64, 256, 32, 8, 3),
+        (64, 128, 64, 8, 3), (64, 256, 64, 8, 3), (64, 64, 128, 4, 2),
+    ],
+    "convolution_weight_gradient, thin": [
+        (64, 128, 32, 4, 3), (64, 128, 64, 4, 2), (64, 128, 64, 8, 2), (64, 128, 32, 8, 3),
+        (64, 128, 128, 8, 2), (64, 128, 128, 4, 1),
+    ],
+    "linear_forward": [
+        (64, 32, 64, 4, 3), (64, 16, 128, 4, 3), (64, 32, 128, 4, 3), (64, 64, 64, 4, 3),
+        (64, 32, 128, 8, 2),
+    ],
+    "linear_input_gradient": [
+        (64, 32, 64, 4, 3), (64, 64, 64, 4, 3), (64, 128, 64, 8, 3), (64, 64, 32, 4, 3),
+    ],
+    "linear_weight_gradient": [
+        (64, 64, 64, 4, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2), (64, 64, 64, 8, 1),
+    ],
+}  # fmt: skip
+"""Tiles to try: BLOCK_M, BLOCK_N, BLOCK_K, warps, stages."""
+LAYER = {
+    "convolution_forward": "3", "convolution_forward, thin": "0",
+    "convolution_input_gradient": "3", "convolution_weight_gradient": "3",
+    "convolution_weight_gradient, thin": "0", "linear_forward": "7",
+    "linear_input_gradient": "7", "linear_weight_gradient": "7",
+}  # fmt: skip
+"""The CNN's layer on which each kernel is tuned."""
+
+
+class Bench:
+    """The options, and what was found so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.begun = options, time.monotonic()
+        self.found: dict = {"stages": {}}
+        self.tiles: dict = {}
+        self.device = prepare_torch(options.device, 1, "tf32" if options.device == "cuda" else "float32")
+        options.out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def left(self) -> float:
+        """Seconds until the time is up."""
+        return 60 * self.options.minutes - (time.monotonic() - self.begun)
+
+    def write(self) -> None:
+        path = self.options.out / "gpu.json"
+        path.with_suffix(".new").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
+        path.with_suffix(".new").replace(path)
+
+
+def seconds(work: Callable[[], object], calls: int = 10, repeats: int = 4) -> float:
+    """The least seconds a call, without the host's part: recorded and replayed on a GPU."""
+    if not torch.cuda.is_available():
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            work()
+    best = float("inf")
+    graph.replay()
+    for _ in range(repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        best = min(best, begin.elapsed_time(end) / 1e3 / calls)
+    return best
+
+
+def environment(bench: Bench) -> dict:
+    facts = {"torch": torch.__version__, "python": sys.version.split()[0], "cores": os.cpu_count()}
+    with contextlib.suppress(ImportError):
+        import triton
+
+        facts["triton"] = triton.__version__
+    if bench.cuda:
+        properties = torch.cuda.get_device_properties(0)
+        facts |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count,
+                  "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # fmt: skip
+        a = torch.randn(2**28, device="cuda")
+        b = torch.empty_like(a)
+        facts["copy_TB_s"] = 2 * a.nbytes / seconds(lambda: b.copy_(a), 5) / 1e12
+        for dtype in (torch.float32, torch.float16):
+            x, y = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda: x @ y, 4) / 1e12
+    return facts
+
+
+def cnn(bench: Bench) -> tuple[torch.nn.Module, tuple[int, int, int]]:
+    if bench.options.toy:
+        return build_model("smallcnn", (1, 8, 8), 10).to(bench.device), (1, 8, 8)
+    return build_model("cnn", (3, 32, 32), 10).to(bench.device), (3, 32, 32)
+
+
+def fused(bench: Bench, precision: str) -> tuple[FusedGradients, Tensor, Tensor, Tensor, Tensor]:
+    """A backend with its inputs: parameters, images, labels, counts."""
+    torch.manual_seed(0)
+    model, shape = cnn(bench)
+    gradients = FusedGradients(model, F.cross_entropy, precision)
+    gradients.tiles |= bench.tiles.get(precision, {})
+    W = flatten(model).repeat(K, 1)
+    W += 0.01 * torch.randn_like(W)
+    x = torch.randn(K, B, *shape, device=bench.device)
+    y = torch.randint(0, 10, (K, B), device=bench.device)
+    counts = torch.full((K,), B, device=bench.device)
+    return gradients, W, x, y, counts
+
+
+def part(gradients: FusedGradients, name: str, W: Tensor, x: Tensor, y: Tensor, counts: Tensor):
+    """One layer's share of the work as a function to call."""
+    g = gradients
+    x = g._as_stored(x)
+    out, scale = torch.empty_like(W), torch.ones(len(W), device=W.device)
+    inputs = []
+    for i, block in enumerate(g.blocks):
+        inputs.append(x)
+        if block.is_convolution:
+            last = not g.blocks[i + 1].is_convolution
+            x, code, packed = g._convolve(block, W, x, last)
+            x = x.flatten(2) if last else x
+            kept = (code, packed)
+        else:
+            x = g._linear(block, W, x, last=i + 1 == len(g.blocks))
+        if block.prefix == LAYER[name]:
+            break
+    x, d = inputs[-1], torch.randn_like(x.float()).to(g.dtype)
+    last = block.is_convolution and not g.blocks[i + 1].is_convolution
+    if name.startswith("convolution_forward"):
+        return lambda: g._convolve(block, W, x, last)
+    if name.startswith("convolution"):
+        need = "input" in name
+        code = kept[0]
+        return lambda: g._convolve_back(
+            block, x, d.view_as(code), code, kept[1], scale, out, last, False, need or LAYER[name] == "3"
+        )
+    if name == "linear_forward":
+        return lambda: g._linear(block, W, x, last=False)
+    if name == "linear_input_gradient":
+        return lambda: g._linear_inputs(block, W, x, d, False)
+    return lambda: g._linear_weights(block, x, d, scale, out)
+
+
+def _compile(job: tuple[argparse.Namespace, str, str, tuple[int, ...]]) -> str | None:
+    """Compile one candidate, so that Triton's cache has it."""
+    options, precision, name, tile = job
+    try:
+        bench = Bench(options)
+        gradients, *inputs = fused(bench, precision)
+        gradients.tiles[name] = as_tile(tile)
+        part(gradients, name, *inputs)()
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{precision} {name} {tile}: {str(error).splitlines()[:1]}"
+    return None
+
+
+def as_tile(tile: tuple[int, ...]) -> dict[str, int]:
+    return dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages"), tile, strict=True))
+
+
+def tune(bench: Bench) -> dict:
+    """Every kernel with every candidate tile, microseconds; the best ones are used from here on."""
+    if not bench.cuda:
+        return {}
+    precisions = bench.options.precisions
+    jobs = [(bench.options, precision, name, tile)
+            for name, tiles in CANDIDATES.items() for tile in tiles for precision in precisions]  # fmt: skip
+    begun = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(14) as pool:
+        failed = [line for line in pool.map(_compile, jobs, chunksize=2) if line]
+    found: dict = {"compile_seconds": time.monotonic() - begun, "failed": failed}
+    print("compiled", found["compile_seconds"], *failed, sep="\n", flush=True)
+    for precision in precisions:
+        gradients, *inputs = fused(bench, precision)
+        for name, tiles in CANDIDATES.items():
+            times = {}
+            for tile in tiles:
+                gradients.tiles[name] = as_tile(tile)
+                with contextlib.suppress(Exception):
+                    times[tile] = 1e6 * seconds(part(gradients, name, *inputs))
+            if times:
+                best = min(times, key=times.get)
+                gradients.tiles[name] = as_tile(best)
+                bench.tiles.setdefault(precision, {})[name] = as_tile(best)
+                found[f"{precision} {name}"] = {str(t): round(v, 1) for t, v in times.items()}
+                print(precision, name, best, found[f"{precision} {name}"], flush=True)
+    return found
+
+
+def accuracy(bench: Bench) -> dict:
+    """Relative error of a cohort's gradient against float64, by precision."""
+    found = {}
+    _, W, x, y, _ = fused(bench, "float32")
+    counts = torch.tensor([B, B, B - 12, B, 1], device=bench.device)
+    model, _ = cnn(bench)
+    torch.set_num_threads(os.cpu_count() or 1)
+    double = LoopGradients(model.double().cpu(), F.cross_entropy)
+    exact = double(W.double().cpu(), x.double().cpu(), y.cpu(), counts.tolist())
+    torch.set_num_threads(1)
+    for precision in ("float32", "tf32x3", "tf32", "float16", "bfloat16"):
+        try:
+            gradients, W, x, y, _ = fused(bench, precision)
+            g = gradients(W, x, y, counts).double().cpu()
+            again = gradients(W, x, y, counts).double().cpu()
+            error = (g - exact).norm(dim=1) / exact.norm(dim=1)
+            found[precision] = {"relative": error.tolist(), "same_bits": bool((g == again).all())}
+            begin = 0
+            for name, parameter in model.named_parameters():
+                here = slice(begin, begin + parameter.numel())
+                begin = here.stop
+                gap = (g[:, here] - exact[:, here]).norm() / exact[:, here].norm()
+                found[precision][name] = float(gap)
+        except Exception as error:
+            found[precision] = f"{type(error).__name__}: {error}"
+        print(precision, found[precision], flush=True)
+    return found
+
+
+def simulations(
+    bench: Bench, methods: dict[str, int], backend: str = "fused", precision: str = "tf32",
+    samples: int = 500, clients: int = 100,
+) -> list[Simulation]:  # fmt: skip
+    """Simulations on random images: for each method so many seeds, stacked."""
+    model, shape = cnn(bench)
+    if bench.options.toy:
+        samples, clients = 20, 6
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (clients * samples, *shape), generator=generator)
+    labels = torch.randint(0, 10, (clients * samples,), generator=generator).to(bench.device)
+    indices = torch.arange(clients * samples).split(samples)
+    data = ClientData(images.to(torch.uint8).to(bench.device), labels, indices)
+    gradients = build_gradients(backend, model, F.cross_entropy, precision)
+    if isinstance(gradients, FusedGradients):
+        gradients.tiles |= bench.tiles.get(precision, {})
+    found = []
+    for method, seeds in methods.items():
+        algorithm = build_algorithm(method)
+        known = {k: v for k, v in HYPERPARAMETERS.items() if k in algorithm.hyperparameters}
+        hyper = resolve_hyperparameters(algorithm, known)
+        federations = [
+            federation(algorithm, hyper, flatten(model), data, lr=0.01, weight_decay=4e-4,
+                       participants=K, seed=seed) for seed in range(seeds)
+        ]  # fmt: skip
+        pipeline = Pipeline((0.5,) * shape[0], (0.25,) * shape[0], "batch_aug")
+        found.append(Simulation(federations, gradients, batching=Batching(B), pipeline=pipeline))
+    return found
+
+
+def timed_rounds(some: list[Simulation], rounds: int, record: bool = True) -> tuple[float, float]:
+    """Seconds a round: as seen by a user, and the host's part alone."""
+    if record:
+        recorded = Recorded(some, CudaGraph)
+        step = recorded.advance
+    else:
+        step = lambda: advance(some)  # noqa: E731
+    for _ in range(4 if record else 1):
+        step()
+    torch.cuda.synchronize()
+    begun, host = time.perf_counter(), 0.0
+    for _ in range(rounds):
+        step()
+    host = time.perf_counter() - begun
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / rounds, host / rounds
+
+
+SAM5 = {"fedgloss": 1, "fedsam": 1, "fedsmoo": 1, "feddyn-sam": 1}
+
+
+def rounds(bench: Bench) -> dict:
+    """A captured round of the CNN alone and with other cells, by precision and backend."""
+    found = {}
+    cases = [({"fedgloss": 1}, "fused", p) for p in bench.options.precisions]
+    cases += [({"fedgloss": n}, "fused", p) for n in (2, 4) for p in bench.options.precisions]
+    cases += [({"fedavg": 1}, "fused", bench.options.precisions[0])]
+    cases += [({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, "fused", p) for p in bench.options.precisions]
+    for methods, backend, precision in cases:
+        name = f"{backend} {precision} {methods}"
+        try:
+            wall, host = timed_rounds(simulations(bench, methods, backend, precision), 40)
+            found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = f"{type(error).__name__}: {error}"
+        print(name, found[name], flush=True)
+    return found
+
+
+def profile(bench: Bench) -> dict:
+    """The kernels of one FedGloSS + SAM round: calls and microseconds."""
+    found = {}
+    for precision in bench.options.precisions:
+        some = simulations(bench, {"fedgloss": 1}, "fused", precision)
+        recorded = Recorded(some, CudaGraph)
+        for _ in range(4):
+            recorded.advance()
+        torch.cuda.synchronize()
+        activity = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[activity.CUDA, activity.CPU]) as seen:
+            recorded.advance()
+            torch.cuda.synchronize()
+        rows = sorted(
+            ((e.key[:60], e.count, e.self_device_time_total) for e in seen.key_averages()
+             if e.self_device_time_total), key=lambda row: -row[2])  # fmt: skip
+        found[precision] = {"kernels": sum(r[1] for r in rows), "us": sum(r[2] for r in rows),
+                            "rows": rows[:40]}  # fmt: skip
+        print(precision, found[precision]["kernels"], found[precision]["us"])
+        for row in rows[:32]:
+            print(f"{row[2]:9.0f} us {row[1]:5d}  {row[0]}", flush=True)
+    return found
+
+
+def determinism(bench: Bench) -> dict:
+    """Two recorded runs and an eager one: the same bits?"""
+    states = []
+    for record in (True, True, False):
+        some = simulations(bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0])
+        step = Recorded(some, CudaGraph).advance if record else (lambda some=some: advance(some))
+        for _ in range(8):
+            step()
+        torch.cuda.synchronize()
+        states.append([s.state(0)["w"].clone() for s in some])
+    same = [all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True)) for other in states[1:]]
+    gap = max(float((a - b).abs().max()) for a, b in zip(states[0], states[2], strict=True))
+    return {"two_recorded": same[0], "recorded_and_eager": same[1], "largest_gap": gap,
+            "norms": [float(w.norm()) for w in states[0]]}  # fmt: skip
+
+
+def others(bench: Bench) -> dict:
+    """The other backends and a plain loop on the same card, seconds a round of FedGloSS + SAM."""
+    from fedgloss.simulation import convolution
+
+    found = {}
+    for way in ("patches", "cudnn"):
+        if way == "cudnn":
+            convolution.Convolution._way = lambda self, x: convolution.OneByOne(self.padding)
+        for backend in ("graph", "stacked"):
+            name = f"{backend}, {way}"
+            try:
+                some = simulations(bench, {"fedgloss": 1}, backend)
+                wall, host = timed_rounds(some, 5, record=backend == "graph")
+                found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
+            except Exception as error:
+                found[name] = f"{type(error).__name__}: {error}"
+            print(name, found[name], flush=True)
+    for name in ("loop",):
+        wall, host = timed_rounds(simulations(bench, {"fedgloss": 1}, "loop"), 2, record=False)
+        found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
+        print(name, found[name], flush=True)
+    return found
+
+
+STAGES = {f.__name__: f for f in (environment, tune, accuracy, rounds, profile, determinism, others)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--precisions", default="tf32,float16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args()
+    options.precisions = options.precisions.split(",")
+    bench = Bench(options)
+    for name in options.stages.split(","):
+        if bench.left() < 5:
+            print(f"{name}: the time is up", flush=True)
+            break
+        begun = time.monotonic()
+        print(f"== {name}", flush=True)
+        try:
+            bench.found[name] = STAGES[name](bench)
+        except Exception as error:
+            traceback.print_exc()
+            bench.found[name] = f"{type(error).__name__}: {error}"
+        bench.found["stages"][name] = round(time.monotonic() - begun, 1)
+        print(f"== {name}: {bench.found['stages'][name]} s", flush=True)
+        bench.write()
+
+
+if __name__ == "__main__":
+    main()
