@@ -36,16 +36,29 @@ def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
 
 
 TILES = {
-    "convolution_forward": _tile(128, 64, 64, 4, 3),
-    "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
-    "convolution_input_gradient": _tile(128, 64, 64, 4, 3),
-    "convolution_weight_gradient": _tile(64, 128, 32, 4, 3),
-    "convolution_weight_gradient, thin": _tile(64, 128, 32, 4, 3),
-    "linear_forward": _tile(64, 32, 64, 4, 3),
-    "linear_input_gradient": _tile(64, 32, 64, 4, 3),
-    "linear_weight_gradient": _tile(64, 64, 64, 4, 2),
+    2: {
+        "convolution_forward": _tile(256, 64, 64, 8, 3),
+        "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
+        "convolution_input_gradient": _tile(128, 64, 64, 4, 3),
+        "convolution_weight_gradient": _tile(64, 64, 128, 4, 2),
+        "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
+        "linear_forward": _tile(64, 16, 128, 4, 3),
+        "linear_input_gradient": _tile(64, 64, 32, 4, 3),
+        "linear_weight_gradient": _tile(64, 128, 64, 4, 2),
+    },
+    4: {
+        "convolution_forward": _tile(256, 64, 32, 8, 3),
+        "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
+        "convolution_input_gradient": _tile(256, 64, 32, 8, 3),
+        "convolution_weight_gradient": _tile(64, 256, 32, 8, 3),
+        "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
+        "linear_forward": _tile(64, 16, 128, 4, 3),
+        "linear_input_gradient": _tile(64, 64, 32, 4, 3),
+        "linear_weight_gradient": _tile(64, 64, 64, 4, 2),
+    },
 }
-"""How each kernel is cut into programs."""
+"""How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
+benchmarks/gpu.py tries, on an H200 and the paper's CNN."""
 PROGRAMS = 528
 """Four for each multiprocessor of an H100: how finely sums over positions are split."""
 
@@ -114,6 +127,9 @@ def can_fuse(model: nn.Module, loss: Callable) -> bool:
 class FusedGradients:
     """As `cohort.Gradients` says, for networks that `can_fuse`. Images come from `read_images`."""
 
+    lazy = True
+    """The methods' own arithmetic is fused too (elementwise.py)."""
+
     def __init__(self, model: nn.Module, loss: Callable, precision: str = "tf32") -> None:
         from fedgloss.simulation import kernels  # needs Triton
 
@@ -122,7 +138,7 @@ class FusedGradients:
         blocks = blocks_of(model)
         if blocks is None:
             raise InputError("backend: the fused kernels do not know this model; use 'stacked'")
-        self.blocks, self.tiles = blocks, {name: dict(tile) for name, tile in TILES.items()}
+        self.blocks, self.tiles = blocks, dict(TILES[self.dtype.itemsize])
         self.offsets, start = {}, 0
         for name, shape in parameter_shapes(model).items():
             self.offsets[name] = start
@@ -265,7 +281,8 @@ class FusedGradients:
         tile = self._tile("convolution_weight_gradient", C < 16, BLOCK_M=O, BLOCK_N=k * k * C)
         positions = B * (HO // pool) * (WO // pool) * pool**2
         tiles = (-(-k * k * C // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]))
-        splits = max(1, min(PROGRAMS // (tiles[0] * tiles[1] * R), positions // (4 * 32)))
+        programs = tile.pop("PROGRAMS", PROGRAMS)
+        splits = max(1, min(programs // (tiles[0] * tiles[1] * R), positions // (4 * 32)))
         splits = max(splits, min(4, -(-positions // 32)))
         sums = torch.empty(R, splits, O, k * k * C, device=x.device)
         bias_sums = torch.empty(R, splits, O, device=x.device)

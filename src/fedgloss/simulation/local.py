@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Algorithm, Named
 from fedgloss.simulation.cohort import Batch, Cohort, Counts, Gradients
+from fedgloss.simulation.elementwise import Lazy, computed
 
 Gradient = Callable[[Tensor], Tensor]
 PER_CLIENT = ("p", "share", "steps")
@@ -59,7 +60,7 @@ def train_together(
     for k in range(0, K, group):
         here = slice(k, k + group)
         parts = [exchange.part(here) if group < K else exchange for exchange in exchanges]
-        finished.append([_Training(part) for part in parts])
+        finished.append([_Training(part, getattr(gradients, "lazy", False)) for part in parts])
         _train(finished[-1], gradients)
     results = []
     for exchange, trainings in zip(exchanges, zip(*finished, strict=True), strict=True):
@@ -73,8 +74,9 @@ def train_together(
 class _Training:
     """A cohort, or part of one, in the middle of its local steps."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange, cohort = exchange, exchange.cohort
+    def __init__(self, exchange: Exchange, lazy: bool) -> None:
+        """lazy: the methods' arithmetic is done line by line (elementwise.py)."""
+        self.exchange, cohort, self.lazy = exchange, exchange.cohort, lazy
         self.W = exchange.down.w.expand(-1, len(cohort.ids[0]), -1).clone()
         empty = {name: torch.zeros_like(self.W) for name in exchange.algorithm.local_state}
         self.c = exchange.c.replace(**empty)
@@ -82,7 +84,15 @@ class _Training:
 
     def direction(self, grad: Gradient) -> tuple[Tensor, Named]:
         exchange = self.exchange
-        return exchange.algorithm.direction(grad, self.W, exchange.down, self.c, exchange.h)
+        if not self.lazy:
+            return exchange.algorithm.direction(grad, self.W, exchange.down, self.c, exchange.h)
+        down, c = (
+            Named(**{name: Lazy.of(value) for name, value in record.items()})
+            for record in (exchange.down, self.c)
+        )
+        return exchange.algorithm.direction(
+            lambda W: Lazy.of(grad(computed(W))), Lazy.of(self.W), down, c, exchange.h
+        )
 
     def gradient(self, batch: Batch, gradients: Gradients) -> Gradient:
         """The cohort's gradient on these mini-batches, [S, K, P] -> [S, K, P]."""
@@ -96,11 +106,17 @@ class _Training:
     def step(self, direction: Tensor, c: Named, counts: Counts) -> None:
         """Clients with fewer steps than others stop where they are."""
         rates = self.exchange.rates
-        if len(set(rates)) == 1:
+        if self.lazy and len(set(rates)) == 1:
+            lr, weight_decay = rates[0]
+            now = Lazy.of(self.W)
+            W = computed(now - lr * (direction + weight_decay * now))
+            c = Named(**computed(dict(c)))
+        elif len(set(rates)) == 1:
             W = _descend(self.W, direction, *rates[0])
         else:  # federation by federation: the bits of each alone
-            rows = zip(self.W, direction, rates, strict=True)
+            rows = zip(self.W, computed(direction), rates, strict=True)
             W = torch.stack([_descend(v, d, *rate) for v, d, rate in rows])
+            c = Named(**computed(dict(c)))
         known = self.exchange.cohort.equal if isinstance(counts, Tensor) else all(counts)
         if not known:
             active = torch.as_tensor(counts, device=W.device).view(*W.shape[:2], 1) > 0
