@@ -402,6 +402,31 @@ def determinism(bench: Bench) -> dict:
             "norms": [float(w.norm()) for w in states[0]]}  # fmt: skip
 
 
+def agreement(bench: Bench) -> dict:
+    """Recorded rounds against autograd, client after client: relative to the way travelled."""
+    methods = {"fedgloss": 1, "fedsmoo": 1, "fedavg": 1}
+    start = [s.w[0].clone() for s in simulations(bench, methods, "loop", "float32")]
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    exact = simulations(bench, methods, "loop", "float32")
+    for _ in range(6):
+        for simulation in exact:
+            advance([simulation])
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+    found = {}
+    for precision in ("float32", "float16"):
+        some = simulations(bench, methods, "fused", precision)
+        recorded = Recorded(some, CudaGraph)
+        for _ in range(6):
+            recorded.advance()
+        found[precision] = [
+            float((a.w[0] - b.w[0]).norm() / (b.w[0] - w).norm())
+            for a, b, w in zip(some, exact, start, strict=True)
+        ]
+    print(found, "AGREES" if max(found["float32"]) < 0.02 else "DIFFERS", flush=True)
+    return found
+
+
 def others(bench: Bench) -> dict:
     """The other backends and a plain loop on the same card, seconds a round of FedGloSS + SAM."""
     from fedgloss.simulation import convolution
@@ -558,7 +583,7 @@ def pack(work: Path, names: list[str], out: Path) -> None:
 
 STAGES = {
     f.__name__: f
-    for f in (environment, tune, accuracy, rounds, profile, determinism, others, cells)
+    for f in (environment, tune, accuracy, agreement, rounds, profile, determinism, others, cells)
 }
 
 

@@ -38,9 +38,9 @@ def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
 TILES = {
     2: {
         "convolution_forward": _tile(256, 64, 64, 8, 3),
-        "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
+        "convolution_forward, thin": _tile(128, 64, 32, 4, 2),
         "convolution_input_gradient": _tile(128, 64, 64, 4, 3),
-        "convolution_weight_gradient": _tile(64, 64, 128, 4, 2),
+        "convolution_weight_gradient": _tile(64, 128, 64, 4, 3),
         "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
         "linear_forward": _tile(64, 16, 128, 4, 3),
         "linear_input_gradient": _tile(64, 64, 32, 4, 3),
@@ -59,8 +59,8 @@ TILES = {
 }
 """How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
 benchmarks/gpu.py tries, on an H200 and the paper's CNN."""
-PROGRAMS = 528
-"""Four for each multiprocessor of an H100: how finely sums over positions are split."""
+PROGRAMS = 264
+"""Two for each multiprocessor of an H100: how finely sums over positions are split."""
 
 
 @dataclass
