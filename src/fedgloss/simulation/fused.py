@@ -158,6 +158,9 @@ class FusedGradients:
         """
         (R, B), (_, C, H, W) = index.shape, images.shape
         channels = self._channels(C)
+        index = index if index.stride(1) == 1 else index.contiguous()
+        if draws is not None and draws.stride()[1:] != (3, 1):
+            draws = draws.contiguous()
         out = torch.empty(R, B, H, W, channels, dtype=self.dtype, device=images.device)
         key = pipeline.mean, pipeline.std, images.device
         if key not in self.constants:  # made before any graph is recorded
@@ -182,6 +185,7 @@ class FusedGradients:
         x = self._as_stored(x)
         if not isinstance(counts, Tensor):
             counts = torch.tensor(counts, device=W.device)
+        counts, y = counts.contiguous(), y.contiguous()  # the kernels count on neighbouring numbers
         out = torch.empty_like(W)
         kept = []
         for i, block in enumerate(self.blocks):
