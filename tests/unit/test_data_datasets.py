@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgloss.data import datasets
+from fedgloss.data import datasets, facts
 from fedgloss.data.datasets import load, prepare
 from fedgloss.tensors import load_tensors, safetensors_layout
 from refusal import refused
@@ -148,8 +148,8 @@ def test_unknown_sources_and_images_are_refused_with_what_is_allowed(tmp_path):
 
 def test_names_survive_encoding():
     names = ["a/b.png", "ü.png", "c d.png"]
-    assert datasets.names(datasets.encode_names(names)) == names
-    assert datasets.names(None) == []
+    assert facts.names(facts.encode_names(names)) == names
+    assert facts.names(None) == []
 
 
 def test_shared_images_are_counted_pixel_for_pixel():
@@ -157,12 +157,12 @@ def test_shared_images_are_counted_pixel_for_pixel():
     almost = images[:1].clone()
     almost[0, 2, 4, 4] ^= 1
     test = torch.cat([images[[3, 7]], almost])
-    assert datasets.shared_images(images, test) == 2
+    assert facts.shared_images(images, test) == 2
 
 
 def test_measure_refuses_a_constant_channel():
     with refused("constant"):
-        datasets.measure(torch.full((4, 1, 3, 3), 7, dtype=torch.uint8))
+        facts.measure(torch.full((4, 1, 3, 3), 7, dtype=torch.uint8))
 
 
 def test_a_store_larger_than_memory_can_be_mapped(tmp_path):

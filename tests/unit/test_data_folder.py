@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 
 from fedgloss.data import folder, store
-from fedgloss.data.datasets import load, names, prepare
+from fedgloss.data.datasets import load, prepare
+from fedgloss.data.facts import names
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.tensors import load_tensors
 from fedgloss.torchvision_compat import torchvision

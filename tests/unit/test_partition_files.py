@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedgloss.data.datasets import Dataset, encode_names
+from fedgloss.data.datasets import Dataset
+from fedgloss.data.facts import encode_names
 from fedgloss.data.partitions import (
     SCHEMES,
     describe,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedgloss import rng
-from fedgloss.data.datasets import measure
+from fedgloss.data.facts import measure
 from fedgloss.errors import InputError
 from fedgloss.tensors import save_tensors
 

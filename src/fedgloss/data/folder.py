@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgloss.data.datasets import encode_names, measure
+from fedgloss.data.facts import encode_names, measure
 from fedgloss.data.store import stream
 from fedgloss.errors import InputError
 from fedgloss.tensors import load_tensors

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgloss.data.datasets import encode_names
+from fedgloss.data.facts import encode_names
 from fedgloss.data.folder import decode
 from fedgloss.data.store import stream
 from fedgloss.errors import InputError

@@ -105,7 +105,7 @@ def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
 
 def _positions(file: Path, dataset: "Dataset", part: str) -> Positions:
     """Where each image is. CIFAR-100 needs the label: one name stands for two of its images."""
-    from fedgloss.data.datasets import names
+    from fedgloss.data.facts import names
 
     encoded = dataset.train_names if part == "train" else dataset.test_names
     labels = dataset.train_labels if part == "train" else dataset.test_labels
