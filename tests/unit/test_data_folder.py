@@ -328,6 +328,17 @@ def test_other_files_are_not_continued(tmp_path):
     assert values["test_images"][:, 0, 0, 0].tolist() == [i % 251 for i in range(900, 1000)]
 
 
+def test_what_was_decoded_otherwise_is_not_continued(tmp_path, monkeypatch):
+    """By a version that, for example, did not turn photographs upright."""
+    path = tmp_path / "data.safetensors"
+    with refused("600"):
+        run_stream(path, Decoder(broken={600}), tmp_path)
+    monkeypatch.setattr(store, "DECODING", store.DECODING + 1)
+    second = Decoder()
+    run_stream(path, second, tmp_path)
+    assert len(second.calls) == 1000
+
+
 def test_a_killed_preparation_goes_on_where_it_was(tmp_path):
     code = (
         "import os, signal, sys, pathlib\n"
