@@ -337,6 +337,7 @@ def test_one_colour_image_makes_a_data_set_a_colour_one(tmp_path, first):
 def test_grey_images_of_all_kinds_keep_one_channel(tmp_path):
     contents = [png(GREY, 8, 0), png(GREY16, 16, 0), png(GREY >> 7, 1, 0)]
     contents.append(png(np.dstack([GREY, OPACITY]), 8, 4))
+    contents.append(png(np.dstack([GREY, OPACITY]) * 257, 16, 4))
     assert {image.ndim for image in stored(tmp_path, *contents)[0]} == {2}
 
 

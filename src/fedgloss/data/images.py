@@ -52,7 +52,9 @@ def look(file: Path) -> Look:
                 "in CMYK, converted without a colour profile": image.mode == "CMYK",
                 "with several frames or pages, of which the first is kept": _animated(image),
             }
-            grey, deep = image.mode in GREY, image.mode in DEEP
+            # Pillow gives grey PNGs of 16 bits with opacity as RGBA.
+            grey = image.mode in GREY or _as_in_file(image) == "LA;16B"
+            deep = image.mode in DEEP
             sized_upright = image.format == "TIFF"
     except Exception as error:  # Pillow's plugins raise whatever they meet
         raise InputError(f"{file}: cannot be decoded ({_reason(error)})") from None
@@ -168,10 +170,15 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray(grey)
 
 
+def _as_in_file(image: Any) -> Any:
+    """How the pixels of an image that is not loaded lie in its file, in Pillow's words."""
+    return image.tile[0][3] if image.tile else None
+
+
 def _scale_transparent_grey(image: Any) -> None:
     """Bring the transparent value of a grey PNG of 2 or 4 bits to 8 bits, as its pixels will be."""
     if image.mode == "L" and "transparency" in image.info:
-        image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(image.tile[0][3], 1)
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(_as_in_file(image), 1)
 
 
 def _on_white(image: Any) -> Any:
