@@ -94,7 +94,8 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: Path | str) -> Any:
     """Read JSON; a missing or broken file is an InputError that names it."""
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        # "-sig": editors on Windows write a byte-order mark, which is no part of the text.
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

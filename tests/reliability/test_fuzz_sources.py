@@ -54,6 +54,7 @@ ODD_NAMES = [
     "é",
     "x" * 200,
 ]
+ODD_NAMES += [".ipynb_checkpoints", "__MACOSX", "._a.png", "x.heic", "x.jfif", "x.txt"]
 ODD_NAMES += ["`id`.png", "a\nb.png", "\udcff.png", ".png", "x.PNG", "$x$.png", "a;b.png", "🦊.jpg"]
 
 
@@ -94,9 +95,8 @@ def vandalise(root, chance):
         from PIL import Image
 
         with Image.open(file) as image:
-            image.convert(chance.choice(["L", "1", "P", "RGBA", "CMYK"][:4])).resize((7, 9)).save(
-                file
-            )
+            image = image.convert(chance.choice(["L", "1", "P", "RGBA", "LA", "I", "CMYK", "F"]))
+            image.resize((7, 9)).save(file, "TIFF" if image.mode in ("I", "F", "CMYK") else "PNG")
     return f"{how} {file.name!r} {folder.name!r} {name[:20]!r}"
 
 
@@ -140,10 +140,10 @@ def black():
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["pipe", "broken link", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "broken link"])
 def test_what_is_no_file_is_neither_read_nor_passed_over(pets, kind):
     odd = pets / "pets/train/a/odd.png"
-    {"pipe": os.mkfifo, "folder": os.mkdir}.get(kind, lambda path: path.symlink_to("nowhere"))(odd)
+    {"pipe": os.mkfifo, "broken link": lambda path: path.symlink_to("nowhere")}[kind](odd)
     assert not accepted(kind, FOLDER, pets / "out", ["odd.png: is not a file"])
 
 
@@ -161,7 +161,8 @@ def test_an_image_that_is_still_broken_is_refused_again(pets):
 
 
 def test_a_broken_record_of_progress_is_no_obstacle(pets):
-    (pets / "pets/train/a/2.png").write_bytes(b"broken")
+    file = pets / "pets/train/a/2.png"
+    file.write_bytes(file.read_bytes()[:60])  # its header is whole
     assert not accepted("broken", FOLDER, pets / "out", ["2.png"])
     (record,) = (pets / "out").glob(".*progress.json")
     picture(pets / "pets/train/a/2.png", 2)

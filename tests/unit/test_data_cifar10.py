@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fedgloss.data import cifar
-from fedgloss.data.datasets import load, names, prepare
+from fedgloss.data.datasets import load, prepare
+from fedgloss.data.facts import names
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused

@@ -1,5 +1,6 @@
 """Prepared datasets: what is in the folder, and what is refused. Shown on the digits."""
 
+import gzip
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgloss.data import datasets
+from fedgloss.data import datasets, digits, facts
 from fedgloss.data.datasets import load, prepare
 from fedgloss.tensors import load_tensors, safetensors_layout
 from refusal import refused
@@ -52,6 +53,27 @@ def test_the_digits_are_scikit_learns_and_invertible(prepared):
         return sorted(map(tuple, np.column_stack([images.reshape(-1, 64), labels]).tolist()))
 
     assert rows(ours.numpy(), labels.numpy()) == rows(source.images, source.target)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"no gzip", lambda b: b[:5]])
+def test_a_broken_file_of_scikit_learns_is_refused(tmp_path, monkeypatch, damage):
+    file = tmp_path / "digits.csv.gz"
+    file.write_bytes(damage(digits._original().read_bytes()))
+    monkeypatch.setattr(digits, "_original", lambda: file)
+    with refused(file, "cannot be read"):
+        prepare("digits", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [("0,", "1,"), (",0\n", ",nan\n"), (",0\n", ",10\n")])
+def test_other_digits_than_the_published_ones_are_refused(tmp_path, monkeypatch, change):
+    """Jobs trust that the digits are the same on every machine."""
+    file = tmp_path / "digits.csv"
+    with gzip.open(digits._original(), "rt") as published:
+        file.write_text(published.read().replace(*change, 1))
+    monkeypatch.setattr(digits, "_original", lambda: file)
+    with refused(file):
+        prepare("digits", tmp_path / "out")
 
 
 def test_the_file_is_safetensors_to_the_formats_own_library(prepared):
@@ -140,16 +162,18 @@ def test_unknown_sources_and_images_are_refused_with_what_is_allowed(tmp_path):
         prepare("digits", tmp_path, images="dirty")
     with refused("images", "cifar10 and cifar100 only"):
         prepare("digits", tmp_path, images="official_overlap")
-    for source, size in (("digits", 8), ("folder", 0)):
+    for source, size in (("digits", 8), ("folder", 0), ("landmarks", 10**12)):
         with refused("size", source):
             prepare(source, tmp_path, size=size)
+    with refused("name", "'mine'", "digits"):
+        prepare("digits", tmp_path, name="mine")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_survive_encoding():
     names = ["a/b.png", "ü.png", "c d.png"]
-    assert datasets.names(datasets.encode_names(names)) == names
-    assert datasets.names(None) == []
+    assert facts.names(facts.encode_names(names)) == names
+    assert facts.names(None) == []
 
 
 def test_shared_images_are_counted_pixel_for_pixel():
@@ -157,12 +181,12 @@ def test_shared_images_are_counted_pixel_for_pixel():
     almost = images[:1].clone()
     almost[0, 2, 4, 4] ^= 1
     test = torch.cat([images[[3, 7]], almost])
-    assert datasets.shared_images(images, test) == 2
+    assert facts.shared_images(images, test) == 2
 
 
 def test_measure_refuses_a_constant_channel():
     with refused("constant"):
-        datasets.measure(torch.full((4, 1, 3, 3), 7, dtype=torch.uint8))
+        facts.measure(torch.full((4, 1, 3, 3), 7, dtype=torch.uint8))
 
 
 def test_a_store_larger_than_memory_can_be_mapped(tmp_path):

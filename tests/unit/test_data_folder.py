@@ -11,8 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgloss.data import folder, store
-from fedgloss.data.datasets import load, names, prepare
+from fedgloss.data import images, store
+from fedgloss.data.datasets import load, prepare
+from fedgloss.data.facts import names
 from fedgloss.data.partitions import load_partition, make_partition
 from fedgloss.tensors import load_tensors
 from fedgloss.torchvision_compat import torchvision
@@ -72,7 +73,7 @@ def test_resizing_is_torchvisions_resize_and_center_crop(tmp_path, height, width
     theirs = transforms.Compose([transforms.Resize(24), transforms.CenterCrop(24)])(
         Image.open(tmp_path / "image.png")
     )
-    ours = folder.decode(tmp_path / "image.png", "RGB", 24)
+    ours = images.decode(tmp_path / "image.png", "RGB", 24)
     assert np.array_equal(ours.transpose(1, 2, 0), np.asarray(theirs))
 
 
@@ -82,6 +83,116 @@ def test_the_store_is_safetensors_to_the_formats_own_library(pets, tmp_path):
     ours = load_tensors(tmp_path / "out/data.safetensors")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[key], ours[key]) for key in ours)
+
+
+# What a folder holds beside its images
+
+
+def prepared(root, out):
+    """The data set of a folder, and what its manifest says was skipped or changed."""
+    prepare("folder", out, root=root)
+    return load(out), json.loads((out / "manifest.json").read_text())["notes"]
+
+
+def copy_to(file, *places):
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir"])
+@pytest.mark.parametrize("place", ["train", "test", "train/cat"])
+def test_hidden_folders_are_no_classes_and_hold_no_images(pets, tmp_path, name, place):
+    copy_to(pets / "train/cat/0.png", pets / place / name / "0.png")
+    data, notes = prepared(pets, tmp_path / "out")
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train_labels), len(data.test_labels)) == (6, 4)
+    assert notes == [f"skipped 1 hidden files or folders, the first is {place}/{name}"]
+
+
+def test_hidden_files_are_no_images(pets, tmp_path):
+    """macOS writes ._NAME beside NAME on disks that are not its own."""
+    (pets / "train/cat/._0.png").write_bytes(b"Mac OS X")
+    (pets / "train/.DS_Store").write_bytes(b"Bud1")
+    data, notes = prepared(pets, tmp_path / "out")
+    assert len(data.train_labels) == 6
+    assert notes == ["skipped 2 hidden files or folders, the first is train/.DS_Store"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *[(".jfif", "JPEG"), (".jpe", "JPEG"), (".JPG", "JPEG"), (".apng", "PNG")],
+        *[(".avif", "AVIF"), (".jp2", "JPEG2000"), (".webp", "WEBP"), (".gif", "GIF")],
+        *[(".TIF", "TIFF"), (".tga", "TGA"), (".dib", "DIB"), (".pbm", "PPM"), (".pnm", "PPM")],
+    ],
+)
+def test_images_are_read_whatever_their_usual_suffix(pets, tmp_path, suffix, kind):
+    Image.fromarray(picture(0)).save(pets / f"train/cat/9{suffix}", kind)
+    data, _ = prepared(pets, tmp_path / "out")
+    assert names(data.train_names)[3] == f"cat/9{suffix}"
+
+
+def test_photographs_that_pillow_cannot_read_are_refused(pets, tmp_path):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    (pets / "train/cat/9.HEIC").write_bytes(heic)
+    with refused("pets/train/cat/9.HEIC", "cannot be decoded", "converted to PNG or JPEG"):
+        prepare("folder", tmp_path / "out", root=pets)
+
+
+def test_images_in_folders_within_a_class_belong_to_it(pets, tmp_path):
+    copy_to(pets / "test/cat/3.png", pets / "train/cat/old/1.png", pets / "train/cat/old/a/0.png")
+    data, notes = prepared(pets, tmp_path / "out")
+    assert names(data.train_names)[:5] == [
+        *("cat/0.png", "cat/1.png", "cat/2.png"),
+        *("cat/old/1.png", "cat/old/a/0.png"),
+    ]
+    assert data.train_labels.tolist() == [0] * 5 + [1] * 3
+    assert notes == ["2 training images are, pixel for pixel, test images too"]
+
+
+def test_what_is_not_read_is_counted_and_said(pets, tmp_path, capsys):
+    for file in ("cat/notes.txt", "cat/Thumbs.db", "dog/a.txt", "dog/more/photo", "dog/x.nef"):
+        (pets / "train" / file).parent.mkdir(exist_ok=True)
+        (pets / "train" / file).write_bytes(b"no image")
+    copy_to(pets / "train/cat/0.png", pets / "train/loose.png", pets / "val/cat/0.png")
+    data, notes = prepared(pets, tmp_path / "out")
+    assert len(data.train_labels) == 6
+    assert notes == [
+        "skipped 5 files that are not named as images are (2 .txt, 1 .db, 1 .nef, 1 no suffix), "
+        "the first is train/cat/Thumbs.db",
+        "skipped 1 files outside the classes' folders, the first is train/loose.png",
+        "skipped 1 folders other than train and test, the first is val",
+    ]
+    assert [f"pets: {note}" for note in notes] == capsys.readouterr().err.splitlines()[1:]
+
+
+def test_nothing_is_said_where_nothing_was_skipped_or_changed(pets, tmp_path, capsys):
+    _, notes = prepared(pets, tmp_path / "out")
+    assert notes == []
+    assert capsys.readouterr().err.count("\n") == 1  # how many images were decoded
+
+
+def test_names_that_do_not_print_are_escaped_in_what_is_said(pets, tmp_path, capsys):
+    (pets / "train/cat/\x1b[2J.txt").write_text("clear the screen")
+    prepared(pets, tmp_path / "out")
+    assert r"the first is train/cat/\x1b[2J.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["..", "../cat", "../../train", "../dog"])
+def test_a_folder_that_a_link_reaches_again_is_refused(pets, tmp_path, to):
+    """The images of one folder would be counted twice, or without an end."""
+    (pets / "train/cat/link").symlink_to(to)
+    with refused("pets/train/", "is the same folder as"):
+        prepare("folder", tmp_path / "out", root=pets)
+
+
+def test_links_to_other_folders_and_images_are_followed(pets, tmp_path):
+    (pets / "train/dog").rename(tmp_path / "elsewhere")
+    (pets / "train/dog").symlink_to(tmp_path / "elsewhere")
+    (pets / "train/cat/9.png").symlink_to(tmp_path / "elsewhere/0.png")
+    data, _ = prepared(pets, tmp_path / "out")
+    assert data.train_labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
 def test_cifar100_as_png_folders_takes_the_official_split_by_file_name(shared, tmp_path):
@@ -128,6 +239,13 @@ def nothing_written(out):
     [
         (lambda root: (root / "test").rename(root / "tset"), ["pets/test", "no such folder"]),
         (lambda root: (root / "train/emu").mkdir(), ["pets/train/emu", "no images"]),
+        (
+            lambda root: (
+                (root / "train/emu").mkdir(),
+                (root / "train/emu/1.npy").touch(),
+            ),
+            ["pets/train/emu", "no images (1 .npy)"],
+        ),
         (lambda root: (root / "test/emu").mkdir(), ["pets/test/emu", "train/ does not have"]),
         (
             lambda root: (root / "train/dog/1.png").write_bytes(b"not an image"),
@@ -145,7 +263,7 @@ def nothing_written(out):
         ),
         (
             lambda root: save(root / "train/dog/2.png", picture(0, 7, 6)),
-            ["pets/train/dog/2.png", "(3, 7, 6)", "(3, 6, 6)"],
+            ["pets/train/dog/2.png", "6 x 7 pixels", "the first image 6 x 6", "1 of 10 differ"],
         ),
     ],
 )
@@ -208,6 +326,17 @@ def test_other_files_are_not_continued(tmp_path):
     values = load_tensors(path)
     assert values["train_images"][:, 0, 0, 0].tolist() == [i % 251 for i in range(900)]
     assert values["test_images"][:, 0, 0, 0].tolist() == [i % 251 for i in range(900, 1000)]
+
+
+def test_what_was_decoded_otherwise_is_not_continued(tmp_path, monkeypatch):
+    """By a version that, for example, did not turn photographs upright."""
+    path = tmp_path / "data.safetensors"
+    with refused("600"):
+        run_stream(path, Decoder(broken={600}), tmp_path)
+    monkeypatch.setattr(store, "DECODING", store.DECODING + 1)
+    second = Decoder()
+    run_stream(path, second, tmp_path)
+    assert len(second.calls) == 1000
 
 
 def test_a_killed_preparation_goes_on_where_it_was(tmp_path):
@@ -293,6 +422,36 @@ def test_landmarks_become_resized_tensors_with_users(landmarks, tmp_path):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(shrink(jpeg)))
 
 
+@pytest.mark.parametrize("name", ["federated_train.csv", "test.csv"])
+def test_the_lists_may_begin_with_a_byte_order_mark(landmarks, tmp_path, name):
+    """As Excel writes them."""
+    file = landmarks / name
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    prepare("landmarks", tmp_path / "out", root=landmarks, size=16)
+    data = load(tmp_path / "out")
+    assert data.train_users.tolist() == [i % 5 for i in range(24)]
+    assert names(data.test_names) == IDS[24:]
+
+
+def test_a_photograph_of_landmarks_is_upright(landmarks, tmp_path):
+    file = landmarks / "train/3/e/0" / f"{IDS[0]}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left_dark = np.repeat(np.array([[0] * 20 + [255] * 20], dtype=np.uint8), 40, axis=0)
+    Image.fromarray(left_dark).save(file, exif=exif)
+    prepare("landmarks", tmp_path / "out", root=landmarks, size=16)
+    image = load(tmp_path / "out").train_images[0].float()
+    assert image[:, :6].mean() < 20 and image[:, 10:].mean() > 235  # turned right: dark on top
+
+
+def test_landmarks_photographs_in_training_and_in_test_are_counted(landmarks, tmp_path, capsys):
+    rows = [(IDS[0], 0), *((image, i % 4) for i, image in enumerate(IDS[24:]))]
+    write_csv(landmarks / "test.csv", "image_id,class", rows)
+    prepare("landmarks", tmp_path / "out", root=landmarks, size=16)
+    said = "landmarks: 1 training images are, pixel for pixel, test images too"
+    assert said in capsys.readouterr().err
+
+
 def test_images_may_lie_in_the_root_itself(landmarks, tmp_path):
     (landmarks / "train/3").rename(landmarks / "3")
     (landmarks / "train").rmdir()
@@ -318,6 +477,22 @@ def test_the_natural_partition_is_by_user(landmarks, tmp_path):
         (
             lambda r: write_csv(r / "federated_train.csv", "user_id,image_id", [(0, IDS[0])]),
             ["gld/federated_train.csv", "'class'", "user_id, image_id, class"],
+        ),
+        (
+            lambda r: write_csv(r / "test.csv", "image_id,class,class", [(IDS[24], 1, 2)]),
+            ["gld/test.csv", "two columns 'class'"],
+        ),
+        (
+            lambda r: write_csv(r / "test.csv", "image_id,class", [(IDS[24], 1), (IDS[25], 1, 2)]),
+            ["gld/test.csv", "line 3", "3 cells", "has 2"],
+        ),
+        (
+            lambda r: write_csv(r / "test.csv", "image_id,class", [(IDS[24], "nan")]),
+            ["gld/test.csv", "line 2", "class is 'nan'"],
+        ),
+        (
+            lambda r: write_csv(r / "test.csv", "image_id;class", [(IDS[24], 1)]),
+            ["gld/test.csv", "no column 'image_id'"],
         ),
         (
             lambda r: write_csv(r / "test.csv", "image_id,class", [(IDS[0], 1), (IDS[1], "x")]),

@@ -1,12 +1,15 @@
 """Partition files: what they say, how they are checked, and users' own split files."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from fedgloss.data.datasets import Dataset, encode_names
+from fedgloss.data import splits
+from fedgloss.data.datasets import Dataset
+from fedgloss.data.facts import encode_names
 from fedgloss.data.partitions import (
     SCHEMES,
     describe,
@@ -220,6 +223,64 @@ def test_a_users_own_file_gives_indices(path):
     assert partition.test.tolist() == [5, 1]
 
 
+def test_an_imported_split_needs_neither_a_number_of_clients_nor_a_seed(path):
+    file = path.parent.parent / "split.json"
+    file.write_text(json.dumps({"clients": [[0, 2], [1], [3]]}))
+    make_partition(NAMED, path, scheme="file", file=file)
+    assert load_partition(path, NAMED).manifest["statistics"]["clients"] == 3
+
+
+def test_how_many_clients_a_split_has_is_known_without_the_data(tmp_path):
+    """So that a study can be checked before its data sets are prepared."""
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"clients": [[0, 2], [1], [3]]}))
+    assert splits.count_clients(file, None) == 3
+    (tmp_path / "federated_train_alpha_0.50.json").write_text(
+        json.dumps(leaf({4: (["p.png"], [0]), 7: (["q.png"], [1])}))
+    )
+    assert splits.count_clients(tmp_path, "0.5") == 2
+    with refused("federated_train_alpha_5.00.json", "cannot be read"):
+        splits.count_clients(tmp_path, "5")
+    with refused(tmp_path / "none.json", "cannot be read"):
+        splits.count_clients(tmp_path / "none.json", None)
+
+
+@pytest.mark.parametrize(("dataset", "alpha"), [("cifar10", "5"), ("cifar100", "0.5")])
+def test_the_official_splits_have_100_clients(shared, dataset, alpha):
+    assert splits.count_clients(shared / "data/official_splits" / dataset, alpha) == 100
+
+
+@pytest.mark.parametrize("kind", ["own", "leaf"])
+def test_a_split_may_begin_with_a_byte_order_mark(path, kind):
+    """As some editors on Windows write it."""
+    record = {"clients": [[2]]} if kind == "own" else leaf({0: (["q.png"], [1])})
+    file = path.parent.parent / "split.json"
+    file.write_text(json.dumps(record), encoding="utf-8-sig")
+    partition = make(path, NAMED, scheme="file", clients=None, alpha=None, file=file)
+    assert partition.clients[0].tolist() == [2]
+
+
+def test_a_test_file_without_images_is_refused(path):
+    file = path.parent.parent / "split.json"
+    file.write_text(json.dumps(leaf({0: (["q.png"], [1])})))
+    for users in ({7: ([], []), 8: ([], [])}, {}):
+        (file.parent / "test.json").write_text(json.dumps(leaf(users)))
+        for attempt in (
+            lambda: make(path, NAMED, scheme="file", clients=1, alpha=None, file=file),
+            lambda: splits.count_clients(file, None),
+        ):
+            with refused(file.parent / "test.json", "has no test images"):
+                attempt()
+    assert not path.exists()
+
+
+def test_a_partition_whose_test_list_is_empty_is_refused_when_read(path):
+    make(path)
+    change(path, test=[])
+    with refused(path, "test: has no images"):
+        load_partition(path, TOY)
+
+
 def test_a_leaf_file_gives_names_and_labels(path):
     users = {10: (["p.png"], [1]), 9: (["r.png", "p.png"], [2, 0])}
     partition = imported(path, leaf(users))
@@ -262,6 +323,8 @@ def test_a_folder_of_the_authors_files_is_searched_by_alpha(path):
         assert partition.clients[0].tolist() == [index]
     with refused("federated_train_alpha_7.00.json", "cannot be read"):
         make(path, NAMED, scheme="file", clients=1, alpha="7", file=folder)
+    with refused(folder, "two decimals", "alpha is '0.051'"):  # 0.05 is another split
+        make(path, NAMED, scheme="file", clients=1, alpha="0.051", file=folder)
     with refused(folder, "alpha is None"):
         make(path, NAMED, scheme="file", clients=1, alpha=None, file=folder)
 
@@ -284,6 +347,16 @@ def test_a_folder_of_the_authors_files_is_searched_by_alpha(path):
         ({"clients": {"0": [1]}}, ["not a list"]),
         ({"clients": [[0]], "test": [6]}, ["test index", "outside 0 .. 5"]),
         ({"clients": []}, ["no clients"]),
+        ({"clients": [[]]}, ["client 0 has no images"]),
+        ({"clients": [[0]], "test": []}, ["split.json", "has no test images"]),
+        ({"clients": [[0]], "test": "all"}, ["'test' is not a list"]),
+        ({"clients": [[0]], "Test": [1]}, ["'Test' is not read", "'test'"]),
+        ({"clients": [[0]], "test_indices": [1]}, ["'test_indices' is not read"]),
+        ({"clients": [[math.nan]]}, ["not an integer"]),
+        (leaf({1: (["q.png"], [math.nan])}), ["LEAF"]),
+        (leaf({1: (["q.png"], [1])}) | {"users": [1, 1]}, ["LEAF", "same users"]),
+        (leaf({1: (["q.png"], [1]), 2: (["p.png"], [0])}) | {"users": [2]}, ["same users"]),
+        ({"users": [], "users_data": {}}, ["split.json"]),
     ],
 )
 def test_bad_split_files_are_refused(path, record, words):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgloss.data.datasets import encode_names
+from fedgloss.data.facts import encode_names
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
 from fedgloss.tensors import save_tensors

@@ -4,23 +4,25 @@
 manifest is written last, so a folder that has one is complete.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedgloss.errors import InputError
+from fedgloss.data.facts import shared_images
+from fedgloss.errors import InputError, printable
 from fedgloss.files import sha256, write_text
 from fedgloss.records import COUNT, NUMBER, TEXT, Kind, read_record
 from fedgloss.tensors import load_tensors
 
 FORMAT = 1
 IMAGES = ("clean", "official_overlap")
+LARGEST = 10_000  # pixels on a side; of larger images, hardly one fits into memory
 POSITIVE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
 MANIFEST = {
     "format": COUNT,
@@ -103,16 +105,20 @@ def prepare(
     images    CIFAR only: "clean", or "official_overlap" for the images the authors trained on
     size      folder and landmarks only: the side in pixels of the stored square images
     name      folder only: the dataset's name (default: the folder's)
+
+    What was skipped or changed is said in lines on standard error, and in the manifest's `notes`.
     """
     if images not in IMAGES:
         raise InputError(f"images: {images!r} is unknown (allowed: {', '.join(IMAGES)})")
     if images != "clean" and source not in ("cifar10", "cifar100"):
         raise InputError(f"images: {images!r} exists for cifar10 and cifar100 only, not {source}")
-    if size is not None and (size < 1 or source not in ("folder", "landmarks")):
+    if size is not None and not (source in ("folder", "landmarks") and 1 <= size <= LARGEST):
         raise InputError(
-            f"size: {size} is not possible for {source} (folder, landmarks: 1 or more)"
+            f"size: {size} is not possible for {source} (folder, landmarks: 1 to {LARGEST})"
         )
     write = _writer(source)
+    if name is not None and source != "folder":
+        raise InputError(f"name: {name!r} cannot be given to {source}, which has its own")
     out = Path(out)
     path = out / "data.safetensors.new"
     try:
@@ -127,6 +133,10 @@ def prepare(
         )
         tensors = load_tensors(path)
         classes = facts["classes"]
+        shared = shared_images(tensors["train_images"], tensors["test_images"])
+        notes = facts.pop("notes", [])
+        if shared and images == "clean":
+            notes.append(f"{shared} training images are, pixel for pixel, test images too")
         manifest = {
             "format": FORMAT,
             "images": images,
@@ -134,17 +144,20 @@ def prepare(
             "train": _counts(tensors["train_labels"], len(classes)),
             "test": _counts(tensors["test_labels"], len(classes)),
             "tensors": {key: [_dtype(t), *t.shape] for key, t in sorted(tensors.items())},
-            "train_images_in_test": shared_images(tensors["train_images"], tensors["test_images"]),
+            "train_images_in_test": shared,
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
+            "notes": notes,
         }
         # Only now, so that a refusal leaves an earlier data set whole; and the manifest first, so
         # that it never stands beside other data.
         (out / "manifest.json").unlink(missing_ok=True)
         os.replace(path, out / "data.safetensors")
-        write_text(out / "manifest.json", layout(manifest))
+        write_text(out / "manifest.json", layout(manifest, rows=("notes",)))
     finally:
         path.unlink(missing_ok=True)
+    for note in notes:
+        print(printable(f"{manifest['name']}: {note}"), file=sys.stderr)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -221,64 +234,12 @@ def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], classes: int) -
             raise InputError(f"{path}: {part}_names: not text as uint8")
 
 
-def encode_names(names: list[str]) -> torch.Tensor:
-    """Names as one uint8 tensor, newline-separated UTF-8; InputError for one that cannot be."""
-    for name in names:
-        if "\n" in name or any("\ud800" <= c <= "\udfff" for c in name):
-            raise InputError(f"{name}: a name with a line break, or not in UTF-8")
-    return torch.frombuffer(bytearray("\n".join(names).encode()), dtype=torch.uint8)
-
-
-def names(encoded: torch.Tensor | None) -> list[str]:
-    """The inverse of `encode_names`; no names for None. ValueError for bytes that are no text."""
-    return [] if encoded is None else bytes(encoded.numpy()).decode().split("\n")
-
-
 def layout(record: dict[str, Any], rows: tuple[str, ...] = ()) -> str:
     """JSON with one line per key, and one line per entry of the lists named in `rows`."""
     lines = []
     for key, value in record.items():
         text = json.dumps(value, allow_nan=False)
-        if key in rows:
+        if key in rows and value:
             text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _blocks(images: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Views of 16 MiB, so that work on a memory-mapped tensor holds little of it."""
-    return iter(images.split(max(1, 2**24 // max(1, images[0].numel()))))
-
-
-def shared_images(train: torch.Tensor, test: torch.Tensor) -> int:
-    """How many training images are, pixel for pixel, also test images."""
-    if train.shape[1:] != test.shape[1:]:
-        return 0
-
-    def digests(images: torch.Tensor) -> Iterator[bytes]:
-        for block in _blocks(images):
-            for image in block.contiguous().numpy():
-                yield hashlib.blake2b(image, digest_size=16).digest()
-
-    known = set(digests(test))
-    return sum(digest in known for digest in digests(train))
-
-
-def measure(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images [N, C, H, W], scaled to [0, 1].
-
-    Counted from the 256 possible values, so exact for any number of images.
-    """
-    channels = images.shape[1]
-    histogram = torch.zeros(channels, 256, dtype=torch.float64)
-    for block in _blocks(images):
-        for channel in range(channels):
-            values = block[:, channel].reshape(-1).int()
-            histogram[channel] += torch.bincount(values, minlength=256)
-    value = torch.arange(256, dtype=torch.float64) / 255
-    weight = histogram / histogram.sum(dim=1, keepdim=True)
-    mean = weight @ value
-    std = (weight @ value**2 - mean**2).clamp(min=0).sqrt()
-    if not bool((std > 0).all()):
-        raise InputError("training images: a channel is constant and cannot be normalised")
-    return tuple(mean.tolist()), tuple(std.tolist())

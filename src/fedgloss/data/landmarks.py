@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgloss.data.datasets import encode_names
-from fedgloss.data.folder import decode
+from fedgloss.data.facts import encode_names
+from fedgloss.data.images import decode
 from fedgloss.data.store import stream
 from fedgloss.errors import InputError
 
@@ -74,14 +74,22 @@ def _read(file: Path, columns: Sequence[str]) -> tuple[list[int], list[str], lis
     """Users (empty without that column), image ids and classes, one entry per row."""
     users, images, labels = [], [], []
     try:
-        with open(file, newline="", encoding="utf-8") as rows:
+        # "-sig": spreadsheets write a byte-order mark, which is no part of the first name.
+        with open(file, newline="", encoding="utf-8-sig") as rows:
             reader = csv.DictReader(rows)
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(
-                    f"{file}: no column {missing[0]!r} (expected {', '.join(columns)})"
-                )
+            named = [*(reader.fieldnames or [])]
+            for column in columns:
+                if named.count(column) != 1:
+                    how_many = "two columns" if column in named else "no column"
+                    raise InputError(
+                        f"{file}: {how_many} {column!r} (expected {', '.join(columns)})"
+                    )
             for row in reader:
+                if None in row:  # DictReader's key for cells beyond the header's
+                    raise InputError(
+                        f"{file}: line {reader.line_num}: {len(named) + len(row[None])} cells, "
+                        f"the first line has {len(named)}"
+                    )
                 if not row["image_id"]:
                     raise InputError(f"{file}: line {reader.line_num}: no image_id")
                 if not IMAGE_ID.fullmatch(row["image_id"]):

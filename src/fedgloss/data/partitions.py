@@ -51,9 +51,9 @@ def make_partition(
     out: Path,
     *,
     scheme: str,
-    clients: int | None,
-    alpha: str | None,
-    seed: int,
+    clients: int | None = None,
+    alpha: str | None = None,
+    seed: int = 0,
     file: Path | None = None,
 ) -> None:
     """Write the partition `out` (JSON).
@@ -63,8 +63,10 @@ def make_partition(
              dirichlet-per-class-capped: the same, no further classes for a client with its share
              iid; natural: by the dataset's users; file: read from `file`, a split file or the
              folder of the authors' split files (see `splits`)
-    clients  how many; may be None where the data decides (natural, file)
-    alpha    a decimal number as text for the dirichlet schemes; for the others only recorded
+    clients  how many; None where the data decides (natural, file), or to be compared with it
+    alpha    a decimal number as text for the dirichlet schemes; which of the authors' files for
+             file; for the others only recorded
+    seed     of the draws; nothing is drawn for natural and file
     Raises InputError, with the reason, for a request that cannot be met.
     """
     if scheme not in SCHEMES:
@@ -229,7 +231,9 @@ def _check(
     for client, part in enumerate(parts):
         if not len(part):
             raise InputError(f"{path}: client {client} has no images")
-    used = {"train": parts, "test": [] if test is None or not len(test) else [test]}
+    if test is not None and not len(test):
+        raise InputError(f"{path}: test: has no images; without a test list, all are used")
+    used = {"train": parts, "test": [] if test is None else [test]}
     for key, groups in used.items():
         what, limit = {"train": "training"}.get(key, key), sizes[f"{key}_images"]
         if any(indices.dtype != np.int64 for indices in groups):

@@ -9,7 +9,7 @@ The authors' files name images, not positions, and look like
 import operator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,11 @@ def files(file: Path, alpha: str | None) -> list[Path]:
     return [file, *[path for path in beside if path.is_file()][:1]]
 
 
+def count_clients(file: Path, alpha: str | None) -> int:
+    """How many clients a split has; checks all of it that can be checked without the data."""
+    return len(_open(file, alpha).clients)
+
+
 def read(
     file: Path, dataset: "Dataset", alpha: str | None
 ) -> tuple[list[np.ndarray], np.ndarray | None, dict[str, Any]]:
@@ -39,36 +44,73 @@ def read(
     Client k of a LEAF file is its k-th user in numerical order. Beside a LEAF file, `test.json` (or
     ../test/test.json, as in the authors' repository) gives the test images if it is there.
     """
+    split = _open(file, alpha)
+    notes: dict[str, Any] = {"file": split.file.name, "file_sha256": sha256(split.file)}
+    if not split.by_name:
+        test = None if split.test is None else np.concatenate([*split.test.values()])
+        return [*split.clients.values()], test, notes
+    positions = _positions(split.file, dataset, "train")
+    parts = [_resolve(split.file, *user, positions) for user in split.clients.items()]
+    notes["users"] = list(split.clients)
+    if split.test is None:
+        return parts, None, notes
+    notes["test_file_sha256"] = sha256(split.test_file)
+    positions = _positions(split.test_file, dataset, "test")
+    test = [_resolve(split.test_file, *user, positions) for user in split.test.items()]
+    return parts, np.sort(np.concatenate(test)), notes
+
+
+class _Split(NamedTuple):
+    """A split as its files say it: for each user, (name, label) pairs or an array of indices."""
+
+    file: Path
+    test_file: Path
+    by_name: bool
+    clients: dict[str, Any]
+    test: dict[str, Any] | None
+
+
+def _open(file: Path, alpha: str | None) -> _Split:
+    """Read a split's files; InputError for one with a client, or a test set, without images."""
     file, *test_files = files(file, alpha)
     record = read_json(file)
-    notes: dict[str, Any] = {"file": file.name, "file_sha256": sha256(file)}
     if not isinstance(record, dict):
         raise InputError(f"{file}: neither a LEAF split nor an object with the key 'clients'")
-    if "clients" in record:
-        parts = [_indices(file, part) for part in _list(file, "clients", record["clients"])]
+    by_name = "clients" not in record
+    if by_name:
+        test_file = test_files[0] if test_files else file
+        clients = _leaf(file, record)
+        test = _leaf(test_file, read_json(test_file)) if test_files else None
+    else:
+        test_file = file
+        listed = _list(file, "clients", record["clients"])
+        clients = {str(k): _indices(file, "clients", part) for k, part in enumerate(listed)}
+        for key in record:
+            if key.lower().startswith("test") and key != "test":
+                raise InputError(f"{file}: {key!r} is not read; the test images are called 'test'")
         test = record.get("test")
-        return parts, None if test is None else _indices(file, test), notes
-    positions = _positions(file, dataset, "train")
-    users = _leaf(file, record)
-    parts = [_resolve(file, user, data, positions) for user, data in users.items()]
-    notes["users"] = list(users)
-    if not test_files:
-        return parts, None, notes
-    test_file = test_files[0]
-    positions = _positions(test_file, dataset, "test")
-    held = _leaf(test_file, read_json(test_file))
-    test = [_resolve(test_file, user, data, positions) for user, data in held.items()]
-    if not test:
-        raise InputError(f"{test_file}: has no users")
-    return parts, np.sort(np.concatenate(test)), notes | {"test_file_sha256": sha256(test_file)}
+        test = None if test is None else {"test": _indices(file, "test", test)}
+    if not clients:
+        raise InputError(f"{file}: has no clients")
+    for number, images in enumerate(clients.values()):
+        if not len(images):
+            raise InputError(f"{file}: client {number} has no images")
+    if test is not None and not any(map(len, test.values())):
+        raise InputError(f"{test_file}: has no test images; without a test list, all are used")
+    return _Split(file, test_file, by_name, clients, test)
 
 
 def _of_alpha(folder: Path, alpha: str | None) -> Path:
     """The authors' name for a split: two decimals, as in federated_train_alpha_0.05.json."""
     try:
-        return folder / f"federated_train_alpha_{Decimal(str(alpha)):.2f}.json"
+        value = Decimal(str(alpha))
+        name = f"{value:.2f}"
+        rounded = Decimal(name) != value
     except InvalidOperation:
         raise InputError(f"{folder}: holds splits by alpha, and alpha is {alpha!r}") from None
+    if rounded:  # the nearest split is another one
+        raise InputError(f"{folder}: holds splits by alpha to two decimals, and alpha is {alpha!r}")
+    return folder / f"federated_train_alpha_{name}.json"
 
 
 def _list(file: Path, key: str, value: Any) -> list[Any]:
@@ -77,8 +119,8 @@ def _list(file: Path, key: str, value: Any) -> list[Any]:
     return value
 
 
-def _indices(file: Path, values: Any) -> np.ndarray:
-    values = _list(file, "clients", values)
+def _indices(file: Path, key: str, values: Any) -> np.ndarray:
+    values = _list(file, key, values)
     if not all(type(value) is int for value in values):
         raise InputError(f"{file}: an index is not an integer")
     if not all(0 <= value < 2**63 for value in values):
@@ -89,8 +131,10 @@ def _indices(file: Path, values: Any) -> np.ndarray:
 def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
     """For each user, in numerical order, the (name, label) pairs of its images."""
     try:
-        data = record.get("users_data") or record["user_data"]
+        data = record["users_data" if "users_data" in record else "user_data"]
         order = sorted(map(str, record["users"]), key=lambda user: (len(user), user))
+        if order != sorted(data, key=lambda user: (len(user), user)):
+            raise ValueError("not the same users in 'users' and in the data, each once")
         return {
             user: [
                 (str(name), operator.index(label))
@@ -105,7 +149,7 @@ def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
 
 def _positions(file: Path, dataset: "Dataset", part: str) -> Positions:
     """Where each image is. CIFAR-100 needs the label: one name stands for two of its images."""
-    from fedgloss.data.datasets import names
+    from fedgloss.data.facts import names
 
     encoded = dataset.train_names if part == "train" else dataset.test_names
     labels = dataset.train_labels if part == "train" else dataset.test_labels

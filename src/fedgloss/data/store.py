@@ -19,6 +19,8 @@ from fedgloss.files import read_json, write_json
 from fedgloss.tensors import safetensors_layout
 
 CHUNK = 256  # images between two records of progress
+# Raised when `images.decode` changes: what an older version decoded is not gone on with.
+DECODING = 2
 
 Decode = Callable[[Path], np.ndarray]
 
@@ -85,6 +87,7 @@ def _lock(file: IO[bytes], path: Path) -> None:
 def _fingerprint(header: bytes, small: dict[str, torch.Tensor], files: Sequence[Path]) -> str:
     """Changes with anything that decides the finished file, but for the images' content."""
     digest = hashlib.sha256(header)
+    digest.update(f"decoding {DECODING}".encode())
     for key in sorted(small):
         digest.update(small[key].contiguous().view(torch.uint8).numpy())
     digest.update("\n".join(map(str, files)).encode())
