@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "reference")]
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "spec")]
 
 
 def find_shared() -> Path | None:
