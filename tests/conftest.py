@@ -38,6 +38,12 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def worker_id() -> str:
+    """As pytest-xdist names this process, also where there is no pytest-xdist."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "master")
+
+
 # No test depends on another
 
 
