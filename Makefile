@@ -1,5 +1,6 @@
-# Two commands: `make quickstart` builds the small study, `make test` runs the tests.
+# Two commands: `make quickstart` builds the small study, `make test` runs the tests in minutes.
 # Both set up what they need once, in .venv, and spend no time on it again.
+# `make test-all` also runs the slow tests: kills, floods of bad input, whole studies, a cluster.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut 
 STUDY ?= quickstart
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help quickstart setup test lint clean
+.PHONY: help quickstart setup test test-slow test-all lint clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -22,7 +23,13 @@ setup: $(READY)
 
 test: $(READY)
 	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
-	@python -m pytest -n auto --dist loadfile --durations=10
+	@python -m pytest -m "not slow" -n auto --dist loadfile --durations=5
+
+test-slow: $(READY)
+	@python -m pytest -m slow -n auto --dist loadfile --ignore=tests/slurm --durations=5; rest=$$?; \
+		python -m pytest -m slow tests/slurm --durations=5 && exit $$rest
+
+test-all: test test-slow
 
 lint: $(READY)
 	ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow

@@ -1,13 +1,26 @@
-"""Fixtures shared by all tests."""
+"""What all tests share: their order, their randomness, and that none disturbs another."""
 
 import os
-import sys
+import random
+import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
+
+import hypothesis
+import numpy as np
 import pytest
+import torch
+
+import switches
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "reference")]
+
+# The same examples everywhere and every time; `make test-all` tries more of them.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def find_shared() -> Path | None:
@@ -21,5 +34,82 @@ def shared() -> Path:
     """`find_shared`, or skip."""
     folder = find_shared()
     if folder is None:
-        pytest.skip("the shared reference folder is not at hand (set FEDGLOSS_SHARED)")
+        pytest.skip("needs the genuine data and splits in ../shared (or FEDGLOSS_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def worker_id() -> str:
+    """As pytest-xdist names this process, also where there is no pytest-xdist."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "master")
+
+
+# No test depends on another
+
+
+@pytest.fixture
+def switches_put_back() -> Iterator[None]:
+    """For tests that change the process's switches on purpose (see `switches`)."""
+    with switches.kept():
+        yield
+
+
+BEFORE = pytest.StashKey[dict]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Random numbers that depend on the test alone, not on those before it."""
+    item.stash[BEFORE] = switches.read()
+    seed = zlib.crc32(item.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """The test that leaves a switch changed fails, and no other: they are put back.
+
+    A hook and not a fixture: it also sees what fixtures of a module or a session do.
+    """
+    try:
+        return (yield)
+    finally:
+        changed = switches.differences(item.stash[BEFORE])
+        if changed:
+            switches.put_back(item.stash[BEFORE])
+            pytest.fail(f"left changed: {'; '.join(changed)}", pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shuffle",
+        metavar="SEED",
+        help="run the files, and the tests of each file, in another order",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files stay whole: what their fixtures build would be built again and again."""
+    if seed := config.getoption("shuffle"):
+        chance = random.Random(seed)
+        files = {item.path: chance.random() for item in items}
+        items.sort(key=lambda item: (files[item.path], chance.random()))
+
+
+# What was left out is said
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Skipped tests by reason."""
+    skipped = terminalreporter.getreports("skipped")
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("left out here")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.write_line(f"{count:5d}  {reason}")
+    if terminalreporter.config.option.markexpr == "not slow":
+        terminalreporter.write_line("The slow tests wait for `make test-all`.")

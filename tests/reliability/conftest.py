@@ -33,6 +33,17 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "project"
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(11, id="one-in-eleven"),
+        pytest.param(1, id="all", marks=pytest.mark.slow),
+    ]
+)
+def every(request: pytest.FixtureRequest) -> int:
+    """Of a flood of damaged inputs, one in so many is tried."""
+    return request.param
+
+
 @pytest.fixture
 def nothing_is_run(tmp_path: Path) -> Iterator[None]:
     """Every hostile value would leave a file `pwned...` in some working directory."""

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -278,9 +279,19 @@ def accepted(what: str, arguments: Sequence[object], out: Path, words: Sequence 
 class Damage:
     """One file of a project, damaged case by case, while a command that reads it is run."""
 
-    def __init__(self, file: Path, command: Sequence[object], out: Path, good: Any = None) -> None:
-        """good: a value to be written as JSON, instead of what the file holds; it must be taken."""
-        self.file, self.command, self.out = file, command, out
+    def __init__(
+        self,
+        file: Path,
+        command: Sequence[object],
+        out: Path,
+        good: Any = None,
+        every: int = 1,
+    ) -> None:
+        """good: a value to be written as JSON, instead of what the file holds; it must be taken.
+
+        every: of the cases, one in so many is run.
+        """
+        self.file, self.command, self.out, self.every = file, command, out, every
         if good is not None:
             file.write_bytes(good if isinstance(good, bytes) else as_json(good))
         self.good = file.read_bytes()
@@ -296,7 +307,7 @@ class Damage:
         """Run all cases; a refusal says the key that was damaged (if `keys`), or one of `words`."""
         counts = {True: 0, False: 0}
         try:
-            for case in cases:
+            for case in itertools.islice(cases, 0, None, self.every):
                 content = case.value if isinstance(case.value, bytes) else as_json(case.value)
                 self.file.write_bytes(content)
                 said = [case.key] if keys and case.key else [self.file.name]

@@ -96,7 +96,12 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+FEW = ("a pickle bomb", "a header of 2^63 bytes", "a deep extra")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in HOSTILE]
+)
 def test_a_hostile_checkpoint_is_a_message(kind, killed, whole):
     """Named as the newest one; the one below it is taken instead."""
     content = HOSTILE[kind](killed.checkpoints / "round-0000006.safetensors")
@@ -131,7 +136,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize(
+    "what", ["settings", *(pytest.param(k, marks=pytest.mark.slow) for k in ("code", "backend"))]
+)
 def test_later_checkpoints_of_another_run_never_cost_this_one_its_own(what, killed, tmp_path):
     """They are passed over, and gone as soon as there is a checkpoint to keep in their place."""
     changed = killed.but(killed.folder, every=1, **FOREIGN[what])

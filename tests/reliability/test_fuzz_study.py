@@ -1,6 +1,7 @@
 """Studies and the constants of the paper, damaged: what is wrong is one line with file and key."""
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -19,15 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = [*STUDY["tables"], *STUDY["figures"], "cell", "training.", "grid[0]", "pets"]
 
 
-def test_every_key_of_a_study_dropped_renamed_and_mistyped(tmp_path):
-    for case in key_by_key(STUDY, "study", wrong=5):
+def test_every_key_of_a_study_dropped_renamed_and_mistyped(tmp_path, every):
+    for case in itertools.islice(key_by_key(STUDY, "study", wrong=5), 0, None, every):
         words = [case.key, *ELSEWHERE] if case.key else []
         if accepted(case.what, ["check", as_json(case.value).decode()], tmp_path, words):
             usable(case.what, case.value)
 
 
-def test_studies_changed_at_random(tmp_path):
-    for case in at_random(STUDY, "study", 500):
+def test_studies_changed_at_random(tmp_path, every):
+    for case in itertools.islice(at_random(STUDY, "study", 500), 0, None, every):
         if accepted(case.what, ["check", as_json(case.value).decode()], tmp_path, ["--config: "]):
             usable(case.what, case.value)
 
@@ -43,9 +44,9 @@ def usable(what, config):
 
 
 @pytest.mark.parametrize("name", ["quickstart", "paper"])
-def test_study_files_with_damaged_bytes(name, tmp_path):
+def test_study_files_with_damaged_bytes(name, tmp_path, every):
     good, file = (ROOT / "config" / f"{name}.yaml").read_bytes(), tmp_path / "study.yaml"
-    for case in bytes_at_random(good, name, 150):
+    for case in itertools.islice(bytes_at_random(good, name, 150), 0, None, every):
         file.write_bytes(case.value)
         accepted(case.what, ["check", file], tmp_path, [file])
 
@@ -83,19 +84,20 @@ def methods_file(tmp_path, monkeypatch):
     return tmp_path / "methods.yaml"
 
 
-def test_constants_of_the_paper_damaged(methods_file, tmp_path):
+def test_constants_of_the_paper_damaged(methods_file, tmp_path, every):
     (tmp_path / "out").mkdir()
     command = ["check", json.dumps(OF_METHODS)]
     methods_file.write_bytes(as_json(SMALL_METHODS))
     assert accepted("the good one", command, tmp_path / "out")
-    for case in key_by_key(SMALL_METHODS, "methods", wrong=2):
+    for case in itertools.islice(key_by_key(SMALL_METHODS, "methods", wrong=2), 0, None, every):
         methods_file.write_bytes(yaml.safe_dump(case.value).encode())
         words = [case.key, "digits", "training.", "fedsam"]
         accepted(case.what, command, tmp_path / "out", words)
-    for case in at_random(SMALL_METHODS, "methods", 100):
+    for case in itertools.islice(at_random(SMALL_METHODS, "methods", 100), 0, None, every):
         methods_file.write_bytes(yaml.safe_dump(case.value).encode())
         accepted(case.what, command, tmp_path / "out")
-    for case in bytes_at_random(yaml.safe_dump(SMALL_METHODS).encode(), "methods", 100):
+    text = yaml.safe_dump(SMALL_METHODS).encode()
+    for case in itertools.islice(bytes_at_random(text, "methods", 100), 0, None, every):
         methods_file.write_bytes(case.value)
         accepted(case.what, command, tmp_path / "out")
 

@@ -84,6 +84,7 @@ def evil_study():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hostile_values_build_a_study_and_run_nothing(tmp_path):
     """Folders, classes, weights, splits, titles and the study's own path, full of signs."""
     project = copy_project(tmp_path / "project")
@@ -146,7 +147,12 @@ def untouched(tmp_path_factory):
     return copy_project(tmp_path_factory.mktemp("untouched") / "project")
 
 
-@pytest.mark.parametrize("case", REFUSED)
+FEW = ("a command for a name", "an object")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in REFUSED]
+)
 def test_snakemake_refuses_before_any_job(case, untouched):
     """Where Snakemake reads the file before us (word None), its own message must do."""
     arguments, text, word = REFUSED[case]

@@ -34,11 +34,17 @@ def whole(inputs, folder, method, backend, **training):
     return cell, cell.results()
 
 
-@pytest.mark.parametrize(("method", "backend"), RUNS[:2])
-def test_sigkill_after_each_of_twelve_rounds(method, backend, inputs, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "backend", "rounds"),
+    [
+        pytest.param(*RUNS[0], (1, 6, 12), id="three rounds"),
+        *(pytest.param(*run, range(1, 13), marks=pytest.mark.slow) for run in RUNS[:2]),
+    ],
+)
+def test_sigkill_after_each_of_twelve_rounds(method, backend, rounds, inputs, tmp_path):
     """A checkpoint every second round; the twelfth kill is before the first byte of the results."""
     cell, expected = whole(inputs, tmp_path, method, backend)
-    for k in range(1, 13):
+    for k in rounds:
         killed = cell.but(tmp_path / str(k))
         assert killed.run(partial(faults.kill_after_round, k)) == -signal.SIGKILL
         assert not killed.out.exists()
@@ -49,6 +55,7 @@ def test_sigkill_after_each_of_twelve_rounds(method, backend, inputs, tmp_path):
         assert killed.everything() == FINISHED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "backend"), RUNS)
 def test_sigkill_at_ten_random_times(method, backend, inputs, tmp_path):
     """From the start of the command to its end; no kill costs more than a checkpoint's interval."""
@@ -86,6 +93,7 @@ def _last(rounds):
     return int(lines[-1]) if lines else 0
 
 
+@pytest.mark.slow
 def test_sigkill_at_every_operation_on_the_results(inputs, tmp_path):
     """A manifest is there only if all it describes is; the next run puts everything right."""
     cell, expected = whole(inputs, tmp_path, "fedgloss", "stacked", rounds=3)
@@ -125,6 +133,7 @@ def test_sigkill_of_a_cold_process_during_its_start(inputs, tmp_path):
 # Signals that ask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_asked_to_end_at_random_times_it_exits_with_75_and_a_checkpoint(number, inputs, tmp_path):
     """Seven times in its rounds, and once more with a second signal on the heels of the first."""

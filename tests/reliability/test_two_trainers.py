@@ -66,7 +66,13 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("inside", "numbers"), STOPS, ids=[inside for inside, _ in STOPS])
+@pytest.mark.parametrize(
+    ("inside", "numbers"),
+    [
+        pytest.param(faults.SAVE, [5], id="once"),
+        *(pytest.param(*stop, marks=pytest.mark.slow, id=stop[0]) for stop in STOPS),
+    ],
+)
 def test_one_stands_still_anywhere_while_another_does_all_the_work(
     inside, numbers, whole, tmp_path
 ):

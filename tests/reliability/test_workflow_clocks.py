@@ -4,8 +4,12 @@ import os
 import random
 import subprocess
 
+import pytest
+
 from reliability.snakes import numbers, strays
 from workflow.project import SMOKE, build, copy_project, planned, snakemake
+
+pytestmark = pytest.mark.slow
 
 DECADE = 10 * 365 * 86400
 

@@ -12,6 +12,8 @@ from reliability.trainer import Cell
 from unit.cells import OUTPUTS
 from workflow.project import SMOKE, build, planned, snakemake
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 

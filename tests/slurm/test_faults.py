@@ -16,6 +16,8 @@ import pytest
 from slurm import cluster
 from slurm.project import CELLS, CHECKPOINT_ROUNDS, Run, results, target
 
+pytestmark = pytest.mark.slow
+
 FAILS, CANCELLED, REQUEUED, TIMES_OUT, OUTLIVES = CELLS
 DISTURBED = (FAILS, CANCELLED, REQUEUED, TIMES_OUT)
 

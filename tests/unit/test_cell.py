@@ -21,7 +21,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
 from fedgloss.settings import check_settings
 from fedgloss.simulation.start import initial_model
-from fedgloss.tensors import load_tensors, save_tensors
+from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 from refusal import refused
 
 
@@ -236,20 +236,35 @@ def test_a_run_starts_from_its_weights(run, warm, tmp_path):
     assert contents(tmp_path / "cold") != contents(tmp_path / "warm")
 
 
-def test_the_weights_hash_is_in_the_manifest_and_in_a_checkpoints_identity(
-    run, warm, tmp_path, monkeypatch
-):
+def test_a_checkpoint_of_other_weights_is_passed_over(run, warm, inputs, tmp_path, capsys):
+    """The weights' hash is in the manifest, and in the identity of a checkpoint."""
     file, given = warm
-    identities = []
+    store = {"checkpoints": tmp_path / "checkpoints", "checkpoint_rounds": 1}
 
-    def keep(folder, identity, *when):
-        identities.append(identity)
+    def killed(label, rounds, images):
+        def on_round(t, row):
+            if t == 2:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedgloss.simulation.cell.Checkpoints", keep)
-    run(tmp_path / "out", given, weights=file, checkpoints=tmp_path / "checkpoints")
-    manifest = read_json(tmp_path / "out" / "manifest.json")
-    assert manifest["inputs"]["weights"] == manifest["settings"]["weights"] == sha256(file)
-    assert [identity["weights"] for identity in identities] == [sha256(file)]
+        return on_round
+
+    three = given | {"training": given["training"] | {"rounds": 3}}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out", three, weights=file, watch=killed, **store)
+    (checkpoint,) = store["checkpoints"].iterdir()
+    identity = json.loads(load_metadata(checkpoint)["identity"])
+    assert identity["weights"] == sha256(file)
+
+    other = tmp_path / "other.safetensors"
+    save_tensors(other, initial_model("smallcnn", load(inputs["data"]), 78).state_dict())
+    capsys.readouterr()
+    run(tmp_path / "other", three | {"weights": sha256(other)}, weights=other, **store)
+    assert "another run (settings, weights differ)" in capsys.readouterr().err
+    manifest = read_json(tmp_path / "other" / "manifest.json")
+    assert manifest["inputs"]["weights"] == manifest["settings"]["weights"] == sha256(other)
+
+    run(tmp_path / "alone", three | {"weights": sha256(other)}, weights=other)
+    assert contents(tmp_path / "other") == contents(tmp_path / "alone")
 
 
 def test_sharpness_needs_the_run_alone_not_the_weights_file(run, warm, inputs, tmp_path):
@@ -437,6 +452,7 @@ for command, file in (("hessian", "hessian.json"), ("landscape", "landscape.csv"
     assert read_json(tmp_path / "hessian.json")["lambda1"] > 0
 
 
+@pytest.mark.slow
 def test_every_model_and_method_needs_torch_torchvision_and_numpy_alone(tmp_path):
     code = """
 import torch, fedgloss

@@ -1,8 +1,9 @@
 """Cells trained together leave what each leaves alone.
 
-On a processor they leave the same bytes if their clients have the same numbers of samples: the
-products of each client are computed by themselves, however many are computed in one call. Where
-mini-batches of different sizes meet, the shorter are filled up, and sums may round differently.
+On a processor they leave the same bytes: the products of each client are computed by themselves,
+however many are computed in one call. That holds for mini-batches of one size. One of 8 samples
+that is filled up to 20 is multiplied in other blocks, and its sums round differently (on some
+machines and not on others), so mini-batches of different sizes must not share a product.
 """
 
 import json
@@ -10,7 +11,6 @@ import os
 import signal
 
 import pytest
-import torch
 
 from cells import cell_settings, contents, prepare_inputs, train_cell
 from fedgloss.algorithms import METHODS
@@ -19,7 +19,6 @@ from fedgloss.data.partitions import make_partition
 from fedgloss.errors import InputError
 from fedgloss.simulation.cell import CellFiles, train_cells
 from fedgloss.simulation.checkpoint import Interrupted
-from fedgloss.tensors import load_tensors
 
 SIX = ("fedavg", "fedgloss", "fedsmoo", "fedgamma", "naivefedgloss", "centralized-sam-previous")
 
@@ -77,23 +76,16 @@ def test_twelve_cells_together_leave_the_files_of_twelve_cells_alone(inputs, alo
         assert all(ours[key] == theirs[key] for key in ours if key not in changing)
 
 
-@pytest.mark.parametrize("backend", ["stacked", "loop"])
-def test_cells_with_clients_of_other_sizes_agree_up_to_rounding(inputs, tmp_path, backend):
+@pytest.mark.parametrize("backend", ["stacked", pytest.param("loop", marks=pytest.mark.slow)])
+def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_path, backend):
     options = {"device": "cpu", "backend": backend}
-    settings = [
-        {**cell, "training": {**cell["training"], "rounds": 3}}
-        for cell in grid(other="5")
-        if "centralized" not in cell["method"]  # 90 steps a round carry a rounding far
-    ]
+    settings = [{**cell, "training": {**cell["training"], "rounds": 3}} for cell in grid(other="5")]
     cells = [cell_files(cell, inputs, tmp_path) for cell in settings]
     train_cells(cells, inputs["data"], **options)
     for cell in cells:
         out = tmp_path / "alone" / cell.out.name
         train_cell(cell.settings, inputs["data"], cell.partition, out, code="code", **options)
-        for name in ("final", "average", "locals"):
-            models = [load_tensors(f / f"{name}.safetensors") for f in (cell.out, out)]
-            for key, tensor in models[0].items():
-                torch.testing.assert_close(tensor, models[1][key], rtol=0, atol=1e-6)
+        assert contents(cell.out) == contents(out), cell.out.name
 
 
 def stopping(after):
@@ -103,6 +95,7 @@ def stopping(after):
     return watch
 
 
+@pytest.mark.slow
 def test_stopped_together_they_go_on_together_or_alone(inputs, alone, tmp_path):
     cells = [cell_files(s, inputs, tmp_path, tmp_path / "checkpoints") for s in grid()]
     with pytest.raises(Interrupted):

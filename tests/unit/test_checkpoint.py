@@ -298,7 +298,7 @@ def command(inputs, folder, settings):
 
 
 def test_sigterm_ends_the_command_with_75_and_the_next_call_goes_on(inputs, run, tmp_path):
-    settings = cell_settings("fedgloss", rounds=250, last=20, evaluate_every=50)
+    settings = cell_settings("fedgloss", rounds=150, last=20, evaluate_every=50)
     whole = [*command(inputs, tmp_path, settings), "--checkpoint-rounds", "10"]
     process = subprocess.Popen(whole, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "c").exists():  # it trains

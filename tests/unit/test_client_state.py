@@ -1,13 +1,13 @@
 """Clients' state is the same state wherever it lives."""
 
-import mmap
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from cells import cell_settings, contents, prepare_inputs, train_cell
 from fedgloss.simulation import rounds, state
-from fedgloss.simulation.checkpoint import Interrupted
 from fedgloss.simulation.state import ClientState, available_memory, choose_place
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def test_what_is_scattered_is_gathered_and_nothing_else_changes(place):
     kept = ClientState(2, 7, like, place)
     assert not kept.values.any()
     ids = [[6, 0, 3], [1, 2, 6]]
-    values = torch.rand(2, 3, 2048, dtype=torch.float64)
+    values = 1 + torch.rand(2, 3, 2048, dtype=torch.float64)
     kept.scatter(rows(ids), values)
     assert torch.equal(kept.gather(rows(ids), 2), values)
     assert torch.equal(
@@ -58,21 +58,37 @@ def test_a_file_takes_no_space_before_it_is_written(tmp_path, monkeypatch):
 
 
 def test_the_place_is_chosen_by_size(monkeypatch):
+    """On a machine of a thousand bytes."""
     monkeypatch.setattr(state, "available_memory", lambda: 1000.0)
-    assert choose_place(400, CPU) == "device"
-    assert choose_place(401, CPU) == "file"
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500, 800))
+    assert [choose_place(n, CPU) for n in (0, 400, 401)] == ["device", "device", "file"]
+
+
+def test_two_fifths_of_the_memory_at_hand_and_no_more():
+    """The real memory of this machine, which changes a little between two looks at it."""
+    assert choose_place(int(0.3 * available_memory()), CPU) == "device"
+    assert choose_place(int(0.6 * available_memory()), CPU) == "file"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_does_not_fit_the_gpu_lives_in_pinned_memory():
     cuda = torch.device("cuda")
-    assert [choose_place(n, cuda) for n in (200, 201, 400, 401)] == [
-        "device",
-        "host",
-        "host",
-        "file",
-    ]
+    free = torch.cuda.mem_get_info(cuda)[0]
+    assert choose_place(int(0.3 * free), cuda) == "device"
+    on_host = min(int(0.6 * free), int(0.3 * available_memory()))
+    assert choose_place(on_host, cuda) == ("host" if on_host > 0.4 * free else "device")
+    assert choose_place(int(0.6 * max(free, available_memory())), cuda) == "file"
+    kept = ClientState(1, 3, torch.zeros(1, 1, 8, device="cuda"), "host")
+    assert kept.values.is_pinned() and kept.gather(torch.tensor([1]), 1).is_cuda
 
 
-def test_the_memory_at_hand_is_a_number_of_bytes():
-    assert mmap.PAGESIZE < available_memory() < 2**50
+def test_the_memory_at_hand_is_what_the_kernel_says():
+    """The machine's, or less where a control group has a limit."""
+    machine = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        assert 0 < available_memory() < min(1.3 * machine, int(limit.read_text()))
+    else:
+        assert 0.7 * machine < available_memory() < 1.3 * machine
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +98,54 @@ def inputs(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["fedgloss", "fedsmoo"])
 def test_a_run_with_its_state_in_a_file_is_the_same_run(inputs, tmp_path, monkeypatch, method):
-    def run(out, **options):
-        settings = cell_settings(method, rounds=8)
-        train_cell(settings, **inputs, out=tmp_path / out, code="c", device="cpu", **options)
+    made, rounds_done = [], []
+
+    class Watched(ClientState):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(rounds, "ClientState", Watched)
+
+    def run(out, stop_after=None, **options):
+        def watch(label, rounds, images):
+            def on_round(t, row):
+                rounds_done.append(t)
+                if t == stop_after:
+                    raise Killed
+
+            return on_round
+
+        made.clear()
+        rounds_done.clear()
+        settings, where = cell_settings(method, rounds=8), {**inputs, "out": tmp_path / out}
+        train_cell(settings, **where, code="c", device="cpu", watch=watch, **options)
         return contents(tmp_path / out)
 
     expected = run("memory")
+    assert made and not any(in_a_file(kept) for kept in made)
     monkeypatch.setattr(rounds, "choose_place", lambda nbytes, device: "file")
     assert run("file") == expected
-
-    def watch(label, rounds, images):
-        def stop(t, row):
-            if t == 5:
-                raise KeyboardInterrupt  # a kill, after the checkpoint of round 4
-
-        return stop
+    assert made and all(in_a_file(kept) for kept in made)
+    assert any(kept.values.any() for kept in made)
 
     store = {"checkpoints": tmp_path / "checkpoints", "checkpoint_rounds": 2}
-    with pytest.raises((KeyboardInterrupt, Interrupted)):
-        run("resumed", watch=watch, **store)
+    with pytest.raises(Killed):
+        run("resumed", stop_after=5, **store)
     assert run("resumed", **store) == expected
+    assert rounds_done == [5, 6, 7, 8], "after the checkpoint of round 4"
+
+
+class Killed(Exception):
+    """Stands for a kill that nothing could answer."""
+
+
+def in_a_file(kept):
+    """Whether this process has its vectors mapped from a file, as the kernel says."""
+    begin = kept.values.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, inode, *_ = line.split()
+        low, high = (int(address, 16) for address in addresses.split("-"))
+        if low <= begin < high:
+            return inode != "0"
+    raise AssertionError("not mapped at all")

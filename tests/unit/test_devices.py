@@ -1,14 +1,17 @@
-"""Which of several GPUs a job takes; no GPU is needed for that."""
+"""Which of several GPUs a job takes: no GPU is needed to see jobs choose by number."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from fedgloss.errors import InputError
+from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.simulation import devices
+from refusal import refused
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -84,19 +87,44 @@ def test_jobs_that_see_different_gpus_do_not_take_the_same(start):
     assert start(3, visible="0,2,3").gpu == 0
 
 
-def test_the_trainer_asks_only_where_there_is_a_choice(monkeypatch):
-    import torch
+# What the trainer makes of it, on the devices that this machine has
 
-    from fedgloss.simulation import start
+GPUS = torch.cuda.device_count()
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(start, "claim", lambda count: count - 1)
-    for count, expected in ((1, "cuda"), (4, "cuda:3")):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert str(start.prepare_torch("auto", 1)) == expected
-    assert str(start.prepare_torch("cuda:3", 1)) == "cuda:3"
-    with pytest.raises(InputError, match=r"'cuda:4' is not at hand; the last one here is cuda:3"):
-        start.prepare_torch("cuda:4", 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert str(start.prepare_torch("auto", 1)) == "cpu"
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def device_of(inputs, out, device):
+    """What the manifest of a short run calls its device."""
+    settings = cell_settings("fedavg", rounds=1, last=1)
+    train_cell(settings, **inputs, out=out, code="code", device=device)
+    return json.loads((out / "manifest.json").read_text())["device"]
+
+
+@pytest.mark.skipif(GPUS > 0, reason="needs a machine without a CUDA device")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(inputs, tmp_path):
+    assert device_of(inputs, tmp_path / "auto", "auto") == "cpu"
+    for device in ("cuda", "cuda:0", "cuda:7"):
+        with refused("device: no CUDA device is at hand", "allowed here: auto, cpu"):
+            device_of(inputs, tmp_path / "refused", device)
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.skipif(GPUS == 0, reason="needs a CUDA device")
+def test_auto_is_a_gpu_and_the_one_after_the_last_is_refused(inputs, tmp_path):
+    names = {torch.cuda.get_device_name(index) for index in range(GPUS)}
+    assert device_of(inputs, tmp_path / "auto", "auto") in names
+    last = f"cuda:{GPUS - 1}"
+    assert device_of(inputs, tmp_path / "last", last) == torch.cuda.get_device_name(last)
+    with refused(f"'cuda:{GPUS}' is not at hand", f"the last one here is {last}"):
+        device_of(inputs, tmp_path / "refused", f"cuda:{GPUS}")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "mps", "meta", ""])
+def test_what_is_no_device_for_training_is_refused_on_every_machine(device, inputs, tmp_path):
+    with refused("device: ", f"{device!r}", "allowed: auto, cpu, cuda, cuda:N"):
+        device_of(inputs, tmp_path / "refused", device)
+    assert not (tmp_path / "refused").exists()

@@ -10,6 +10,8 @@ import pytest
 
 from workflow.project import build, environment, files
 
+pytestmark = pytest.mark.slow
+
 STUDY = """\
 study: slow
 seeds: [0]

@@ -14,6 +14,8 @@ from fedgloss.study import load_study
 from fedgloss.tensors import save_tensors
 from workflow.project import ROOT, SMOKE, build, files, planned, rules, snakemake
 
+pytestmark = pytest.mark.slow
+
 RUN = "results/runs/smoke/digits/alpha-0/smallcnn"
 
 

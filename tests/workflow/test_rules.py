@@ -212,6 +212,7 @@ def test_profiles_explain_every_line():
             before = line
 
 
+@pytest.mark.slow
 def test_seeds_trained_together_leave_the_same_files(fresh, built):
     build(fresh, SMOKE, "--config", "together=seeds")
     for pattern in ("metrics.csv", "*.safetensors"):

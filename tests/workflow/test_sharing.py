@@ -9,6 +9,8 @@ import pytest
 
 from workflow.project import SMOKE, build, copy_project, environment, files, planned, snakemake
 
+pytestmark = pytest.mark.slow
+
 PARTITION = "results/partitions/digits/alpha-0/partition.json"
 CELLS = "results/runs/smoke/digits/alpha-0/smallcnn"
 

@@ -1,13 +1,14 @@
 """What a run really sends and computes, against the paper's Table 2 and cost columns."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from fedgloss.algorithms import METHODS, build_algorithm
 from problem import random_problem
 
+ROOT = Path(__file__).resolve().parents[2]
 HYPERPARAMETERS = {
     "mu": 0.1,
     "alpha": 0.1,

@@ -6,6 +6,7 @@ which tells one norm over all parameters from a norm for each tensor.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -72,6 +73,7 @@ def random_problem(seed: int, m: int = 4, d: int = 5) -> Problem:
     return Problem(A.tolist(), a.tolist(), N.tolist(), w0.tolist(), split=2)
 
 
-def load_vectors(shared: Path) -> dict:
-    """The published vectors with their problem and scenarios."""
-    return json.loads((shared / "reference" / "vectors.json").read_text())
+@cache
+def load_vectors() -> dict:
+    """The float64 vectors with their problem and scenarios; only to be read."""
+    return json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))

@@ -1,9 +1,10 @@
 """Every case of the float64 test vectors, through the public library: iterates and final states."""
 
+import json
+
 import pytest
 import torch
 
-from conftest import find_shared
 from problem import Problem, load_vectors
 
 TOLERANCE = 1e-10  # relative, in float64
@@ -38,10 +39,7 @@ SGD_WITH_WARM_UP = {
 
 
 def cases():
-    shared = find_shared()
-    if shared is None:
-        return []
-    vectors = load_vectors(shared)["vectors"]
+    vectors = load_vectors()["vectors"]
     return [(s, a, v) for s in vectors for a in vectors[s] for v in vectors[s][a]]
 
 
@@ -88,8 +86,8 @@ def relative(ours, theirs):
 
 
 @pytest.mark.parametrize(("scenario", "case", "variant"), cases())
-def test_iterates_and_states_equal_the_vectors(shared, scenario, case, variant):
-    vectors = load_vectors(shared)
+def test_iterates_and_states_equal_the_vectors(scenario, case, variant):
+    vectors = load_vectors()
     given, setting = vectors["problem"], vectors["scenarios"][scenario]
     expected = vectors["vectors"][scenario][case][variant]
     problem = Problem(given["A"], given["a"], given["N"], given["w0"])
@@ -109,5 +107,10 @@ def test_iterates_and_states_equal_the_vectors(shared, scenario, case, variant):
     assert max(errors.values()) < TOLERANCE, errors
 
 
-def test_all_cases_are_here(shared):
+def test_all_cases_are_here():
     assert len(cases()) == 2 * 44
+
+
+def test_the_file_holds_the_vectors_as_they_were_handed_over(shared):
+    handed_over = (shared / "reference" / "vectors.json").read_text(encoding="utf-8")
+    assert load_vectors() == json.loads(handed_over)

@@ -2,16 +2,17 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import fedgloss
-from conftest import ROOT
 from fedgloss.algorithms import METHODS, variant_choices
 from fedgloss.study import check_study, read_yaml
 from problem import random_problem
 
+ROOT = Path(__file__).resolve().parents[2]
 SCHEDULE = [[0, 1], [1, 2, 3], [0, 3]]
 NAME = "server_momentum:fedavgm"
 

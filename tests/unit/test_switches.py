@@ -1,0 +1,128 @@
+"""The library leaves the process as it found it, whatever the program around it has set before."""
+
+import json
+
+import pytest
+import torch
+
+import fedgloss
+import switches
+from cells import cell_settings, prepare_inputs, train_cell
+from fedgloss.analysis.run import landscape
+from fedgloss.cli import main
+from refusal import refused
+
+pytestmark = pytest.mark.usefixtures("switches_put_back")
+
+
+def nothing():
+    pass
+
+
+def older_way():
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def newer_way():
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def both_ways():
+    """After which the older one can no longer be read."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def other_switches():
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = True
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.set_num_threads(2)
+
+
+PROGRAMS = [nothing, older_way, other_switches]
+if hasattr(torch.backends, "fp32_precision"):
+    PROGRAMS += [newer_way, both_ways]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(params=PROGRAMS, ids=lambda program: program.__name__)
+def unchanged(request):
+    """A program that has set something; nothing may differ after the test from before it."""
+    request.param()
+    before, drawn = switches.read(), switches.generators()
+    yield
+    assert switches.differences(before) == []
+    assert switches.generators() == drawn, "global random generators are not the library's"
+
+
+SETTINGS = cell_settings("fedgloss", rounds=2, last=1, evaluate_every=1)
+
+
+CLIENTS = [(torch.linspace(-1, 1, 60).view(20, 3) * sign, torch.arange(20) % 2) for sign in (1, -1)]
+
+
+def linear():
+    """A model whose initial values leave the global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        return torch.nn.Linear(3, 2)
+
+
+def where(inputs):
+    return [text for name, path in inputs.items() for text in (f"--{name}", str(path))]
+
+
+def test_the_library_trains(unchanged):
+    for backend in ("loop", "auto"):
+        fedgloss.train(linear(), CLIENTS, "fedavg", rounds=2, backend=backend)
+
+
+def test_a_cell_is_trained(unchanged, inputs, tmp_path):
+    train_cell(SETTINGS, **inputs, out=tmp_path / "run", code="code", device="cpu")
+
+
+def test_the_command_trains_and_measures(unchanged, inputs, tmp_path):
+    common = [*where(inputs), "--device", "cpu"]
+    run = str(tmp_path / "run")
+    assert main(["train", "--settings", json.dumps(SETTINGS), "--out", run, *common]) == 0
+    measured = ["--run", run, "--out", str(tmp_path / "h.json"), "--count", "1"]
+    assert main(["hessian", *measured, *common]) == 0
+    landscape(
+        tmp_path / "run",
+        inputs["data"],
+        inputs["partition"],
+        tmp_path / "l.csv",
+        extent=1.0,
+        points=2,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "tf32"},
+        {"precision": "half"},
+        {"training": {**SETTINGS["training"], "lr": -1}},
+    ],
+    ids=["tf32", "half", "lr"],
+)
+def test_a_run_is_refused(change, unchanged, inputs, tmp_path):
+    with refused():
+        train_cell(SETTINGS | change, **inputs, out=tmp_path / "run", code="code", device="cpu")
+
+
+def test_a_device_is_refused(unchanged, inputs, tmp_path):
+    with refused("device"):
+        train_cell(SETTINGS, **inputs, out=tmp_path / "run", code="code", device="gpu")
+
+
+def test_the_library_refuses(unchanged):
+    with refused("lr"):
+        fedgloss.train(linear(), CLIENTS, "fedavg", rounds=1, lr=-1)
