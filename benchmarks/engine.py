@@ -34,7 +34,7 @@ from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.evaluate import evaluate
 from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.start import device_name, prepare_torch
+from fedgloss.simulation.start import device_name, prepared
 from fedgloss.simulation.train import build_gradients
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.15}
@@ -210,7 +210,8 @@ def checkpoint(device, repeats: int) -> dict[str, float]:
 
 def memory_of(model: str, clients: int, samples: int, participants: int, classes: int, device: str):
     """Two rounds of FedGloSS and an evaluation; peak memory, and where the clients' state lives."""
-    device = prepare_torch(device, os.cpu_count() or 1)
+    arithmetic = prepared(device, os.cpu_count() or 1)
+    device = arithmetic.__enter__()
     [simulation] = task(
         model, ["fedgloss"], clients, samples, samples, "loop", device, participants, classes
     )
@@ -272,7 +273,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {sorted(unknown)[0]!r}; allowed: {', '.join(PARTS)}")
-    device = prepare_torch(options.device, options.threads)
+    arithmetic = prepared(options.device, options.threads)
+    device = arithmetic.__enter__()
     machine = {
         "device": device_name(device),
         "processor": platform.processor() or platform.machine(),

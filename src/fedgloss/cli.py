@@ -40,8 +40,6 @@ Sharing:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    # Read by cuBLAS when CUDA starts; deterministic matrix products need it.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         options = _parser().parse_args(arguments)
         code = options.run(options) or 0

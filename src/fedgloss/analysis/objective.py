@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from fedgloss.errors import InputError
+from fedgloss.simulation import switches
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
 
@@ -21,14 +22,10 @@ def full_precision() -> Iterator[None]:
     PyTorch's default on CUDA, TF32 convolutions, has a relative error of 1e-3: curvature would
     drown in it, and no Lanczos residual could fall below it.
     """
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        enabled = torch.backends.cudnn.enabled
-        with torch.backends.cudnn.flags(enabled=enabled, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
+    with switches.put_back():
+        switches.multiply_float32("ieee")
+        torch.backends.cudnn.deterministic = True
+        yield
 
 
 def require_finite(w: Tensor) -> None:

@@ -16,7 +16,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import write_json, write_text
 from fedgloss.records import COUNT, STATUS, TEXT, read_record
 from fedgloss.simulation.flat import flatten
-from fedgloss.simulation.start import initial_model, prepare_torch
+from fedgloss.simulation.start import initial_model, prepared
 from fedgloss.tensors import load_tensors
 
 MANIFEST = {
@@ -59,30 +59,30 @@ def hessian(
     if manifest["status"] == "diverged":
         write_json(out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
         return
-    where = prepare_torch(device, threads)
-    dataset, model = _model_and_data(run, manifest, data, where)
-    objective = _objective(dataset, model, partition, choice, where)
-    estimate = power_iteration if choice == "official_code" else top_eigenvalues
-    spectrum = estimate(objective, _parameters(run, models[0], model, where), count=count)
-    others = {
-        f"lambda1_{name}_model": estimate(
-            objective, _parameters(run, name, model, where), count=1
-        ).eigenvalues[0]
-        for name in models[1:]
-    }
-    write_json(
-        out,
-        {
-            **result,
-            "lambda1": spectrum.eigenvalues[0],
-            **others,
-            "eigenvalues": list(spectrum.eigenvalues),
-            "residuals": list(spectrum.residuals),
-            "converged": all(spectrum.converged),
-            "products": spectrum.products,
-            "samples": len(objective.targets),
-        },
-    )
+    with prepared(device, threads) as where:
+        dataset, model = _model_and_data(run, manifest, data, where)
+        objective = _objective(dataset, model, partition, choice, where)
+        estimate = power_iteration if choice == "official_code" else top_eigenvalues
+        spectrum = estimate(objective, _parameters(run, models[0], model, where), count=count)
+        others = {
+            f"lambda1_{name}_model": estimate(
+                objective, _parameters(run, name, model, where), count=1
+            ).eigenvalues[0]
+            for name in models[1:]
+        }
+        write_json(
+            out,
+            {
+                **result,
+                "lambda1": spectrum.eigenvalues[0],
+                **others,
+                "eigenvalues": list(spectrum.eigenvalues),
+                "residuals": list(spectrum.residuals),
+                "converged": all(spectrum.converged),
+                "products": spectrum.products,
+                "samples": len(objective.targets),
+            },
+        )
 
 
 def landscape(
@@ -104,20 +104,20 @@ def landscape(
     if manifest["status"] == "diverged":
         write_text(out, "x,y,loss,accuracy\n")
         return
-    where = prepare_torch(device, threads)
-    dataset, model = _model_and_data(run, manifest, data, where)
-    w = _parameters(run, "average", model, where)
-    directions = filter_normalized_directions(model, w, seed)
-    objective = _objective(dataset, model, partition, "paper", where)
-    grid = surface(objective, w, directions, extent, points)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["x", "y", "loss", "accuracy"])
-    for i, x in enumerate(grid["x"]):
-        for j, y in enumerate(grid["y"]):
-            values = (x, y, grid["loss"][i, j], grid["accuracy"][i, j])
-            writer.writerow([repr(float(value)) for value in values])
-    write_text(out, text.getvalue())
+    with prepared(device, threads) as where:
+        dataset, model = _model_and_data(run, manifest, data, where)
+        w = _parameters(run, "average", model, where)
+        directions = filter_normalized_directions(model, w, seed)
+        objective = _objective(dataset, model, partition, "paper", where)
+        grid = surface(objective, w, directions, extent, points)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["x", "y", "loss", "accuracy"])
+        for i, x in enumerate(grid["x"]):
+            for j, y in enumerate(grid["y"]):
+                values = (x, y, grid["loss"][i, j], grid["accuracy"][i, j])
+                writer.writerow([repr(float(value)) for value in values])
+        write_text(out, text.getvalue())
 
 
 def _model_and_data(

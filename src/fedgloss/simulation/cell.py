@@ -38,7 +38,7 @@ from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.results import write_results
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
-from fedgloss.simulation.start import device_name, initial_model, prepare_torch
+from fedgloss.simulation.start import device_name, initial_model, prepared
 from fedgloss.simulation.train import Training, build_gradients, summary
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
@@ -89,7 +89,35 @@ def train_cells(
     for cell in cells:
         check_settings(cell.settings)
     _check_same_shape(cells)
-    use_device = prepare_torch(device, threads, cells[0].settings["precision"])
+    with prepared(device, threads, cells[0].settings["precision"]) as use_device:
+        return _train_cells(
+            cells,
+            data,
+            use_device,
+            weights=weights,
+            checkpoint_rounds=checkpoint_rounds,
+            checkpoint_seconds=checkpoint_seconds,
+            threads=threads,
+            backend=backend,
+            watch=watch,
+            on_row=on_row,
+        )
+
+
+def _train_cells(
+    cells: Sequence[CellFiles],
+    data: Path,
+    use_device: torch.device,
+    *,
+    weights: Path | None,
+    checkpoint_rounds: int,
+    checkpoint_seconds: float,
+    threads: int,
+    backend: str,
+    watch: Callable[[str, int, float], OnRound],
+    on_row: Callable[[CellFiles, Mapping[str, float]], None],
+) -> list[Training]:
+    """`train_cells` once the device is ready."""
     dataset = _on(load(data, verify=True), use_device)
     settings = cells[0].settings
     inputs = {"data": dataset.sha256}

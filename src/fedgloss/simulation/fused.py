@@ -1,4 +1,4 @@
-"""The gradients of K models at once on a GPU: a small convolutional network as a few Triton kernels.
+"""The gradients of K models at once on a GPU: a small convolutional network as Triton kernels.
 
 It takes what `stacked.py` takes, as long as the network is blocks of a convolution, non-overlapping
 pooling and a ReLU (in either order), then a Flatten, then Linear layers with ReLUs, under the
@@ -30,6 +30,7 @@ SHIFT = 6
 """float16: the largest element of the outputs' gradient is brought to 2^6 of at most 2^16."""
 LARGEST_OUTPUT = 2**15
 """Numbers that one program can hold for the loss of a mini-batch."""
+
 
 def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
     return dict(BLOCK_M=M, BLOCK_N=N, BLOCK_K=K, num_warps=warps, num_stages=stages)
@@ -181,7 +182,6 @@ class FusedGradients:
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """W [R, P], x [R, B, C, H, W] or [R, B, I], y [R, B] -> [R, P]."""
         W = W.contiguous()
-        R, B = y.shape
         x = self._as_stored(x)
         if not isinstance(counts, Tensor):
             counts = torch.tensor(counts, device=W.device)
@@ -236,7 +236,7 @@ class FusedGradients:
         self, block: Block, W: Tensor, x: Tensor, channels_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         layer = block.layer
-        (R, B, H, Wd, C), O = x.shape, layer.out_channels  # noqa: E741
+        (R, B, H, Wd, C), O = x.shape, layer.out_channels
         k, pad = layer.kernel_size[0], layer.padding[0]
         packed = torch.empty(R, O, k * k, C, dtype=self.dtype, device=W.device)
         flat = {"ALIGN": self.align}
@@ -268,7 +268,7 @@ class FusedGradients:
         out: Tensor, channels_first: bool, mask: bool, need_input: bool,
     ) -> Tensor:  # fmt: skip
         layer, pool = block.layer, block.pool
-        (R, B, H, Wd, C), O = x.shape, layer.out_channels  # noqa: E741
+        (R, B, H, Wd, C), O = x.shape, layer.out_channels
         k, pad = layer.kernel_size[0], layer.padding[0]
         HO, WO = (side + 2 * pad - k + 1 for side in (H, Wd))
         if pool > 1 and need_input:
@@ -317,8 +317,8 @@ class FusedGradients:
         return dx
 
     def _linear(self, block: Block, W: Tensor, x: Tensor, last: bool) -> Tensor:
-        R, B, I = x.shape  # noqa: E741
-        O = block.layer.out_features  # noqa: E741
+        R, B, I = x.shape
+        O = block.layer.out_features
         dtype = torch.float32 if last else self.dtype
         y = torch.empty(R, B, O, dtype=dtype, device=x.device)
         tile = self._tile("linear_forward", BLOCK_M=B, BLOCK_N=O, BLOCK_K=I)
@@ -333,7 +333,7 @@ class FusedGradients:
     def _linear_weights(
         self, block: Block, x: Tensor, d: Tensor, scale: Tensor, out: Tensor
     ) -> None:
-        (R, B, I), O = x.shape, block.layer.out_features  # noqa: E741
+        (R, B, I), O = x.shape, block.layer.out_features
         tile = self._tile("linear_weight_gradient", BLOCK_M=O, BLOCK_N=I, BLOCK_K=B)
         self._run(
             "linear_weight_gradient", (-(-I // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]), R),
@@ -342,10 +342,8 @@ class FusedGradients:
             PRECISION=self.multiply, **tile,
         )  # fmt: skip
 
-    def _linear_inputs(
-        self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool
-    ) -> Tensor:
-        (R, B, I), O = x.shape, block.layer.out_features  # noqa: E741
+    def _linear_inputs(self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool) -> Tensor:
+        (R, B, I), O = x.shape, block.layer.out_features
         dx = torch.empty_like(x)
         tile = self._tile("linear_input_gradient", BLOCK_M=B, BLOCK_N=I, BLOCK_K=O)
         offset, _, stride = self._places(block)

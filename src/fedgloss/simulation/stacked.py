@@ -168,6 +168,21 @@ class StackedGradients:
         return self._gradients(W, x, y, counts)
 
     def _gradients(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
+        """Rows with mini-batches of one size together, whatever others there are.
+
+        Filled up to the largest, a mini-batch would be summed in another order, and its gradient
+        have other last digits than alone.
+        """
+        if isinstance(counts, Tensor) or set(counts) == {x.shape[1]}:
+            return self._of_one_size(W, x, y, counts)
+        result = torch.zeros_like(W)
+        for size in sorted({count for count in counts if count}):
+            rows = [k for k, count in enumerate(counts) if count == size]
+            inputs, targets = x[rows, :size], y[rows, :size]
+            result[rows] = self._of_one_size(W[rows], inputs, targets, [size] * len(rows))
+        return result
+
+    def _of_one_size(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         result = torch.empty_like(W)
         together = self._rows_at_once(x)
         for k in range(0, len(W), together):

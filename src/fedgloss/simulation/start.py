@@ -1,6 +1,8 @@
 """How every computation starts: the device, its arithmetic, and the model before round 0."""
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ import torch
 from fedgloss.data.datasets import Dataset
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
+from fedgloss.simulation import switches
 from fedgloss.simulation.devices import claim
 
 
@@ -27,23 +30,31 @@ def initial_model(
 PRECISIONS = ("float32", "tf32", "tf32x3", "float16", "bfloat16")
 
 
-def prepare_torch(device: str, threads: int, precision: str = "float32") -> torch.device:
-    """Pick the device and make its arithmetic repeatable, TF32 off unless it is asked for."""
+@contextlib.contextmanager
+def prepared(
+    device: str | torch.device, threads: int | None = None, precision: str = "float32"
+) -> Iterator[torch.device]:
+    """The device, its arithmetic made repeatable, for as long as the block lasts.
+
+    TF32 is off unless `precision` asks for it. threads: None leaves their number as it is. All of
+    PyTorch's switches are put back afterwards. Raises InputError before any is touched.
+    """
+    chosen = _device(device, precision)
+    with switches.put_back():
+        if threads is not None:
+            torch.set_num_threads(threads)
+        _keep_freed_memory()
+        switches.compute_alike(chosen.type == "cuda")
+        switches.multiply_float32("tf32" if precision in ("tf32", "float16") else "ieee")
+        if chosen.index is not None and chosen.type == "cuda":
+            torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
+        yield chosen
+
+
+def _device(device: str | torch.device, precision: str) -> torch.device:
+    """The device by name, or the one at hand; InputError where it or the precision is not."""
     if precision not in PRECISIONS:
         raise InputError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    torch.set_num_threads(threads)
-    _keep_freed_memory()
-    # The switch of use_deterministic_algorithms, without importing the compiler (2 s). A warning,
-    # not an error: CUDA's max-pooling counts as unrepeatable, though it only is where windows
-    # overlap, and ours do not.
-    # On a GPU what the mode replaces is slower, and deterministic here anyway: rows are distinct.
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    torch.set_deterministic_debug_mode("default" if cuda else "warn")
-    torch.backends.cudnn.deterministic = cuda
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
-    torch.backends.cudnn.benchmark = False
-    tf32 = precision in ("tf32", "float16")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and torch.cuda.device_count() > 1:
@@ -58,16 +69,14 @@ def prepare_torch(device: str, threads: int, precision: str = "float32") -> torc
         raise InputError(f"device: {device!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
-    if tf32 and chosen.type != "cuda":
+    if precision in ("tf32", "tf32x3", "float16") and chosen.type != "cuda":
         raise InputError(
-            f"precision: {precision!r} is for CUDA devices, this is {chosen}; allowed here: float32,"
-            " bfloat16"
+            f"precision: {precision!r} is for CUDA devices, this is {chosen}; allowed here:"
+            " float32, bfloat16"
         )
-    if chosen.type == "cuda" and chosen.index is not None:
-        if chosen.index >= torch.cuda.device_count():
-            last = torch.cuda.device_count() - 1
-            raise InputError(f"device: {device!r} is not at hand; the last one here is cuda:{last}")
-        torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
+    if (chosen.index or 0) >= max(torch.cuda.device_count(), 1) and chosen.type == "cuda":
+        last = torch.cuda.device_count() - 1
+        raise InputError(f"device: {device!r} is not at hand; the last one here is cuda:{last}")
     return chosen
 
 

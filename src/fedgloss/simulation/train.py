@@ -31,6 +31,7 @@ from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Loss, Plan, Run, run_rounds
 from fedgloss.simulation.stacked import StackedGradients
+from fedgloss.simulation.start import prepared
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def train(
         test,
         checkpoints,
     )
-    run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
+    with prepared(w.device):
+        run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
     return summary(run, plan, chosen)
 
 
