@@ -138,7 +138,7 @@ def test_splits_that_were_not_refused_in_one_line(project, good, old, new, word)
 def test_a_test_file_without_users(project):
     (project / "split.json").write_bytes(as_json(LEAF))
     (project / "test.json").write_bytes(as_json({**LEAF_TEST, "users": []}))
-    assert not accepted("no users", IMPORT, project / "new", ["test.json: has no users"])
+    assert not accepted("no users", IMPORT, project / "new", ["test.json: not a LEAF split"])
 
 
 @pytest.mark.parametrize("alpha", ["1e-10", "1e-400", "1e10", "9" * 400, "1e999999"])
