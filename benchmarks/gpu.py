@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py --out DIR [--minutes 8] [--stages environment,tune,...] [--data DIR]
 
-Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json when
-it is done, a stage that fails is recorded and the next one begins. `--toy` runs everything at a
+Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json
+when it is done, a stage that fails is recorded and the next one begins. `--toy` runs everything at a
 small size, on a CPU in Triton's interpreter if need be.
 """
 
@@ -95,7 +95,9 @@ class Bench:
         self.tiles: dict = {}
         if options.tiles and options.tiles.exists():
             self.tiles = json.loads(options.tiles.read_text())
-        self.device = prepare_torch(options.device, 1, "tf32" if options.device == "cuda" else "float32")
+        self.device = prepare_torch(
+            options.device, 1, "tf32" if options.device == "cuda" else "float32"
+        )
         options.out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -203,7 +205,16 @@ def part(gradients: FusedGradients, name: str, W: Tensor, x: Tensor, y: Tensor, 
         need = "input" in name
         code = kept[0]
         return lambda: g._convolve_back(
-            block, x, d.view_as(code), code, kept[1], scale, out, last, False, need or LAYER[name] == "3"
+            block,
+            x,
+            d.view_as(code),
+            code,
+            kept[1],
+            scale,
+            out,
+            last,
+            False,
+            need or LAYER[name] == "3",
         )
     if name == "linear_forward":
         return lambda: g._linear(block, W, x, last=False)
@@ -236,8 +247,12 @@ def tune(bench: Bench) -> dict:
     if not bench.cuda:
         return {}
     precisions = bench.options.precisions
-    jobs = [(bench.options, precision, name, tile)
-            for name, tiles in CANDIDATES.items() for tile in tiles for precision in precisions]  # fmt: skip
+    jobs = [
+        (bench.options, precision, name, tile)
+        for name, tiles in CANDIDATES.items()
+        for tile in tiles
+        for precision in precisions
+    ]
     begun = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(14) as pool:
         failed = [line for line in pool.map(_compile, jobs, chunksize=2) if line]
@@ -349,7 +364,9 @@ def rounds(bench: Bench) -> dict:
     cases = [({"fedgloss": 1}, "fused", p) for p in bench.options.precisions]
     cases += [({"fedgloss": n}, "fused", p) for n in (2, 4) for p in bench.options.precisions]
     cases += [({"fedavg": 1}, "fused", bench.options.precisions[0])]
-    cases += [({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, "fused", p) for p in bench.options.precisions]
+    cases += [
+        ({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, "fused", p) for p in bench.options.precisions
+    ]
     for methods, backend, precision in cases:
         name = f"{backend} {precision} {methods}"
         try:
@@ -390,13 +407,18 @@ def determinism(bench: Bench) -> dict:
     """Two recorded runs and an eager one: the same bits?"""
     states = []
     for record in (True, True, False):
-        some = simulations(bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0])
+        some = simulations(
+            bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0]
+        )
         step = Recorded(some, CudaGraph).advance if record else (lambda some=some: advance(some))
         for _ in range(8):
             step()
         torch.cuda.synchronize()
         states.append([s.state(0)["w"].clone() for s in some])
-    same = [all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True)) for other in states[1:]]
+    same = [
+        all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True))
+        for other in states[1:]
+    ]
     gap = max(float((a - b).abs().max()) for a, b in zip(states[0], states[2], strict=True))
     return {"two_recorded": same[0], "recorded_and_eager": same[1], "largest_gap": gap,
             "norms": [float(w.norm()) for w in states[0]]}  # fmt: skip
@@ -476,7 +498,10 @@ def cells(bench: Bench) -> dict:
         spare = 8 + plan["reserve"] * (number + 1 < len(plan["groups"]))
         while group and unit * sum(cell["units"] for cell in group) > bench.left() - spare:
             group = group[:-1]
-        print(f"group {number}: {[cell['name'] for cell in group]}, {bench.left():.0f} s left", flush=True)
+        print(
+            f"group {number}: {[cell['name'] for cell in group]}, {bench.left():.0f} s left",
+            flush=True,
+        )
         if not group:
             continue
         files = [
@@ -497,7 +522,10 @@ def cells(bench: Bench) -> dict:
                 if t % 1000 == 0:
                     here = time.monotonic() - begun
                     left = bench.left()
-                    print(f"  round {t}, {1e3 * here / t:.2f} ms a round, {left:.0f} s left, {row}", flush=True)
+                    print(
+                        f"  round {t}, {1e3 * here / t:.2f} ms a round, {left:.0f} s left, {row}",
+                        flush=True,
+                    )
 
             return on_round
 
@@ -505,7 +533,9 @@ def cells(bench: Bench) -> dict:
         alarm.start()
         begun = time.monotonic()
         try:
-            train_cells(files, options.data / "data", device=options.device, watch=watch, on_row=on_row)
+            train_cells(
+                files, options.data / "data", device=options.device, watch=watch, on_row=on_row
+            )
         except Exception as error:
             traceback.print_exc()
             found[f"group {number}"] = f"{type(error).__name__}: {error}"
@@ -514,7 +544,11 @@ def cells(bench: Bench) -> dict:
             alarm.cancel()
         wall = time.monotonic() - begun
         unit = wall / sum(cell["units"] for cell in group)
-        found[f"group {number}"] = {"cells": [c["name"] for c in group], "seconds": wall, "unit": unit}
+        found[f"group {number}"] = {
+            "cells": [c["name"] for c in group],
+            "seconds": wall,
+            "unit": unit,
+        }
         print(f"group {number}: {wall:.1f} s", flush=True)
         finished += [cell["name"] for cell in group]
         pack(work, finished, options.out)

@@ -140,9 +140,7 @@ def _compute(lazy: Lazy) -> Tensor:
         unit = align if t.stride(2) else 1
         arguments += [t, t.stride(0) // unit, t.stride(1) // unit]
     kernel = _kernel(expression, tuple(t.stride(2) != 0 for t in spread))
-    kernel[(-(-P // BLOCK), S * K, 1)](
-        *arguments, out, P // align, K=K, ALIGN=align, BLOCK=BLOCK
-    )
+    kernel[(-(-P // BLOCK), S * K, 1)](*arguments, out, P // align, K=K, ALIGN=align, BLOCK=BLOCK)
     return out
 
 

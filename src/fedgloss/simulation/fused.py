@@ -1,4 +1,4 @@
-"""The gradients of K models at once on a GPU: a small convolutional network as a few Triton kernels.
+"""The gradients of K models at once on a GPU: a small convolutional network as Triton kernels.
 
 It takes what `stacked.py` takes, as long as the network is blocks of a convolution, non-overlapping
 pooling and a ReLU (in either order), then a Flatten, then Linear layers with ReLUs, under the
@@ -30,6 +30,7 @@ SHIFT = 6
 """float16: the largest element of the outputs' gradient is brought to 2^6 of at most 2^16."""
 LARGEST_OUTPUT = 2**15
 """Numbers that one program can hold for the loss of a mini-batch."""
+
 
 def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
     return dict(BLOCK_M=M, BLOCK_N=N, BLOCK_K=K, num_warps=warps, num_stages=stages)
@@ -81,12 +82,14 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
     """The network as blocks, None where it is not of the kind above."""
     if type(model) is not nn.Sequential or len({id(layer) for layer in model}) < len(model):
         return None
+    if any(_is_hooked(module) for module in (model, *model)):
+        return None
+    if len(list(model.parameters())) < sum(len(list(layer.parameters())) for layer in model):
+        return None  # layers share weights
     blocks: list[Block] = []
     flat = False
     for prefix, layer in model.named_children():
         kind = type(layer)
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-            return None
         if kind is nn.Conv2d and not flat:
             k, p, one = layer.kernel_size, layer.padding, (1, 1)
             square = isinstance(p, tuple) and k[0] == k[1] and p[0] == p[1] < k[0]
@@ -113,6 +116,11 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
             return None
     ends_plainly = bool(blocks) and not blocks[-1].is_convolution and not blocks[-1].relu
     return blocks if ends_plainly else None
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    before = module._forward_pre_hooks or module._backward_pre_hooks
+    return bool(before or module._forward_hooks or module._backward_hooks)
 
 
 def can_fuse(model: nn.Module, loss: Callable) -> bool:
@@ -181,7 +189,6 @@ class FusedGradients:
     def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
         """W [R, P], x [R, B, C, H, W] or [R, B, I], y [R, B] -> [R, P]."""
         W = W.contiguous()
-        R, B = y.shape
         x = self._as_stored(x)
         if not isinstance(counts, Tensor):
             counts = torch.tensor(counts, device=W.device)
@@ -342,9 +349,7 @@ class FusedGradients:
             PRECISION=self.multiply, **tile,
         )  # fmt: skip
 
-    def _linear_inputs(
-        self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool
-    ) -> Tensor:
+    def _linear_inputs(self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool) -> Tensor:
         (R, B, I), O = x.shape, block.layer.out_features  # noqa: E741
         dx = torch.empty_like(x)
         tile = self._tile("linear_input_gradient", BLOCK_M=B, BLOCK_N=I, BLOCK_K=O)

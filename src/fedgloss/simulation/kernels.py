@@ -191,9 +191,7 @@ def convolution_input_gradient(
         known = known[:, None]
         if O % BLOCK_K != 0:
             known = known & (o < O)[None, :]
-        gradients = tl.load(
-            first[:, None] + (o - (i * WO + j) * O)[None, :], mask=known, other=0.0
-        )
+        gradients = tl.load(first[:, None] + (o - (i * WO + j) * O)[None, :], mask=known, other=0.0)
         kernels = tl.load(
             weight + o[:, None] * (KERNEL * KERNEL * C) + tap * C + n[None, :],
             mask=(o < O)[:, None] & (n < C)[None, :],

@@ -60,8 +60,8 @@ def prepare_torch(device: str, threads: int, precision: str = "float32") -> torc
         raise InputError("device: no CUDA device is at hand; allowed here: auto, cpu")
     if tf32 and chosen.type != "cuda":
         raise InputError(
-            f"precision: {precision!r} is for CUDA devices, this is {chosen}; allowed here: float32,"
-            " bfloat16"
+            f"precision: {precision!r} is for CUDA devices, this is {chosen}; allowed here:"
+            " float32, bfloat16"
         )
     if chosen.type == "cuda" and chosen.index is not None:
         if chosen.index >= torch.cuda.device_count():
