@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --out DIR [--minutes 8] [--stages environment,tune,...] [--data DIR]
 
 Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json
-when it is done, a stage that fails is recorded and the next one begins. `--toy` runs everything at a
-small size, on a CPU in Triton's interpreter if need be.
+when it is done; a stage that fails is recorded and the next one begins. `--toy` runs everything at
+a small size, on a CPU in Triton's interpreter if need be.
 """
 
 import argparse
@@ -156,7 +156,7 @@ def environment(bench: Bench) -> dict:
         facts["copy_TB_s"] = 2 * a.nbytes / seconds(lambda: b.copy_(a), 5) / 1e12
         for dtype in (torch.float32, torch.float16):
             x, y = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda: x @ y, 4) / 1e12
+            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda x=x, y=y: x @ y, 4) / 1e12
     return facts
 
 
