@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py --out DIR [--minutes 8] [--stages environment,tune,...] [--data DIR]
 
-Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json when
-it is done, a stage that fails is recorded and the next one begins. `--toy` runs everything at a
-small size, on a CPU in Triton's interpreter if need be.
+Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json
+when it is done; a stage that fails is recorded and the next one begins. `--toy` runs everything at
+a small size, on a CPU in Triton's interpreter if need be.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def environment(bench: Bench) -> dict:
         facts["copy_TB_s"] = 2 * a.nbytes / seconds(lambda: b.copy_(a), 5) / 1e12
         for dtype in (torch.float32, torch.float16):
             x, y = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda: x @ y, 4) / 1e12
+            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda x=x, y=y: x @ y, 4) / 1e12
     return facts
 
 
@@ -248,8 +248,12 @@ def tune(bench: Bench) -> dict:
     if not bench.cuda:
         return {}
     precisions = bench.options.precisions
-    jobs = [(bench.options, precision, name, tile)
-            for name, tiles in CANDIDATES.items() for tile in tiles for precision in precisions]  # fmt: skip
+    jobs = [
+        (bench.options, precision, name, tile)
+        for name, tiles in CANDIDATES.items()
+        for tile in tiles
+        for precision in precisions
+    ]
     begun = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(14) as pool:
         failed = [line for line in pool.map(_compile, jobs, chunksize=2) if line]

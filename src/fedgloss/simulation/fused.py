@@ -82,12 +82,14 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
     """The network as blocks, None where it is not of the kind above."""
     if type(model) is not nn.Sequential or len({id(layer) for layer in model}) < len(model):
         return None
+    if any(_is_hooked(module) for module in (model, *model)):
+        return None
+    if len(list(model.parameters())) < sum(len(list(layer.parameters())) for layer in model):
+        return None  # layers share weights
     blocks: list[Block] = []
     flat = False
     for prefix, layer in model.named_children():
         kind = type(layer)
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-            return None
         if kind is nn.Conv2d and not flat:
             k, p, one = layer.kernel_size, layer.padding, (1, 1)
             square = isinstance(p, tuple) and k[0] == k[1] and p[0] == p[1] < k[0]
@@ -114,6 +116,11 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
             return None
     ends_plainly = bool(blocks) and not blocks[-1].is_convolution and not blocks[-1].relu
     return blocks if ends_plainly else None
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    before = module._forward_pre_hooks or module._backward_pre_hooks
+    return bool(before or module._forward_hooks or module._backward_hooks)
 
 
 def can_fuse(model: nn.Module, loss: Callable) -> bool:
@@ -343,7 +350,7 @@ class FusedGradients:
         )  # fmt: skip
 
     def _linear_inputs(self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool) -> Tensor:
-        (R, B, I), O = x.shape, block.layer.out_features
+        (R, B, I), O = x.shape, block.layer.out_features  # noqa: E741
         dx = torch.empty_like(x)
         tile = self._tile("linear_input_gradient", BLOCK_M=B, BLOCK_N=I, BLOCK_K=O)
         offset, _, stride = self._places(block)

@@ -1,0 +1,344 @@
+"""The fused kernels, their arithmetic and their graphs, in Triton's interpreter on a CPU.
+
+bfloat16 is left out: the interpreter computes nonsense in it.
+"""
+
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import test_graph
+from refusal import refused
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.models import build_model
+from fedgloss.simulation import kernels
+from fedgloss.simulation.arguments import choose_backend
+from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.elementwise import Lazy, computed
+from fedgloss.simulation.flat import flatten
+from fedgloss.simulation.fused import FusedGradients, blocks_of, can_fuse
+from fedgloss.simulation.graph import WARM_UP, Handover, Recorded, _room
+from fedgloss.simulation.loop import LoopGradients
+from fedgloss.simulation.rounds import Simulation, advance, federation
+from fedgloss.simulation.train import build_gradients
+
+if type(kernels.gather_images).__name__ != "InterpretedFunction":
+    pytest.skip("Triton was imported before TRITON_INTERPRET was set", allow_module_level=True)
+
+
+def deep():
+    """Odd sizes, both orders of pooling and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 5), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(5, 7, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(7 * 2 * 3, 20), nn.ReLU(), nn.Linear(20, 10),
+    )  # fmt: skip
+
+
+def unpooled():
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(5, 6, 3, bias=False),
+        nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 4, 10, bias=False),
+    )  # fmt: skip
+
+
+def pooled_by_four():
+    return nn.Sequential(
+        nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(6 * 2 * 2, 10)
+    )
+
+
+NETWORKS = {
+    "smallcnn": (lambda: build_model("smallcnn", (1, 8, 8), 10), (1, 8, 8), [3, 2]),
+    "5x5 and 3x3, odd sizes": (deep, (3, 13, 17), [3, 2]),
+    "no pooling, no bias": (unpooled, (1, 7, 6), [2, 3]),
+    "pooling by 4": (pooled_by_four, (4, 11, 12), [3, 3]),
+    "one linear layer": (lambda: nn.Sequential(nn.Linear(17, 10)), (17,), [3, 1]),
+    "flatten first": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(27, 10)), (3, 3, 3), [2, 3]),
+    "counts of 0 and 1": (deep, (3, 13, 17), [3, 0, 1]),
+    "more than a tile": (
+        lambda: nn.Sequential(nn.Linear(17, 33), nn.ReLU(), nn.Linear(33, 10, bias=False)),
+        (17,),
+        [150, 0, 149],
+    ),
+}
+
+
+def inputs(model, shape, counts):
+    """Different models, images [R, B, ...] and labels."""
+    R, B = len(counts), max(counts)
+    W = flatten(model).repeat(R, 1)
+    W += 0.01 * torch.randn_like(W)
+    return W, torch.randn(R, B, *shape), torch.randint(0, 10, (R, B)), counts
+
+
+def exact(model, W, x, y, counts):
+    double = LoopGradients(model.double(), F.cross_entropy)
+    gradients = double(W.double(), x.double(), y, counts)
+    model.float()
+    return gradients
+
+
+def relative_errors(found, expected):
+    return (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-30)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 2e-6), ("float16", 5e-2)])
+def test_gradients_are_those_of_autograd(name, precision, bound):
+    torch.manual_seed(0)
+    build, shape, counts = NETWORKS[name]
+    model = build()
+    assert can_fuse(model, F.cross_entropy)
+    given = inputs(model, shape, counts)
+    gradients = FusedGradients(model, F.cross_entropy, precision)
+    found = gradients(*given)
+    assert found.dtype == torch.float32
+    assert relative_errors(found, exact(model, *given)).max() < bound
+    for row, count in enumerate(counts):
+        assert count or not found[row].any()
+    if precision == "float16":
+        assert torch.equal(found, gradients(*given))
+
+
+def test_tiny_gradients_keep_their_digits_in_float16():
+    torch.manual_seed(0)
+    model = deep()
+    with torch.no_grad():
+        model[-1].bias[0] += 17  # confident
+    W, x, y, counts = inputs(model, (3, 13, 17), [3, 2])
+    y = torch.zeros_like(y)  # and right
+    expected = exact(model, W, x, y, counts)
+    assert expected.norm(dim=1).max() < 1e-5
+    found = FusedGradients(model, F.cross_entropy, "float16")(W, x, y, counts)
+    assert relative_errors(found, expected).max() < 5e-2
+
+
+@pytest.mark.parametrize("augmented", [True, False], ids=["augmented", "plain"])
+@pytest.mark.parametrize("C", [1, 3])
+def test_images_are_read_as_the_pipeline_makes_them(augmented, C):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(C, 4, 3), nn.Flatten(), nn.Linear(4 * 9 * 10, 10))
+    images = torch.randint(0, 256, (20, C, 11, 12)).to(torch.uint8)
+    index = torch.randint(0, 20, (3, 2, 4))[:, 0]  # rows that do not follow one another
+    crops = torch.randint(0, 9, (3, 2, 4, 2))
+    draws = torch.cat([crops, torch.randint(0, 2, (3, 2, 4, 1))], -1)[:, 1]
+    draws = draws if augmented else None
+    pipeline = Pipeline((0.4, 0.5, 0.45)[:C], (0.2, 0.25, 0.22)[:C], "image_aug", 4)
+    gradients = FusedGradients(model, F.cross_entropy, "float32")
+    found = gradients.read_images(images, index, draws, pipeline)
+    assert torch.equal(found[:, :, :C], pipeline(images[index], draws, torch.float32))
+    assert not found[:, :, C:].any()
+
+
+class Again:
+    """A graph that asks its branches again."""
+
+    def record(self, branches):
+        self.branches = branches
+
+    def replay(self):
+        for branch in self.branches:
+            branch()
+
+
+def rounds_of(backend, methods, participants=2, sizes=(22,) * 4):
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (sum(sizes), 1, 8, 8)).to(torch.uint8)
+    y = torch.randint(0, 10, (sum(sizes),))
+    data = ClientData(x, y, torch.arange(sum(sizes)).split(list(sizes)))
+    model = build_model("smallcnn", (1, 8, 8), 10)
+    gradients = build_gradients(backend, model, F.cross_entropy)
+    options = {"batching": Batching(8), "pipeline": Pipeline((0.5,), (0.3,), "image_aug", 1)}
+    found = []
+    for method in methods:
+        algorithm = build_algorithm(method)
+        known = test_graph.HYPERPARAMETERS
+        known = {k: v for k, v in known.items() if k in algorithm.hyperparameters}
+        hyper = resolve_hyperparameters(algorithm, known)
+        cell = federation(
+            algorithm, hyper, flatten(model), data,
+            lr=0.05, weight_decay=1e-3, participants=participants, seed=0,
+        )  # fmt: skip
+        found.append(Simulation([cell], gradients, **options))
+    return found
+
+
+def test_recorded_rounds_end_with_smaller_mini_batches():
+    """Steps of 8, 8 and 6 samples: their sizes are a strided view of the round's."""
+    some, others = rounds_of("fused", ["fedgloss"]), rounds_of("loop", ["fedgloss"])
+    start = [other.w.clone() for other in others]
+    recorded = Recorded(some, Again)
+    for _ in range(WARM_UP + 1):
+        recorded.advance()
+        for other in others:
+            advance([other])
+    assert recorded.graph is not None
+    for one, other, w in zip(some, others, start, strict=True):
+        assert (one.w - other.w).norm() < 1e-4 * (other.w - w).norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lazy_arithmetic_is_the_methods(method):
+    found = []
+    for lazy in (True, False):
+        torch.manual_seed(0)
+        [simulation] = test_graph.simulations([method], (7, 3, 5, 5))
+        simulation.gradients.lazy = lazy
+        for _ in range(2):
+            advance([simulation])
+        found.append(simulation)
+    for s in (0, 1):
+        for name, expected in found[1].state(s).items():
+            torch.testing.assert_close(found[0].state(s)[name], expected, rtol=1e-12, atol=1e-12)
+
+
+def lines():
+    """Lines with lazy operands, or with the same tensors."""
+
+    def direction(of, W, g, rho, n):
+        return of(W) - 0.1 * (of(g) + (of(W) - g) / rho + rho / n * of(g) + 4e-4 * of(W))
+
+    return {
+        "direction": direction,
+        "mirrored": lambda of, W, g, rho, n: 1 - 2 / (3 - of(W)) * of(g),
+        "negative": lambda of, W, g, rho, n: -of(W) + g,
+        "tensor first": lambda of, W, g, rho, n: (W + of(g)) * n,
+    }
+
+
+@pytest.mark.parametrize("line", lines())
+@pytest.mark.parametrize("P", [36, 37, 1030])
+def test_lines_of_whatever_strides(line, P):
+    torch.manual_seed(0)
+    double = {"dtype": torch.float64}
+    g, rho = torch.randn(2, 1, P, **double), torch.tensor(0.3, **double)
+    n = torch.rand(2, 3, 1, **double) + 1
+    whole = torch.randn(2, 3, P, **double)
+    part = torch.randn(2, 5, P, **double)[:, 1:4]
+    across = torch.randn(2, P, 3, **double).transpose(1, 2)
+    for W in (whole, part, across):
+        found = computed(lines()[line](Lazy.of, W, g, rho, n))
+        expected = lines()[line](lambda tensor: tensor, W, g, rho, n)
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_lazy_tensors_of_mixed_types_and_under_other_functions():
+    torch.manual_seed(0)
+    W, whole = torch.randn(2, 3, 8), torch.randint(0, 5, (2, 3, 1))
+    for other in (whole, W.double()):
+        found, expected = computed(Lazy.of(W) * other), W * other
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    lazy = Lazy.of(W) + 1
+    assert torch.equal(torch.linalg.vector_norm(lazy, dim=-1), (W + 1).norm(dim=-1))
+    assert torch.equal(lazy.norm(dim=-1, keepdim=True), (W + 1).norm(dim=-1, keepdim=True))
+    assert torch.equal(torch.where(W > 0, lazy, W), torch.where(W > 0, W + 1, W))
+    assert torch.equal(torch.stack([lazy, lazy]), torch.stack([W + 1, W + 1]))
+    assert torch.equal(lazy[0], W[0] + 1)
+    assert torch.equal(computed({"a": (lazy, 1)})["a"][0], W + 1)
+
+
+def headed(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 10))
+
+
+def with_shared_layer():
+    layer = nn.Linear(10, 10)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def with_shared_weights():
+    model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    model[2].weight = model[0].weight
+    return model
+
+
+def hooked(kind, on_layer):
+    model = headed(nn.Conv2d(3, 8, 3))
+    getattr(model[0] if on_layer else model, kind)(lambda *_: None)
+    return model
+
+
+REFUSED = {
+    "a shared layer": with_shared_layer,
+    "shared weights": with_shared_weights,
+    "dilation": lambda: headed(nn.Conv2d(3, 8, 3, dilation=2)),
+    "stride": lambda: headed(nn.Conv2d(3, 8, 3, stride=2)),
+    "groups": lambda: headed(nn.Conv2d(4, 8, 3, groups=2)),
+    "circular padding": lambda: headed(nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular")),
+    "pooling that rounds up": lambda: headed(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, ceil_mode=True)),
+    "overlapping pooling": lambda: headed(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, stride=1)),
+    "pooling by 3": lambda: headed(nn.Conv2d(3, 8, 3), nn.MaxPool2d(3)),
+    "a ReLU at the end": lambda: nn.Sequential(nn.Linear(8, 10), nn.ReLU()),
+    "no linear layer": lambda: nn.Sequential(nn.Conv2d(3, 10, 3), nn.Flatten()),
+    "another layer": lambda: headed(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)),
+    "not a sequence": lambda: nn.Linear(8, 10),
+}
+for _kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
+    for _where in ("layer", "model"):
+        REFUSED[f"a {_kind} hook on the {_where}"] = lambda k=_kind, w=_where: hooked(
+            f"register_{k}_hook", w == "layer"
+        )
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_other_networks_are_not_fused(what):
+    model = REFUSED[what]()
+    assert blocks_of(model) is None
+    assert not can_fuse(model, F.cross_entropy)
+    with refused("backend", "'stacked'"):
+        FusedGradients(model, F.cross_entropy)
+
+
+def test_other_types_losses_and_devices_are_not_fused():
+    model = headed(nn.Conv2d(3, 8, 3))
+    assert can_fuse(model, F.cross_entropy)
+    assert not can_fuse(model, F.mse_loss)
+    assert not can_fuse(model.double(), F.cross_entropy)
+    with refused("backend: 'fused'", "CUDA"):
+        choose_backend("fused", model.float())
+
+
+def test_mini_batches_with_too_many_outputs_are_refused():
+    model = nn.Sequential(nn.Linear(2, 300))
+    W, x, y, counts = inputs(model, (2,), [129])
+    with refused("backend", "outputs of a mini-batch"):
+        FusedGradients(model, F.cross_entropy, "float32")(W, x, y, counts)
+
+
+def test_draws_are_handed_over_as_they_are():
+    [simulation] = test_graph.simulations(["naivefedgloss"], (12, 3, 17, 8))
+    room = _room([simulation])
+    draws = [simulation.draw(room)]
+    handover = Handover(draws, torch.device("cpu"))
+    views = list(handover.views(draws))
+    for _ in range(3):
+        handover.fill(draws)
+        for view, tensor in zip(views, draws[0].tensors(), strict=True):
+            assert (view.dtype, view.shape) == (tensor.dtype, tensor.shape)
+            assert torch.equal(view, tensor)
+        simulation.t += 1
+        draws = [simulation.draw(room)]
+
+
+def test_what_lies_elsewhere_is_not_recorded():
+    [simulation] = rounds_of("loop", ["feddyn"])
+    [name] = simulation.clients
+    simulation.clients[name].values = simulation.clients[name].values.to("meta")
+    with refused("backend", f"the clients' state {name}", "'stacked'"):
+        Recorded([simulation], Again)
+
+
+def test_rounds_of_varying_participants_are_not_recorded():
+    with refused("backend", "the schedule has 1 to 2"):
+        Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2]]), Again)
+    Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2, 3]]), Again)
