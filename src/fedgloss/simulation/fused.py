@@ -350,7 +350,7 @@ class FusedGradients:
         )  # fmt: skip
 
     def _linear_inputs(self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool) -> Tensor:
-        (R, B, I), O = x.shape, block.layer.out_features  # noqa: E741
+        (R, B, I), O = x.shape, block.layer.out_features
         dx = torch.empty_like(x)
         tile = self._tile("linear_input_gradient", BLOCK_M=B, BLOCK_N=I, BLOCK_K=O)
         offset, _, stride = self._places(block)
