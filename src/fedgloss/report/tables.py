@@ -279,6 +279,7 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
         where = [f"Tab. {t}" if t.isdigit() else f"section {t}" for t in sorted(prints)]
         yield f"Paper: as printed in {names.listed(where)}. {RULE}"
         yield from _footnotes(table)
+    yield from results.left_out(found, cells)
     yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
 
 
