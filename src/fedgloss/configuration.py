@@ -70,6 +70,19 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
     return content
 
 
+def studies_at_hand(file: Path | str) -> list[str]:
+    """The study files beside one that is not there, in config/, or in the project's own config/."""
+    own = ROOT / "config"
+    for folders in ((Path(file).parent, Path("config")), (own,)):
+        there = [
+            path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))
+        ]
+        named = [str(path) for path in there if path.stem not in ("methods", "resources")]
+        if named:
+            return named
+    return []
+
+
 def _check_size(content: Any, file: str) -> None:
     """Refuse what would take for ever to go through, or could not be printed."""
     sizes: dict[int, int] = {}

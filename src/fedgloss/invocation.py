@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgloss.configuration import ROOT
+from fedgloss.configuration import studies_at_hand
 from fedgloss.errors import InputError, did_you_mean
 
 FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
@@ -64,15 +64,16 @@ def _refuse_file(word: str, first: bool) -> None:
             f"--configfile: takes {word!r} for a second study file, which is not there; write"
             " --configfile=FILE, with an equals sign, or targets before it"
         )
-    folders = dict.fromkeys((Path(word).parent, Path("config"), ROOT / "config"))
-    there = [str(file) for folder in folders for file in sorted(folder.glob("*.yaml"))]
-    known = [file for file in there if Path(file).stem not in ("methods", "resources")]
-    shown = [file for file in known if not file.startswith(f"{ROOT}/")] or known
-    raise InputError(f"--configfile: there is no file {word!r}{did_you_mean(word, shown)}")
+    raise InputError(
+        f"--configfile: there is no file {word!r}{did_you_mean(word, studies_at_hand(word))}"
+    )
 
 
 def config_values(entries: Iterable[str]) -> dict[str, Any]:
-    """The values of `--config`, read as a study file is: [0] is a list of one number."""
+    """The values of `--config`, read as a study file is: [0] is a list of one number.
+
+    What is no YAML is text, as for Snakemake: a title may be anything.
+    """
     import yaml
 
     values = {}
@@ -81,7 +82,7 @@ def config_values(entries: Iterable[str]) -> dict[str, Any]:
         try:
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"--config: {key}: {text!r} is not valid YAML") from None
+            values[key] = text
     return values
 
 

@@ -5,6 +5,7 @@ the study's `algorithms` section overrides them, or adds methods and named varia
 of it is checked here, before any job starts.
 """
 
+import difflib
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from fedgloss import algorithms, fingerprint, inputs
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.configuration import ROOT, read_yaml, validate
+from fedgloss.configuration import ROOT, read_yaml, studies_at_hand, validate
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, sha256
 from fedgloss.settings import TRAINING, check_alpha, check_last
@@ -275,6 +276,9 @@ def load_study(file: Path | str) -> Study:
     Raises InputError with the one line to show.
     """
     if not str(file).lstrip().startswith("{"):
+        near = difflib.get_close_matches(str(file), studies_at_hand(file), n=1)
+        if near and not os.path.lexists(file):
+            raise InputError(f"{file}: there is no such file (did you mean {near[0]!r}?)")
         return check_study(read_yaml(file), str(file))
     try:
         config = parse_json(str(file))

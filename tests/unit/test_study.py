@@ -503,6 +503,12 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
             load_study(path)
 
 
+def test_a_misspelt_file_is_refused_with_the_one_there_is(study_file, monkeypatch):
+    monkeypatch.chdir(study_file().parent)
+    with refused("tinny.yaml: there is no such file", "did you mean 'tiny.yaml'"):
+        load_study("tinny.yaml")
+
+
 @pytest.mark.parametrize("text", ["{", '{"study": 1', "{}", '{"study": NaN}'])
 def test_broken_json_text_is_refused(text):
     with refused():
