@@ -27,6 +27,10 @@ MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
 """As `fedgloss.models` has them, which cannot be asked without waiting for torch."""
 DIAGNOSTICS = ["norms", "communication"]
 """What is recorded where nothing is said: it changes no number."""
+ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
+"""Keys of a data set that some sources alone know."""
+RECORD_OF = {"w_norm": "norms", "pseudo_gradient_norm": "norms", "delta_epsilon": "delta_epsilon"}
+"""What must be recorded for a metric that a figure draws."""
 FACTS = ("m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient")
 """What `h` holds beside a method's hyperparameters."""
 OF_RECORDS = ("self", "get", "items", "keys", "replace", "values")
@@ -117,6 +121,14 @@ class Study:
             and cell.algorithm in entry["rows"]
             and entry.get("seed", cell.seed) == cell.seed
         ]
+
+    def baselines(self, column: Mapping[str, str]) -> list[Cell]:
+        """FedAvg's cells in a column, whatever its label: fedavg itself, or else the first."""
+        labels = dict.fromkeys(cell.algorithm for cell in self.select(**column))
+        for label in sorted(labels, key=lambda label: label != "fedavg"):
+            if self.definition(label)["method"] == "fedavg":
+                return self.select(algorithm=label, **column)
+        return []
 
     def definition(self, label: str) -> dict[str, Any]:
         """What the study says about an algorithm: method, variants, hyperparameters, training."""
@@ -388,7 +400,13 @@ def _splits(study: Study) -> Iterator[tuple[tuple[str, str], inputs.Split]]:
     """The splits that the grid imports; what cannot be cut is refused."""
     for dataset, alpha in dict.fromkeys((cell.dataset, cell.alpha) for cell in study.cells):
         definition = study.datasets[dataset]
-        where = f"{study.file}: datasets.{dataset}.partition"
+        where = f"{study.file}: datasets.{dataset}"
+        for key, sources in ONLY.items():
+            if definition.get(key, "clean") != "clean" and definition["source"] not in sources:
+                raise InputError(
+                    f"{where}.{key}: is for {' and '.join(sources)}, not for {definition['source']}"
+                )
+        where += ".partition"
         arguments = inputs.partition_arguments(definition, alpha)
         if arguments["scheme"] == "natural" and definition["source"] != "landmarks":
             raise InputError(
@@ -504,6 +522,25 @@ def _check_reports(study: Study) -> None:
                         f"{where}.rows: {label!r} is not in the grid"
                         f"{did_you_mean(label, sorted(labels))}"
                     )
+            _check_kind(study, where, entry)
+
+
+def _check_kind(study: Study, where: str, entry: Mapping[str, Any]) -> None:
+    """A table or figure may only show what its cells will have."""
+    if entry["kind"] == "communication":
+        for column in entry["columns"]:
+            if not study.baselines(column):
+                raise InputError(
+                    f"{where}: kind communication counts against fedavg, which the grid lacks at"
+                    f" {'/'.join(column.values())}"
+                )
+    record = RECORD_OF.get(entry.get("metric", ""))
+    for cell in study.cells_of(entry) if record else ():
+        if record not in study.settings(cell)["training"]["record"]:
+            raise InputError(
+                f"{where}.metric: {entry['metric']} is not recorded by {cell.condition}: put"
+                f" {record} into its training.record"
+            )
 
 
 def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:

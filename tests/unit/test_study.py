@@ -854,6 +854,45 @@ def test_without_a_schedule_there_is_no_warm_up(study_file):
     assert list(load_study(file).warnings()) == []
 
 
+FAVG = "columns: [{dataset: digits, alpha: '0', model: smallcnn}], rows: [gentle]"
+
+
+def test_a_table_against_fedavg_needs_fedavg(study_file):
+    """Under whatever label: it is the method that counts."""
+    table = f"tables:\n  cost: {{kind: communication, {FAVG}}}\n"
+    load_study(study_file("tables:\n", table))
+    renamed = "algorithms: [plain, gentle]"
+    file = study_file("tables:\n", table)
+    text = file.read_text().replace("algorithms: [fedavg, gentle]", renamed)
+    text = text.replace("rows: [fedavg, gentle]", "rows: [gentle]")
+    file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedavg}\n"))
+    study = load_study(file)
+    assert {cell.algorithm for cell in study.baselines(study.tables["cost"]["columns"][0])} == {
+        "plain"
+    }
+    file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedprox}\n"))
+    with refused("tables.cost", "counts against fedavg", "digits/0/smallcnn"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    ("metric", "record"),
+    [("w_norm", "norms"), ("pseudo_gradient_norm", "norms"), ("delta_epsilon", "delta_epsilon")],
+)
+def test_a_figure_shows_what_is_recorded(metric, record, study_file):
+    text = SMALL.replace("kind: curves", f"kind: curves\n    metric: {metric}")
+    with refused("figures.curves.metric", metric, f"put {record}", "training.record"):
+        load_study(study_file("last: 2", "last: 2, record: [communication]", text))
+    load_study(study_file("last: 2", f"last: 2, record: [{record}]", text))
+
+
+@pytest.mark.parametrize("key", ["images", "size"])
+def test_keys_of_other_sources_are_refused(key):
+    digits = {**DIGITS, key: {"images": "official_overlap", "size": 8}[key]}
+    with refused(f"datasets.digits.{key}", "not for digits"):
+        with_datasets(digits=digits)
+
+
 # Methods of one's own
 
 

@@ -282,10 +282,11 @@ def needs(kind, what):
 def table_inputs(wildcards):
     """The runs of a table's cells, and their eigenvalues if it shows them."""
     entry = STUDY.tables[wildcards.table]
+    cells = STUDY.cells_of(entry)
     if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
-        entry = {**entry, "rows": ["fedavg", *entry["rows"]]}
-    sharp = "lambda1" in entry.get("show", [])
-    for cell in STUDY.cells_of(entry):
+        cells += [cell for column in entry["columns"] for cell in STUDY.baselines(column)]
+    sharp = entry["kind"] == "methods" and "lambda1" in entry.get("show", [])
+    for cell in dict.fromkeys(cells):
         yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if sharp:
