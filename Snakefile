@@ -27,6 +27,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     refuse_job_arrays()
+    claim(STUDY)
 
 
 # On a cluster these run where Snakemake does: they need a network, or take seconds.
@@ -77,3 +78,13 @@ for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
                 f"results/runs/{STUDY.name}/{cell}/metrics.csv"
                 for cell in STUDY.select(algorithm=algorithm)
             ],
+
+
+refuse_unknown_targets(
+    [
+        "all",
+        *(f"table_{table}" for table in STUDY.tables),
+        *(f"figure_{figure}" for figure in STUDY.figures),
+        *(f"only_{cell.algorithm}" for cell in STUDY.cells),
+    ]
+)

@@ -31,7 +31,7 @@ Looking at a study:
   check        validate a study file
   cells        list its cells
   settings     print a cell's resolved settings, as `train` takes them
-  status       the grid: done, diverged, running, missing
+  status       the grid: done, diverged, outdated, running, interrupted, missing
   estimate     the GPU hours still to be spent
 Sharing:
   import       finished runs of another results folder, verified

@@ -3,8 +3,12 @@
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from fedgloss.study import Study
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -146,9 +150,8 @@ def landscape(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     from fedgloss.report.tables import build, write
-    from fedgloss.study import load_study
 
-    study = load_study(options.config)
+    study = _study(options)
     _check_choice("table", options.name, study.tables)
     write(
         build(study, options.name, options.results),
@@ -158,9 +161,8 @@ def table(options: argparse.Namespace) -> None:
 
 def figure(options: argparse.Namespace) -> None:
     from fedgloss.report.figures import draw
-    from fedgloss.study import load_study
 
-    study = load_study(options.config)
+    study = _study(options)
     _check_choice("figure", options.name, study.figures)
     draw(
         study,
@@ -172,16 +174,19 @@ def figure(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
-    from fedgloss.study import load_study
 
-    study = load_study(options.config)
+    study = _study(options)
     write_report(study, options.results, options.results / "report" / f"{study.name}.html")
 
 
 def check(options: argparse.Namespace) -> None:
+    from fedgloss.claims import check_claim
     from fedgloss.study import load_study
 
     study = load_study(options.config)
+    check_claim(study)
+    for line in study.warnings():
+        print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
 
 
@@ -201,23 +206,20 @@ def settings(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     from fedgloss.status import grid
-    from fedgloss.study import load_study
 
-    print(grid(load_study(options.config), options.results))
+    print(grid(_study(options), options.results))
 
 
 def estimate(options: argparse.Namespace) -> None:
     from fedgloss.estimate import estimate
-    from fedgloss.study import load_study
 
-    print(estimate(load_study(options.config), options.results, options.target))
+    print(estimate(_study(options), options.results, options.target))
 
 
 def import_runs(options: argparse.Namespace) -> None:
     from fedgloss.importing import import_runs
-    from fedgloss.study import load_study
 
-    study = load_study(options.config)
+    study = _study(options)
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
     for cell, fate in import_runs(study, options.folder, options.results):
         counts[fate if fate in counts else "refused"] += 1
@@ -232,6 +234,16 @@ def import_runs(options: argparse.Namespace) -> None:
     )
     if counts["imported"]:
         print("next: snakemake --touch --force with the files above", file=sys.stderr)
+
+
+def _study(options: argparse.Namespace) -> "Study":
+    """The study of a command that looks into its results, which must be those of its file."""
+    from fedgloss.claims import check_claim
+    from fedgloss.study import load_study
+
+    study = load_study(options.config)
+    check_claim(study, options.results)
+    return study
 
 
 def _check_choice(what: str, name: str, known: dict) -> None:

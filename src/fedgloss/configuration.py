@@ -1,6 +1,7 @@
 """Reading configuration files: YAML without surprises, schemas, and errors in one line."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
     return content
 
 
+def studies_at_hand(file: Path | str) -> list[str]:
+    """The study files beside one that is not there, in config/, or in the project's own config/."""
+    own = ROOT / "config"
+    for folders in ((Path(file).parent, Path("config")), (own,)):
+        there = [
+            path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml"))
+        ]
+        named = [str(path) for path in there if path.stem not in ("methods", "resources")]
+        if named:
+            return named
+    return []
+
+
 def _check_size(content: Any, file: str) -> None:
     """Refuse what would take for ever to go through, or could not be printed."""
     sizes: dict[int, int] = {}
@@ -109,13 +123,14 @@ def validate(content: Mapping[str, Any], schema: str, file: str) -> None:
         }
     )
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=strict)
-    errors = validator(definition, registry=_registry()).iter_errors(content)
     try:
-        first = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
+        errors = [*validator(definition, registry=_registry()).iter_errors(content)]
     except RecursionError:
         raise InputError(f"{file}: nested too deeply") from None
-    if first:
-        raise InputError(f"{file}: {' '.join(_explain(first).split())}")
+    errors.sort(key=lambda e: [str(part) for part in e.absolute_path])
+    if errors:
+        said = _explain_missing(errors) if errors[0].validator == "required" else None
+        raise InputError(f"{file}: {' '.join((said or _explain(errors[0])).split())}")
 
 
 def _registry() -> Any:
@@ -128,6 +143,18 @@ def _registry() -> Any:
     )
 
 
+def _explain_missing(errors: list[Any]) -> str:
+    """Every key that is missing, not the first alone."""
+    keys = [
+        _key([*error.absolute_path, key])
+        for error in errors
+        if error.validator == "required"
+        for key in error.validator_value
+        if key not in error.instance
+    ]
+    return f"{', '.join(dict.fromkeys(keys))}: missing, must be given"
+
+
 def _explain(error: Any) -> str:
     where = _key(error.absolute_path)
     if error.validator == "additionalProperties":
@@ -135,14 +162,13 @@ def _explain(error: Any) -> str:
         unknown = min(set(error.instance) - set(allowed), key=str)
         key = _key([*error.absolute_path, str(unknown)])
         return f"{key}: unknown key{did_you_mean(str(unknown), allowed)}"
-    if error.validator == "required":
-        missing = next(k for k in error.validator_value if k not in error.instance)
-        return f"{_key([*error.absolute_path, missing])}: missing, must be given"
     value, wanted = error.instance, error.validator_value
     what = "value" if isinstance(value, (dict, list)) else json.dumps(value, default=str)
     what = what if len(what) <= 60 else f"{what[:57]}..."
     hint = error.schema.get("description", "")
     hint = f" ({hint})" if hint else ""
+    if isinstance(value, str) and error.validator == "type":
+        hint = _meant_number(value, wanted) or hint
     if error.validator == "enum":
         allowed = [str(v) for v in wanted]
         return f"{where}: {what} is unknown{did_you_mean(str(value), allowed)}"
@@ -154,6 +180,27 @@ def _explain(error: Any) -> str:
     if error.validator in LIMITS:
         return f"{where}: {what} must {LIMITS[error.validator].format(wanted)}{hint}"
     return f"{where}: {what} is not allowed{hint}"
+
+
+def _meant_number(text: str, wanted: str) -> str:
+    """How to write a number that YAML took for text: 1e-4 lacks the point, others have quotes."""
+    import yaml
+
+    try:
+        value = float(text) if wanted in ("number", "integer") else math.nan
+    except ValueError:
+        return ""
+    if not is_finite(value) or (wanted == "integer" and not value.is_integer()):
+        return ""
+    number = text.strip().lower()
+    if "e" in number and wanted == "number":
+        digits, _, power = number.partition("e")
+        digits += "" if "." in digits else ".0"
+        number = f"{digits}e{power if power[0] in '+-' else f'+{power}'}"
+    if wanted == "integer" or yaml.safe_load(number) != value:
+        number = f"{int(value)}" if value.is_integer() else repr(value)
+    quotes = "" if "e" in text.lower() else ", without quotes"
+    return f": write {number}{quotes}"
 
 
 def _key(path: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from fedgloss.algorithms import build_algorithm
 from fedgloss.configuration import ROOT, read_yaml, validate
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.status import state
+from fedgloss.status import States
 from fedgloss.study import Cell, Study
 
 RESOURCES_FILE = ROOT / "config" / "resources.yaml"
@@ -146,8 +146,10 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             f"{study.file}: {target!r} is no table, figure or beginning of a cell's path"
             f"{did_you_mean(target, known).split('; allowed')[0]}"
         )
+    states = States(study, results)
+    left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
-        if state(study, cell, results) not in ("done", "diverged"):
+        if cell in left:
             yield Job("train", cell.condition, training(study, cell, _rounds(study, cell, results)))
     sharp, surfaces = set(), set()
     for entry in entries.values():
@@ -156,11 +158,14 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         elif entry["kind"] == "landscape":
             surfaces.update(study.cells_of(entry))
     analysed = results / "analysis" / study.name
+    again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():
-        if condition in sharp and not (analysed / str(cell) / "hessian.json").is_file():
+        there = (analysed / str(cell) / "hessian.json").is_file() and condition not in again
+        if condition in sharp and not there:
             yield Job("hessian", condition, hessian(study, cell))
     for cell in cells:
-        if cell in surfaces and not (analysed / str(cell) / "landscape.csv").is_file():
+        there = (analysed / str(cell) / "landscape.csv").is_file() and cell not in left
+        if cell in surfaces and not there:
             yield Job("landscape", cell.condition, landscape(study, cell))
 
 

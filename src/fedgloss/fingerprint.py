@@ -1,20 +1,24 @@
 """Fingerprints of the code behind a result: what must run again after an edit, and what need not.
 
-The fingerprint of some modules covers their source and that of every module of this package they
-import, without comments, docstrings and layout: touching a file or rewording a comment changes
-nothing, changing a statement changes exactly the results that depend on it. Modules that are looked
-up by name while running (a method, a model, a data source) are named by the caller, so that an edit
-of one method leaves the others' results alone.
+The fingerprint of some modules covers their source and that of every module they import, in this
+package or in code of the user's own, without comments, docstrings and layout: touching a file or
+rewording a comment changes nothing, changing a statement changes exactly the results that depend on
+it. Installed packages are left out: their versions are in each manifest. Modules that are looked up
+by name while running (a method, a model, a data source) are named by the caller, so that an edit of
+one method leaves the others' results alone.
 """
 
 import ast
 import hashlib
-import importlib.util
+import sys
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from fedgloss import algorithms
+from fedgloss.errors import InputError
 
 PACKAGE = "fedgloss"
 FOLDER = Path(__file__).parent
@@ -25,25 +29,32 @@ BY_NAME = {
     "fedgloss.data.partitions",
     "fedgloss.models",
 }
+STANDARD = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
+INSTALLED = {"site-packages", "dist-packages"}
 # Only says where the methods are; each is behind the fingerprint of the cells that use it.
 TABLE_OF_NAMES = "fedgloss.algorithms.names"
 IGNORED = ("type_comment", "kind")
 
 
 def fingerprint(*modules: str) -> str:
-    """SHA-256 over these modules (import names) and all they import from this package."""
+    """SHA-256 over these modules (import names) and all they import outside installed packages."""
     hull: set[str] = {TABLE_OF_NAMES}
     waiting = [module for module in modules if _source(module)]
     while waiting:
         module = waiting.pop()
         if module not in hull:
             hull.add(module)
-            names = _imports(_text(module), inner=module not in BY_NAME)
+            names = _imports(module, inner=module not in BY_NAME)
             waiting += [name for name in names if name not in hull and _source(name)]
     digest = hashlib.sha256()
     for module in sorted(hull - {TABLE_OF_NAMES}):
-        digest.update(f"{module} {_digest(_text(module))}\n".encode())
+        digest.update(f"{module} {_digest(module)}\n".encode())
     return digest.hexdigest()
+
+
+def exists(module: str) -> bool:
+    """Whether a module could be imported, as far as can be said without importing anything."""
+    return _spec(module) is not None
 
 
 def of_training(method: str, model: str, pretrained: bool = False) -> str:
@@ -101,47 +112,109 @@ def _model_module(model: str) -> str:
 
 @cache
 def _source(module: str) -> str | None:
-    """The file of a Python module, or None."""
+    """The file of a module of this package, or of the user's own; None for any other name."""
     first, *rest = module.split(".")
     if first == PACKAGE:  # looking for it in the usual way would import torch
         places = FOLDER.joinpath(*rest, "__init__.py"), FOLDER.joinpath(*rest).with_suffix(".py")
-        return next((str(place) for place in places if place.is_file()), None)
+        return next((str(place) for place in places if rest and place.is_file()), None)
+    spec = None if first in sys.stdlib_module_names else _spec(module)
+    if spec is None or not spec.has_location:  # a package without __init__.py has no source
+        return None
+    file = Path(spec.origin).resolve()
+    if INSTALLED & {*file.parts} or any(map(file.is_relative_to, STANDARD)):
+        return None
+    return spec.origin
+
+
+@cache
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, found without importing the packages it is in."""
+    package, _, name = module.rpartition(".")
+    within = _spec(package) if package else None
+    folders = list(within.submodule_search_locations or ()) if within else None
+    if not name or (package and not folders):
+        return None
+    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
     try:
-        found = importlib.util.find_spec(module)
+        found = (find(module, folders) for find in finders if find)
+        return next((spec for spec in found if spec is not None), None)
     except (ImportError, ValueError):
         return None
-    return found.origin if found and found.origin and found.origin.endswith(".py") else None
 
 
 @cache
-def _text(module: str) -> str:
-    return Path(_source(module)).read_text(encoding="utf-8")
+def _tree(module: str) -> ast.Module | None:
+    """A module as a syntax tree; None for one that is no Python source."""
+    file = Path(_source(module))
+    if file.suffix != ".py":
+        return None
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as Python ({error})") from None
 
 
 @cache
-def _imports(text: str, inner: bool) -> tuple[str, ...]:
-    """What a module may import from this package, with `inner` also in its functions."""
-    names = []
-    for statement in _statements(ast.parse(text).body, inner):
-        if isinstance(statement, ast.Import):
-            names += [alias.name for alias in statement.names]
-        elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-            names.append(statement.module)
-            names += [f"{statement.module}.{alias.name}" for alias in statement.names]
-    return tuple(name for name in names if name.startswith(f"{PACKAGE}."))
+def _imports(module: str, inner: bool) -> tuple[str, ...]:
+    """What a module may import, with `inner` also in its functions; names that are none among it.
+
+    Importing a module of a package runs the package's own file first. This package's do nothing.
+    """
+    names = [] if module.startswith(f"{PACKAGE}.") else [*_parents(module)]
+    tree = _tree(module)
+    for node in _nodes(tree.body, inner) if tree else ():
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = _absolute(module, node)
+            names.append(start)
+            names += [f"{start}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args:  # import_module("x"), __import__("x")
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            name = getattr(node.args[0], "value", None)
+            if called in ("import_module", "__import__") and isinstance(name, str):
+                package = ast.ImportFrom(name.lstrip("."), [], len(name) - len(name.lstrip(".")))
+                names.append(_absolute(module, package))
+    return tuple(dict.fromkeys(names))
 
 
-def _statements(body: list[ast.stmt], inner: bool) -> Iterator[ast.stmt]:
-    """The statements of a module, with those inside its functions and classes if `inner`."""
-    for statement in body:
-        yield statement
-        if inner and isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-            yield from (node for node in ast.walk(statement) if isinstance(node, ast.stmt))
+def _parents(module: str) -> Iterator[str]:
+    """The packages that a module is in."""
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """What `from .x import y` means in a module."""
+    if not node.level:
+        return node.module or ""
+    package = Path(_source(module)).stem == "__init__"
+    parts = module.split(".")
+    kept = parts[: len(parts) - node.level + package]
+    return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def _nodes(body: list[ast.stmt], inner: bool) -> Iterator[ast.AST]:
+    """All that runs when a module is imported, and with `inner` when its functions are called.
+
+    Not what stands under `if TYPE_CHECKING`, which never runs.
+    """
+    for node in body:
+        checked = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        if checked:
+            yield from _nodes(node.orelse, inner)
+        elif inner or not is_function:
+            yield from ast.walk(node)
 
 
 @cache
-def _digest(text: str) -> str:
-    return hashlib.sha256("\n".join(_skeleton(ast.parse(text))).encode()).hexdigest()
+def _digest(module: str) -> str:
+    tree = _tree(module)
+    if tree is None:  # an extension: its bytes are all that can be said
+        return hashlib.sha256(Path(_source(module)).read_bytes()).hexdigest()
+    return hashlib.sha256("\n".join(_skeleton(tree)).encode()).hexdigest()
 
 
 def _skeleton(node: ast.AST) -> Iterator[str]:

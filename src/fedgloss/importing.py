@@ -5,16 +5,15 @@ fingerprint of its code and the hashes of its inputs are those that training wou
 files have the hashes that its manifest gives.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, read_json, sha256
 from fedgloss.fingerprint import of_training
+from fedgloss.outdated import Expectations, difference
 from fedgloss.study import Cell, Study, check_writable
 
 FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
@@ -50,17 +49,14 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
 
 def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any]]:
     """A function from a cell to the entries that the manifest of its run must have."""
-    content = cache(sha256)
-    manifest = cache(read_json)
+    expected = Expectations(study, results)
 
     def expect(cell: Cell) -> dict[str, Any]:
-        settings = json.loads(json.dumps(study.settings(cell)))
-        data = results / "data" / cell.dataset / "manifest.json"
-        partition = results / "partitions" / cell.dataset / f"alpha-{cell.alpha}" / "partition.json"
-        for file in (data, partition):
+        settings = expected.settings(cell)
+        for file in expected.files(cell).values():
             if not file.is_file():
                 raise InputError(f"{file} is not here yet, and a run's inputs must be the same")
-        inputs = {"data": manifest(data)["sha256"], "partition": content(partition)}
+        inputs = dict(expected.inputs(cell))
         if settings["weights"]:
             inputs["weights"] = settings["weights"]
         code = of_training(settings["method"], settings["model"], bool(settings["weights"]))
@@ -75,9 +71,9 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         return "its manifest is not the manifest of a run"
     for key, value in expected.items():
-        difference = _difference(key, manifest.get(key), value)
-        if difference:
-            return difference
+        found = difference(key, manifest.get(key), value)
+        if found:
+            return found
     if manifest.get("status") not in ("completed", "diverged"):
         return f"its status is {manifest.get('status')!r}"
     if set(manifest["outputs"]) != set(FILES):
@@ -87,19 +83,6 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
             return f"{name} is missing"
         if sha256(run / name) != manifest["outputs"][name]:
             return f"{name} is not the file that its manifest describes (SHA-256)"
-    return None
-
-
-def _difference(where: str, theirs: Any, ours: Any) -> str | None:
-    """The first place at which two JSON values differ, in words; None if they are equal."""
-    if not isinstance(theirs, dict) or not isinstance(ours, dict):
-        return None if theirs == ours else f"{where} is {theirs!r} there, {ours!r} here"
-    for key in {**ours, **theirs}:
-        if key not in theirs or key not in ours:
-            return f"{where}.{key} is given {'here' if key in ours else 'there'} alone"
-        difference = _difference(f"{where}.{key}", theirs[key], ours[key])
-        if difference:
-            return difference
     return None
 
 

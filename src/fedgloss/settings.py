@@ -1,6 +1,8 @@
 """The resolved settings of a cell: all that decides its numbers, and the trainer's only input."""
 
+import re
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from types import NoneType
 from typing import Any
 
@@ -9,6 +11,8 @@ from fedgloss.errors import InputError, did_you_mean
 SETTINGS = {
     "dataset": str,
     "alpha": str,
+    "data": dict,
+    "partition": dict,
     "model": str,
     "weights": (str, NoneType),
     "algorithm": str,
@@ -32,14 +36,43 @@ TRAINING = {
     "last": int,
     "record": list,
 }
+ALPHA = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{0,8}[1-9])?|iid|natural")
+""""0", "0.05", "100": alpha is text, in paths too, so there is one way to write a number."""
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse keys unknown or missing and values of the wrong kind; InputError naming the key."""
     _check_record("settings", settings, SETTINGS)
     _check_record("settings.training", settings["training"], TRAINING)
+    try:
+        check_alpha(settings["alpha"])
+    except InputError as error:
+        raise InputError(f"settings.alpha: {error}") from None
+    check_last("settings.training", settings["training"])
     if not 0 <= settings["seed"] < 2**63:
         raise InputError(f"settings.seed: {settings['seed']} is not from 0 to {2**63 - 1}")
+
+
+def check_alpha(alpha: str) -> None:
+    """InputError unless this is the one text of a number of at least 0, or `iid` or `natural`."""
+    if ALPHA.fullmatch(alpha):
+        return
+    try:
+        number = Decimal(alpha)
+        text = f"{abs(number.normalize()):f}" if number >= 0 and abs(number.adjusted()) < 9 else ""
+    except InvalidOperation:  # no number, or NaN
+        text = ""
+    if ALPHA.fullmatch(text):
+        raise InputError(f'{alpha!r} must be written "{text}": a number has one text, as in paths')
+    raise InputError(
+        f"{alpha!r} is not a number of at least 0 written as text, nor 'iid' or 'natural'"
+    )
+
+
+def check_last(where: str, training: Mapping[str, Any]) -> None:
+    """InputError if more last rounds are to be averaged than there are."""
+    if training["last"] > training["rounds"]:
+        raise InputError(f"{where}.last: {training['last']} of only {training['rounds']} rounds")
 
 
 def _check_record(where: str, given: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> None:

@@ -5,23 +5,38 @@ the study's `algorithms` section overrides them, or adds methods and named varia
 of it is checked here, before any job starts.
 """
 
+import difflib
 import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedgloss import algorithms
-from fedgloss.configuration import ROOT, read_yaml, validate
+from fedgloss import algorithms, fingerprint, inputs
+from fedgloss.algorithms.core import Algorithm
+from fedgloss.configuration import ROOT, read_yaml, studies_at_hand, validate
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, sha256
-from fedgloss.settings import TRAINING
+from fedgloss.settings import TRAINING, check_alpha, check_last
 
 METHODS_FILE = ROOT / "config" / "methods.yaml"
-ALPHA = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|iid|natural")
 CELLS = 100_000
 """More cells no study has; a typing mistake in a range could."""
+MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
+"""As `fedgloss.models` has them, which cannot be asked without waiting for torch."""
+DIAGNOSTICS = ["norms", "communication"]
+"""What is recorded where nothing is said: it changes no number."""
+ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
+"""Keys of a data set that some sources alone know."""
+RECORD_OF = {"w_norm": "norms", "pseudo_gradient_norm": "norms", "delta_epsilon": "delta_epsilon"}
+"""What must be recorded for a metric that a figure draws."""
+FACTS = ("m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient")
+"""What `h` holds beside a method's hyperparameters."""
+OF_RECORDS = ("self", "get", "items", "keys", "replace", "values")
+"""What the records `s`, `c` and `h` have beside their entries."""
+ALIASES = {"alpha": "beta", "beta": "alpha"}
+"""Hyperparameters that may be given by another name (see `resolve_hyperparameters`)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,11 +70,20 @@ class Study:
     cells: tuple[Cell, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each weights file, by the label of the model that starts from it."""
+    splits: Mapping[tuple[str, str], inputs.Split] = field(default_factory=dict)
+    """What is known of each imported split, by data set and alpha."""
+    given: str = ""
+    """How Snakemake was told of it, where that is more than the file."""
 
     @property
     def datasets(self) -> dict[str, dict[str, Any]]:
         """The definition of each data set by name: those of methods.yaml, then the study's own."""
         return {**self.methods["datasets"], **self.config.get("datasets", {})}
+
+    @property
+    def arguments(self) -> str:
+        """How to tell Snakemake of it, as words for a shell."""
+        return self.given or f"--configfile={shlex.quote(self.file)}"
 
     @property
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -98,6 +122,14 @@ class Study:
             and entry.get("seed", cell.seed) == cell.seed
         ]
 
+    def baselines(self, column: Mapping[str, str]) -> list[Cell]:
+        """FedAvg's cells in a column, whatever its label: fedavg itself, or else the first."""
+        labels = dict.fromkeys(cell.algorithm for cell in self.select(**column))
+        for label in sorted(labels, key=lambda label: label != "fedavg"):
+            if self.definition(label)["method"] == "fedavg":
+                return self.select(algorithm=label, **column)
+        return []
+
     def definition(self, label: str) -> dict[str, Any]:
         """What the study says about an algorithm: method, variants, hyperparameters, training."""
         return {"method": label, **self.config.get("algorithms", {}).get(label, {})}
@@ -113,71 +145,133 @@ class Study:
         the study's `training`, the study's `algorithms` entry.
         """
         where = f"{self.file}: {cell.condition}"
-        constants = self._constants(cell)
-        definition = self.definition(cell.algorithm)
-        method = definition["method"]
-        known = constants["algorithms"].get(method, {})
-        training = {
-            **_values(constants["training"], cell.alpha),
-            **_values(known.get("training", {}), cell.alpha),
-            **self.config.get("training", {}),
-            **definition.get("training", {}),
-        }
-        missing = [name for name in TRAINING if name not in training]
-        if missing:
-            key = f"{self.datasets[cell.dataset]['source']}/{self.model(cell.model)['model']}"
-            block = next(
-                i
-                for i, block in enumerate(self.config["grid"])
-                if (block["dataset"], block["model"]) == (cell.dataset, cell.model)
-            )
-            raise InputError(
-                f"{self.file}: grid[{block}].model: config/methods.yaml has no settings for {key!r}"
-                f" and training.{missing[0]} is not given"
-                f"{did_you_mean(key, [*self.methods['settings']])}"
-            )
+        method, training = self.definition(cell.algorithm)["method"], self._training(cell)
         if training["clients_per_round"] > training["clients"]:
             raise InputError(
                 f"{where}: training.clients_per_round: {training['clients_per_round']} of only"
                 f" {training['clients']} clients"
             )
         try:
-            variants = algorithms.resolve_variants(method, self.config.get("preset", "recommended"))
-            chosen = definition.get("variants", known.get("variants", {}))
-            if isinstance(chosen, str) or chosen:
-                given = algorithms.resolve_variants(method, chosen)
-                variants = given if isinstance(chosen, str) else variants | dict(chosen)
-            hyperparameters = algorithms.resolve_hyperparameters(
-                algorithms.build_algorithm(method, variants),
-                {
-                    **_values(known.get("hyperparameters", {}), cell.alpha),
-                    **definition.get("hyperparameters", {}),
-                },
-            )
+            check_last("training", training)
+            variants, algorithm = self._algorithm(cell)
+            _check_names(method, algorithm)
+            hyperparameters = algorithms.resolve_hyperparameters(algorithm, self._given(cell))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+        for name in ("lr", "weight_decay"):
+            training[name] = _one_text(training[name])
         return {
             "dataset": cell.dataset,
             "alpha": cell.alpha,
+            "data": self._data(cell.dataset),
+            "partition": self._cut(cell.dataset, cell.alpha),
             "model": self.model(cell.model)["model"],
             "weights": self.weights.get(cell.model),
             "algorithm": cell.algorithm,
             "method": method,
             "variants": variants,
-            "hyperparameters": hyperparameters,
+            "hyperparameters": {k: _one_text(v) for k, v in hyperparameters.items()},
             "training": training,
             "precision": self.config.get("precision", "float32"),
             "seed": cell.seed,
         }
 
+    def missing(self, cell: Cell) -> tuple[list[str], list[str]]:
+        """The keys that nothing gives this cell: of `training`, and of its hyperparameters."""
+        training, given = self._training(cell), self._given(cell)
+        _, algorithm = self._algorithm(cell)
+        below = f"algorithms.{cell.algorithm}.hyperparameters"
+        return [f"training.{name}" for name in TRAINING if name not in training], [
+            f"{below}.{name}"
+            for name, default in algorithm.hyperparameters.items()
+            if default is None and name not in given and ALIASES.get(name) not in given
+        ]
+
+    def warnings(self) -> Iterator[str]:
+        """What is allowed and can hardly be meant: a line for each method and its settings."""
+        said: dict[tuple[str, str, str], tuple[float, int]] = {}
+        for cell in self.cells:
+            settings, schedule = self.settings(cell), self._algorithm(cell)[1].schedule
+            rounds, hyper = settings["training"]["rounds"], settings["hyperparameters"]
+            T_s = hyper.get("T_s", 0)
+            if T_s >= rounds and schedule(hyper, rounds - 1) != schedule(hyper, int(T_s) + 1):
+                said[cell.dataset, cell.model, cell.algorithm] = T_s, rounds
+        for (dataset, model, label), (T_s, rounds) in said.items():
+            yield (
+                f"{self.file}: algorithms.{label}.hyperparameters.T_s: {T_s}, but {dataset}/{model}"
+                f" trains for {rounds} rounds: the method never leaves its warm-up"
+            )
+
     def partition(self, dataset: str, alpha: str) -> dict[str, Any]:
         """The arguments of a data set's partition at this alpha."""
-        definition = {**self.datasets[dataset]["partition"]}
-        scheme = definition.pop("scheme")
-        scheme = definition.pop("by_alpha", {}).get(alpha, scheme)
-        if alpha in ("iid", "natural"):
-            return {**definition, "scheme": alpha}
-        return {**definition, "scheme": scheme, "alpha": alpha}
+        arguments = inputs.partition_arguments(self.datasets[dataset], alpha)
+        if arguments["scheme"] not in ("file", "natural") and "clients" not in arguments:
+            cell = self.select(dataset=dataset, alpha=alpha)[0]
+            arguments["clients"] = self._training(cell)["clients"]
+        return arguments
+
+    def data_folder(self, dataset: str) -> str:
+        """The folder of a data set below results/data, of the study's own if its definition is."""
+        shared = self.methods["datasets"].get(dataset)
+        return inputs.data_folder(dataset, self.datasets[dataset], shared)
+
+    def partition_folder(self, dataset: str, alpha: str) -> str:
+        """The folder below results/partitions that holds a data set's partition at this alpha."""
+        shared, arguments = self.methods["datasets"].get(dataset), self.partition(dataset, alpha)
+        return inputs.partition_folder(dataset, self.datasets[dataset], shared, arguments)
+
+    def _data(self, dataset: str) -> dict[str, Any]:
+        """What decides a data set's content, wherever its originals lie."""
+        definition = self.datasets[dataset]
+        return {
+            "source": definition["source"],
+            "images": definition.get("images", "clean"),
+            "size": definition.get("size"),
+        }
+
+    def _cut(self, dataset: str, alpha: str) -> dict[str, Any]:
+        """What decides a partition, wherever its file lies."""
+        arguments = self.partition(dataset, alpha)
+        if arguments["scheme"] == "file":
+            return {"scheme": "file", "sha256": [*self.splits[dataset, alpha].sha256]}
+        if arguments["scheme"] == "natural":
+            return {"scheme": "natural"}
+        return {key: arguments[key] for key in ("scheme", "clients", "seed")}
+
+    def _training(self, cell: Cell) -> dict[str, Any]:
+        """The training settings that are given for a cell, each from the strongest place."""
+        known, definition = self._constants(cell), self.definition(cell.algorithm)
+        of_method = known["algorithms"].get(definition["method"], {})
+        split = self.splits.get((cell.dataset, cell.alpha))
+        return {
+            "record": DIAGNOSTICS,
+            **({"clients": split.clients} if split else {}),
+            **_values(known["training"], cell.alpha),
+            **_values(of_method.get("training", {}), cell.alpha),
+            **self.config.get("training", {}),
+            **definition.get("training", {}),
+        }
+
+    def _algorithm(self, cell: Cell) -> tuple[dict[str, str], Algorithm]:
+        """A cell's variants by name, and the method they make."""
+        definition = self.definition(cell.algorithm)
+        method = definition["method"]
+        known = self._constants(cell)["algorithms"].get(method, {})
+        variants = algorithms.resolve_variants(method, self.config.get("preset", "recommended"))
+        chosen = definition.get("variants", known.get("variants", {}))
+        if isinstance(chosen, str) or chosen:
+            given = algorithms.resolve_variants(method, chosen)
+            variants = given if isinstance(chosen, str) else variants | dict(chosen)
+        return variants, algorithms.build_algorithm(method, variants)
+
+    def _given(self, cell: Cell) -> dict[str, float]:
+        """The hyperparameters that are given for a cell."""
+        definition = self.definition(cell.algorithm)
+        known = self._constants(cell)["algorithms"].get(definition["method"], {})
+        return {
+            **_values(known.get("hyperparameters", {}), cell.alpha),
+            **definition.get("hyperparameters", {}),
+        }
 
     def _constants(self, cell: Cell) -> dict[str, Any]:
         source = self.datasets[cell.dataset]["source"]
@@ -187,20 +281,27 @@ class Study:
 
 
 def load_study(file: Path | str) -> Study:
-    """Read and check a study: a YAML file, or JSON text, as the workflow hands a changed one on.
+    """Read and check a study: a YAML file, or JSON text.
 
+    The workflow hands a study on as JSON where the command line changed what its file says, with
+    the file's name and what was `given`.
     Raises InputError with the one line to show.
     """
-    if str(file).lstrip().startswith("{"):
-        try:
-            config = parse_json(str(file))
-        except ValueError as error:
-            raise InputError(f"the study given as JSON text is not valid ({error})") from None
-        return check_study(config, "--config")
-    return check_study(read_yaml(file), str(file))
+    if not str(file).lstrip().startswith("{"):
+        near = difflib.get_close_matches(str(file), studies_at_hand(file), n=1)
+        if near and not os.path.lexists(file):
+            raise InputError(f"{file}: there is no such file (did you mean {near[0]!r}?)")
+        return check_study(read_yaml(file), str(file))
+    try:
+        config = parse_json(str(file))
+    except ValueError as error:
+        raise InputError(f"the study given as JSON text is not valid ({error})") from None
+    if config.keys() == {"file", "given", "config"}:
+        return check_study(config["config"], config["file"], config["given"])
+    return check_study(config, "--config")
 
 
-def check_study(config: Mapping[str, Any], file: str) -> Study:
+def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
     """Check a study that has been read already; `file` is the name to blame."""
     validate(config, "study", file)
     blocks = [len(block["alphas"]) * len(block["algorithms"]) for block in config["grid"]]
@@ -210,8 +311,22 @@ def check_study(config: Mapping[str, Any], file: str) -> Study:
         )
     methods = read_yaml(METHODS_FILE)
     validate(methods, "methods", "config/methods.yaml")
-    cells, weights = tuple(_cells(config, file)), dict(_weights(config, file))
-    study = Study(config["study"], file, config, methods, cells, weights)
+    _check_alphas(methods, "config/methods.yaml")
+    _check_alphas(config, file)
+    cells, weights = tuple(_cells(config)), dict(_weights(config, file))
+    study = Study(config["study"], file, config, methods, cells, weights, given=given)
+    _check_names_of_grid(study)
+    study = replace(study, splits=dict(_splits(study)))
+    _check_nothing_missing(study)
+    for cell in study.cells:
+        _check_clients(study, cell, study.settings(cell)["training"]["clients"])
+    _check_reports(study)
+    return study
+
+
+def _check_names_of_grid(study: Study) -> None:
+    """Methods, data sets and models must be known, or be there to be imported."""
+    file, config = study.file, study.config
     for label, definition in config.get("algorithms", {}).items():
         try:
             algorithms.method(definition.get("method", label))
@@ -230,21 +345,48 @@ def check_study(config: Mapping[str, Any], file: str) -> Study:
                     f"{file}: grid[{i}].algorithms[{j}]: unknown method {label!r}"
                     f"{did_you_mean(label, known)}"
                 )
-    for cell in study.cells:
-        _check_clients(study, cell, study.settings(cell)["training"]["clients"])
-    _check_reports(study)
-    return study
+        model = study.model(block["model"])["model"]
+        module, _, function = model.partition(":")
+        if function and not fingerprint.exists(module):
+            raise InputError(f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}")
+        if not function and model not in MODELS:
+            allowed = [*MODELS, "package.module:function"]
+            raise InputError(
+                f"{file}: grid[{i}].model: unknown model {model!r}{did_you_mean(model, allowed)}"
+            )
 
 
-def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
+def _check_alphas(config: Mapping[str, Any], file: str) -> None:
+    """Every alpha is written in its one way, wherever it stands."""
+
+    def check(where: str, alphas: Iterable[str]) -> None:
+        for alpha in alphas:
+            try:
+                check_alpha(alpha)
+            except InputError as error:
+                raise InputError(f"{file}: {where}: {error}") from None
+
+    for i, block in enumerate(config.get("grid", [])):
+        check(f"grid[{i}].alphas", block["alphas"])
+    for name, dataset in config.get("datasets", {}).items():
+        check(f"datasets.{name}.partition.by_alpha", dataset["partition"].get("by_alpha", {}))
+    for section in ("tables", "figures"):
+        for name, entry in config.get(section, {}).items():
+            check(f"{section}.{name}.columns", (c["alpha"] for c in entry["columns"]))
+    for key, constants in config.get("settings", {}).items():
+        methods = constants["algorithms"].items()
+        groups = {"training": constants["training"]}
+        groups |= {f"{m}.training": entry.get("training", {}) for m, entry in methods}
+        groups |= {f"{m}.hyperparameters": e.get("hyperparameters", {}) for m, e in methods}
+        for group, entries in groups.items():
+            for name, entry in entries.items():
+                where = f"settings.{key}.{group}.{name}.by_alpha"
+                check(where, entry.get("by_alpha", {}))
+
+
+def _cells(config: Mapping[str, Any]) -> Iterator[Cell]:
     seen = set()
-    for i, block in enumerate(config["grid"]):
-        for alpha in block["alphas"]:
-            if not ALPHA.fullmatch(alpha):
-                raise InputError(
-                    f"{file}: grid[{i}].alphas: {alpha!r} is not a number of at least 0"
-                    " written as text, nor 'iid' or 'natural'"
-                )
+    for block in config["grid"]:
         for alpha in block["alphas"]:
             for label in block["algorithms"]:
                 for seed in config["seeds"]:
@@ -252,6 +394,76 @@ def _cells(config: Mapping[str, Any], file: str) -> Iterator[Cell]:
                     if cell not in seen:  # blocks may overlap: a table repeats another's cells
                         yield cell
                     seen.add(cell)
+
+
+def _splits(study: Study) -> Iterator[tuple[tuple[str, str], inputs.Split]]:
+    """The splits that the grid imports; what cannot be cut is refused."""
+    for dataset, alpha in dict.fromkeys((cell.dataset, cell.alpha) for cell in study.cells):
+        definition = study.datasets[dataset]
+        where = f"{study.file}: datasets.{dataset}"
+        for key, sources in ONLY.items():
+            if definition.get(key, "clean") != "clean" and definition["source"] not in sources:
+                raise InputError(
+                    f"{where}.{key}: is for {' and '.join(sources)}, not for {definition['source']}"
+                )
+        where += ".partition"
+        arguments = inputs.partition_arguments(definition, alpha)
+        if arguments["scheme"] == "natural" and definition["source"] != "landmarks":
+            raise InputError(
+                f"{where}: alpha {alpha!r} is scheme natural, and {definition['source']} data have"
+                " no users; allowed: landmarks"
+            )
+        if arguments["scheme"] == "file":
+            if "file" not in arguments:
+                raise InputError(f"{where}.file: missing, must be given for scheme file")
+            try:
+                yield (dataset, alpha), inputs.read_split(arguments["file"], alpha)
+            except (InputError, OSError) as error:
+                hint = f" (by_alpha: {{{alpha}: {alpha}}} would draw one)"
+                hint = hint if alpha in ("iid", "natural") else ""
+                raise InputError(f"{where}.file: {error}{hint}") from None
+        elif "file" in definition["partition"] and not _imports_a_file(definition):
+            raise InputError(f"{where}.file: is given, but no scheme here is 'file'")
+
+
+def _imports_a_file(definition: Mapping[str, Any]) -> bool:
+    partition = definition["partition"]
+    return "file" in (partition["scheme"], *partition.get("by_alpha", {}).values())
+
+
+def _check_nothing_missing(study: Study) -> None:
+    """All keys that the grid needs and nobody gives, in one line."""
+    missing: dict[str, None] = {}
+    unknown: dict[str, None] = {}
+    for cell in {cell.condition: cell for cell in study.cells}.values():
+        try:
+            training, hyperparameters = study.missing(cell)
+        except InputError as error:
+            raise InputError(f"{study.file}: {cell.condition}: {error}") from None
+        missing |= dict.fromkeys([*training, *hyperparameters])
+        key = f"{study.datasets[cell.dataset]['source']}/{study.model(cell.model)['model']}"
+        if (training or hyperparameters) and key not in study.methods["settings"]:
+            unknown[key] = None
+    if missing:
+        why = ""
+        if unknown:
+            key = next(iter(unknown))
+            why = f"config/methods.yaml has no settings for {', '.join(map(repr, unknown))}"
+            why += f"{did_you_mean(key, [*study.methods['settings']])}; "
+        raise InputError(f"{study.file}: {why}missing, must be given: {', '.join(missing)}")
+
+
+def _check_names(method: str, algorithm: Algorithm) -> None:
+    """A method's own names must not be those of the records it is given."""
+    taken = {"hyperparameters": (*FACTS, *OF_RECORDS)}
+    taken |= dict.fromkeys(("global_state", "client_state", "local_state"), OF_RECORDS)
+    for kind, names in taken.items():
+        for name in getattr(algorithm, kind):
+            if name in names:
+                raise InputError(
+                    f"method {method!r}: {kind}: {name!r} is a name of the engine's own; any but"
+                    f" these: {', '.join(names)}"
+                )
 
 
 def _weights(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:
@@ -268,11 +480,18 @@ def _weights(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:
 
 def _check_clients(study: Study, cell: Cell, clients: int) -> None:
     """Training and partition must speak of the same number of clients."""
-    cut = study.partition(cell.dataset, cell.alpha).get("clients", clients)
+    arguments = study.partition(cell.dataset, cell.alpha)
+    cut, where = arguments.get("clients", clients), f"datasets.{cell.dataset}.partition"
+    split = study.splits.get((cell.dataset, cell.alpha))
+    if split and cut != split.clients:
+        raise InputError(
+            f"{study.file}: {where}.clients: {cut}, but {arguments['file']} has {split.clients}"
+            " (training.clients and partition.clients may be left out)"
+        )
     if cut != clients:
         raise InputError(
-            f"{study.file}: {cell.condition}: training.clients: {clients}, but"
-            f" datasets.{cell.dataset}.partition.clients is {cut}"
+            f"{study.file}: {cell.condition}: training.clients: {clients}, but {where}.clients is"
+            f" {cut}"
         )
 
 
@@ -303,6 +522,25 @@ def _check_reports(study: Study) -> None:
                         f"{where}.rows: {label!r} is not in the grid"
                         f"{did_you_mean(label, sorted(labels))}"
                     )
+            _check_kind(study, where, entry)
+
+
+def _check_kind(study: Study, where: str, entry: Mapping[str, Any]) -> None:
+    """A table or figure may only show what its cells will have."""
+    if entry["kind"] == "communication":
+        for column in entry["columns"]:
+            if not study.baselines(column):
+                raise InputError(
+                    f"{where}: kind communication counts against fedavg, which the grid lacks at"
+                    f" {'/'.join(column.values())}"
+                )
+    record = RECORD_OF.get(entry.get("metric", ""))
+    for cell in study.cells_of(entry) if record else ():
+        if record not in study.settings(cell)["training"]["record"]:
+            raise InputError(
+                f"{where}.metric: {entry['metric']} is not recorded by {cell.condition}: put"
+                f" {record} into its training.record"
+            )
 
 
 def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:
@@ -311,6 +549,11 @@ def _values(entries: Mapping[str, Any], alpha: str) -> dict[str, Any]:
         name: entry.get("by_alpha", {}).get(alpha, entry["value"])
         for name, entry in entries.items()
     }
+
+
+def _one_text(number: float) -> float:
+    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def check_writable(folder: Path | str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cells import cell_settings, prepare_inputs, tree
 from fedgloss import __version__, cli
+from fedgloss.claims import check_claim, claim
 from fedgloss.cli import main
 from fedgloss.study import load_study
 
@@ -168,6 +170,8 @@ NAMED_WEIGHTS = GOOD.replace('"weights": null', '"weights": "5eed"')
         ({"--settings": GOOD.replace('"rounds"', '"round"')}, ["training.round", "'rounds'"]),
         ({"--settings": GOOD.replace('"rounds": 12', '"rounds": "12"')}, ["training.rounds"]),
         ({"--settings": GOOD.replace('"rounds": 12', '"rounds": -1')}, ["rounds", "-1"]),
+        ({"--settings": GOOD.replace('"last": 4', '"last": 13')}, ["training.last", "13", "12"]),
+        ({"--settings": GOOD.replace('"alpha": "0"', '"alpha": "0.0"')}, ["alpha", "'0.0'", '"0"']),
         ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": "fedglos"')}, ["fedglos"]),
         ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": 5')}, ["method", "5"]),
         ({"--settings": GOOD.replace("smallcnn", "smalcnn")}, ["smalcnn", "smallcnn"]),
@@ -256,18 +260,186 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_status_tells_the_states_apart(tmp_path, capsys):
-    study = load_study(SMOKE)
-    cells = [str(cell) for cell in study.cells]
-    for cell, status in zip(cells[:2], ("completed", "diverged"), strict=True):
-        folder = tmp_path / "runs" / "smoke" / cell
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text(json.dumps({"status": status}))
-    (tmp_path / "checkpoints" / "smoke" / cells[2]).mkdir(parents=True)
-    assert main(["status", SMOKE, "--results", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    for words in ("1 done", "1 diverged", "1 running", "1 missing", "4 cells", "0 ✓", "1 ✗"):
+# Looking at a study's results
+
+
+class Looked:
+    """The smoke study, and a results folder that runs are put into by hand."""
+
+    def __init__(self, folder, capsys):
+        self.folder, self.capsys, self.study = folder, capsys, load_study(SMOKE)
+
+    def run(self, number, status="completed", change=lambda manifest: None):
+        """The manifest of a cell's run, as it would be, but for a change."""
+        cell = self.study.cells[number]
+        manifest = {"status": status, "settings": self.study.settings(cell), "inputs": {}}
+        manifest["inputs"] = {"data": "da7a", "partition": "c0de", "weights": "5eed"}
+        manifest = json.loads(json.dumps(manifest))
+        change(manifest)
+        self.write(f"runs/smoke/{cell}/manifest.json", json.dumps(manifest))
+
+    def write(self, name, text):
+        file = self.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def begun(self, number, owner=None, checkpoint=True):
+        """What a trainer leaves while it runs: the folder's owner, and checkpoints."""
+        name = f"checkpoints/smoke/{self.study.cells[number]}"
+        written = [self.write(f"{name}.owner", owner)] if owner else []
+        if checkpoint:
+            written.append(self.write(f"{name}/round-0000003.safetensors", ""))
+        return written
+
+    def __call__(self, config=SMOKE):
+        assert main(["status", str(config), "--results", str(self.folder)]) == 0
+        return self.capsys.readouterr().out
+
+
+@pytest.fixture
+def looked(tmp_path, capsys):
+    return Looked(tmp_path, capsys)
+
+
+def test_status_tells_the_states_apart(looked):
+    looked.run(0)
+    looked.run(1, "diverged")
+    looked.run(2, change=lambda manifest: manifest["settings"]["training"].update(rounds=7))
+    text = looked()
+    for words in ("1 done", "1 diverged", "1 outdated", "0 running", "1 missing", "4 cells"):
         assert words in text
+    for marks in ("0 ✓", "1 ✗", "0 ≠", "1 ·"):
+        assert marks in text
+
+
+CHANGES = {
+    "a hyperparameter": (
+        lambda m: m["settings"]["hyperparameters"].update(rho=9),
+        "settings.hyperparameters.rho is 9 in the run, 0.05 here",
+    ),
+    "a variant": (lambda m: m["settings"]["variants"].update(deviation="x"), "variants.deviation"),
+    "the learning rate": (lambda m: m["settings"]["training"].update(lr=9), "training.lr is 9"),
+    "the precision": (lambda m: m["settings"].update(precision="tf32"), "precision is 'tf32'"),
+    "the partition's seed": (lambda m: m["settings"]["partition"].update(seed=1), "partition.seed"),
+    "the data": (lambda m: m["settings"]["data"].update(images="official_overlap"), "data.images"),
+    "the weights": (lambda m: m["settings"].update(weights="5eed"), "settings.weights"),
+    "the method": (lambda m: m["settings"].update(method="fedavg"), "settings.method"),
+    "an older version": (lambda m: m["settings"].pop("data"), "settings.data is given here alone"),
+    "no settings": (lambda m: m.pop("settings"), "settings is None in the run"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_run_with_other_settings_is_outdated_and_status_says_what_differs(what, looked):
+    change, reason = CHANGES[what]
+    looked.run(3, change=change)
+    text = looked()
+    assert "1 outdated" in text and "0 done" in text
+    assert f"outdated: {looked.study.cells[3]}: " in text and reason in text
+
+
+def test_a_number_written_otherwise_is_not_outdated(looked):
+    looked.run(3, change=lambda m: m["settings"]["training"].update(rounds=6.0))
+    assert "1 done" in looked()
+
+
+def test_a_run_on_other_data_or_another_partition_is_outdated(looked):
+    for number in range(4):
+        looked.run(number)
+    assert "4 done" in looked(), "where data and partition are not at hand, nothing is said"
+    data = looked.write("data/digits/manifest.json", '{"sha256": "da7a"}')
+    assert "4 done" in looked()
+    data.write_text('{"sha256": "other"}')
+    assert "4 outdated" in looked()
+    data.write_text('{"sha256": "da7a"}')
+    partition = looked.write("partitions/digits/alpha-0/partition.json", "another one")
+    text = looked()
+    assert "4 outdated" in text and "inputs.partition is 'c0de' in the run" in text
+    assert text.count("outdated:") == 1 and "(and 3 more)" in text
+    partition.unlink()
+    assert "4 done" in looked()
+
+
+def test_an_interrupted_run_is_not_called_running(looked):
+    """The owner of the checkpoints is a process that is no more, on this machine or another."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = platform.node()
+    looked.begun(0, f"{ended.pid} on {here} (5eed)")
+    for file in looked.begun(1, "1 on elsewhere (5eed)"):
+        os.utime(file, (0, 0))
+    looked.begun(2, f"{os.getpid()} on {here} (5eed)", checkpoint=False)
+    looked.begun(3, "1 on elsewhere (5eed)")  # it wrote just now
+    text = looked()
+    assert "2 running" in text and "2 interrupted" in text
+    assert "0 !  1 !" in text and "0 …  1 …" in text
+
+
+def test_what_began_and_kept_nothing_is_missing(looked):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    looked.begun(0, f"{ended.pid} on {platform.node()} (5eed)", checkpoint=False)
+    (looked.folder / "checkpoints" / "smoke" / str(looked.study.cells[1])).mkdir(parents=True)
+    text = looked()
+    assert "0 running" in text and "1 interrupted" in text and "3 missing" in text
+
+
+# Two files with one study's name
+
+
+OTHER = "study: mine\nseeds: [0]\ngrid:\n  - {dataset: digits, alphas: ['0'], model: smallcnn,"
+OTHER += " algorithms: [%s]}\n"
+LOOKING = {"status": [], "estimate": [], "report": [], "table": ["x"], "figure": ["x"]}
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two files with a study `mine`; the results are those of the first."""
+    monkeypatch.chdir(tmp_path)
+    for name, method in (("one", "fedavg"), ("two", "fedsam")):
+        Path(f"{name}.yaml").write_text(OTHER % method)
+    claim(load_study("one.yaml"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [*LOOKING, "check"])
+def test_a_study_with_the_name_of_anothers_results_is_refused(command, two, refuse):
+    rest = LOOKING.get(command, [])
+    refuse(command, "two.yaml", *rest, words=["two.yaml: study: 'mine'", "one.yaml", "runs/mine"])
+
+
+def test_it_may_take_the_place_of_one_that_is_gone_or_renamed(two):
+    check_claim(load_study("one.yaml"))
+    Path("one.yaml").write_text((OTHER % "fedavg").replace("mine", "first"))
+    check_claim(load_study("two.yaml"))
+    Path("one.yaml").unlink()
+    check_claim(load_study("two.yaml"))
+    Path("three.yaml").write_text(Path("two.yaml").read_text())
+    claim(load_study("two.yaml"))
+    check_claim(load_study("three.yaml"))  # the same study, word for word, does no harm
+
+
+@pytest.mark.parametrize("name", ["quickstart", "smoke", "paper"])
+def test_the_names_of_the_projects_own_studies_are_taken(name, refuse, tmp_path):
+    (tmp_path / "copy.yaml").write_text((OTHER % "fedavg").replace("mine", name))
+    refuse("check", "copy.yaml", words=[f"copy.yaml: study: '{name}'", f"config/{name}.yaml"])
+
+
+def test_a_copy_of_one_of_them_is_no_other_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("copy.yaml").write_text(Path(SMOKE).read_text())
+    assert main(["check", "copy.yaml"]) == 0
+
+
+def test_check_warns_of_what_can_hardly_be_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text((OTHER % "fedgloss") + "training: {rounds: 20}\n")
+    assert main(["check", "s.yaml"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "s.yaml: a valid study of 1 cells\n"
+    assert shown.err.startswith("fedgloss: warning: s.yaml: ") and shown.err.count("\n") == 1
+    assert "T_s: 20" in shown.err and "never leaves its warm-up" in shown.err
 
 
 # The process itself

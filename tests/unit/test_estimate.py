@@ -29,7 +29,9 @@ def seconds(study, cell):
 
 
 def test_a_round_is_its_participants_epochs_of_one_or_two_gradients():
-    study = study_of("fedavg", "fedsam", "fedgloss", training={"rounds": 7, "clients_per_round": 3})
+    study = study_of(
+        "fedavg", "fedsam", "fedgloss", training={"rounds": 7, "last": 1, "clients_per_round": 3}
+    )
     rows = TABLE["training"]["digits/smallcnn"]
     cell = "digits/alpha-0/smallcnn/{}/seed-0"
     assert seconds(study, cell.format("fedavg")) == pytest.approx(21 * rows["sgd"]["seconds"])
@@ -62,7 +64,7 @@ def test_cells_of_one_job_share_its_start_and_take_turns():
 
 
 def test_a_centralized_epoch_is_that_of_all_clients():
-    study = study_of("centralized-sgd", training={"rounds": 2})
+    study = study_of("centralized-sgd", training={"rounds": 2, "last": 1})
     row = TABLE["training"]["digits/smallcnn"]["sgd"]
     assert seconds(study, "digits/alpha-0/smallcnn/centralized-sgd/seed-0") == pytest.approx(
         2 * 50 * row["seconds"]
@@ -102,12 +104,26 @@ def test_finished_cells_cost_nothing_and_checkpoints_spare_their_rounds(tmp_path
     whole = estimate.training(study, study.cells[0]).seconds
     first, second = study.cells
     assert [job.need.seconds for job in remaining(study, tmp_path)] == [whole, whole]
-    write_json(tmp_path / "runs" / "s" / str(first) / "manifest.json", {"status": "diverged"})
+    manifest = {"status": "diverged", "settings": study.settings(first)}
+    write_json(tmp_path / "runs" / "s" / str(first) / "manifest.json", manifest)
     checkpoints = tmp_path / "checkpoints" / "s" / str(second)
     for rounds in (20, 75):
         write_text(checkpoints / f"round-{rounds:07d}.safetensors", "")
     (left,) = remaining(study, tmp_path)
     assert left.need.seconds == pytest.approx(whole / 4)
+
+
+def test_an_outdated_run_costs_what_it_costs_to_run_again_with_all_that_follows(tmp_path):
+    entry = {"columns": [{"dataset": "digits", "alpha": "0", "model": "smallcnn"}]}
+    entry |= {"kind": "methods", "rows": ["fedavg"], "show": ["lambda1"]}
+    study = study_of("fedavg", tables={"sharp": entry})
+    for cell in study.cells:
+        manifest = {"status": "completed", "settings": study.settings(cell)}
+        write_json(tmp_path / "runs" / "s" / str(cell) / "manifest.json", manifest)
+        write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", {})
+    assert not list(remaining(study, tmp_path))
+    edited = study_of("fedavg", tables={"sharp": entry}, training={"lr": 0.2})
+    assert [job.kind for job in remaining(edited, tmp_path)] == ["train", "train", "hessian"]
 
 
 def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):

@@ -1,6 +1,7 @@
 """What must run again after an edit, and what need not: tried on a copy of the package."""
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from fedgloss import fingerprint
 from fedgloss.algorithms import METHODS
+from refusal import refused
 
 PACKAGE = Path(fingerprint.__file__).parent
 MODELS = ("smallcnn", "cnn", "resnet18", "mobilenetv2")
@@ -41,8 +43,9 @@ PARTITIONS = {"partition dirichlet", "partition file"}
 
 def forget():
     """The sources are read once in a process."""
-    fingerprint._source.cache_clear()
-    fingerprint._text.cache_clear()
+    importlib.invalidate_caches()
+    for read in ("_source", "_spec", "_tree", "_imports", "_digest"):
+        getattr(fingerprint, read).cache_clear()
 
 
 class Copy:
@@ -197,7 +200,7 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "commands.py", "study.py", "configuration.py", "algorithms/names.py"}
 WITHOUT_RESULTS |= {"importing.py", "estimate.py", "status.py", "progress.py", "fingerprint.py"}
-WITHOUT_RESULTS |= {"__init__.py", "__main__.py"}
+WITHOUT_RESULTS |= {"__init__.py", "__main__.py", "claims.py", "inputs.py", "invocation.py"}
 
 
 def test_every_other_module_is_behind_some_result(copy):
@@ -298,15 +301,173 @@ def test_the_skeleton_does_not_depend_on_the_python_that_takes_it():
     )
 
 
-def test_a_users_own_method_is_fingerprinted_too(tmp_path, monkeypatch):
-    (tmp_path / "my_method.py").write_text("def build(): return 1\n")
+# Code of the user's own: everything that a method or a model imports, but for installed packages
+
+
+class Package:
+    """A package of one's own, below a folder that is on the path."""
+
+    def __init__(self, folder, files):
+        self.folder = folder
+        for file, text in files.items():
+            self.write(file, text)
+
+    def write(self, file, text):
+        path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        forget()
+
+    def method(self):
+        return fingerprint.of_training("own.methods.mine:build", "smallcnn")
+
+    def model(self):
+        return fingerprint.of_training("fedavg", "own.methods.mine:net")
+
+    def both(self):
+        return self.method(), self.model(), fingerprint.of_analysis("hessian", "own.methods.mine:n")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A package without `__init__` beside one with, both on the path."""
     monkeypatch.syspath_prepend(tmp_path)
+    init = {f"own/{folder}__init__.py": "" for folder in ("", "methods/", "tools/")}
+    yield Package(tmp_path, {**init, "own/methods/mine.py": "def build(): return 1\n"})
     forget()
-    before = fingerprint.of_training("my_method:build", "smallcnn")
-    assert before != fingerprint.of_training("fedavg", "smallcnn")
-    (tmp_path / "my_method.py").write_text("def build(): return 2\n")
-    forget()
-    assert fingerprint.of_training("my_method:build", "smallcnn") != before
+
+
+IMPORTS = {
+    "from . import helper": "own/methods/helper.py",
+    "from .helper import f": "own/methods/helper.py",
+    "from .helper import *": "own/methods/helper.py",
+    "from ..tools.deep import f": "own/tools/deep.py",
+    "from .. import tools": "own/tools/__init__.py",
+    "from ..tools import deep": "own/tools/deep.py",
+    "import own.tools.deep": "own/tools/deep.py",
+    "import own.tools.deep as d": "own/tools/deep.py",
+    "from own.tools import deep": "own/tools/deep.py",
+    "from own.tools.deep import f as g": "own/tools/deep.py",
+    "import beside": "beside.py",
+    "from beside import f": "beside.py",
+    "import nameless.part": "nameless/part.py",  # a folder without __init__.py
+    "from nameless import part": "nameless/part.py",
+    "def build():\n    from . import helper": "own/methods/helper.py",
+    "async def build():\n    import beside": "beside.py",
+    "class A:\n    import beside": "beside.py",
+    "try:\n    from . import fast\nexcept ImportError:\n    from . import helper": (
+        "own/methods/helper.py"
+    ),
+    "if True:\n    import beside": "beside.py",
+    "with a:\n    import beside": "beside.py",
+    "for a in b:\n    import beside": "beside.py",
+    "import importlib\nf = importlib.import_module('beside')": "beside.py",
+    "f = __import__('beside')": "beside.py",
+    "from importlib import import_module\nf = import_module('.helper', __package__)": (
+        "own/methods/helper.py"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_an_edit_of_what_it_imports_reaches_a_method_or_model_of_ones_own(statement, own):
+    own.write("own/methods/mine.py", f"{statement}\ndef build(): return 1\n")
+    file = IMPORTS[statement]
+    own.write(file, "def f(): return 1\n")
+    before = own.both()
+    own.write(file, "# A comment.\ndef f(): return 1\n")
+    assert own.both() == before
+    own.write(file, "def f(): return 2\n")
+    assert not {*own.both()} & {*before}
+
+
+@pytest.mark.parametrize("file", ["own/__init__.py", "own/methods/__init__.py"])
+def test_the_packages_around_it_count_since_they_run_first(file, own):
+    before = own.both()
+    own.write(file, "SWITCH = True\n")
+    assert not {*own.both()} & {*before}
+
+
+def test_a_chain_of_imports_counts_to_its_end_and_circles_end(own):
+    own.write("own/methods/mine.py", "from . import a\n")
+    own.write("own/methods/a.py", "from ..tools import b\n")
+    own.write("own/tools/b.py", "import beside\nfrom ..methods import mine\n")
+    own.write("beside.py", "x = 1\n")
+    before = own.both()
+    own.write("beside.py", "x = 2\n")
+    assert not {*own.both()} & {*before}
+
+
+def test_a_module_that_is_beside_it_and_not_imported_does_not_count(own):
+    before = own.both()
+    own.write("own/methods/other.py", "x = 1\n")
+    own.write("own/tools/unused.py", "x = 1\n")
+    assert own.both() == before
+
+
+def test_imports_for_type_checkers_alone_do_not_count(own):
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import beside\n"
+    own.write("own/methods/mine.py", text)
+    own.write("beside.py", "x = 1\n")
+    before = own.both()
+    own.write("beside.py", "x = 2\n")
+    assert own.both() == before
+
+
+def test_installed_packages_do_not_count(own, monkeypatch):
+    """Their versions are in every manifest."""
+    own.write("own/methods/mine.py", "import torch, numpy.linalg, json\nimport installed\n")
+    monkeypatch.syspath_prepend(own.folder / "lib" / "site-packages")
+    own.write("lib/site-packages/installed.py", "x = 1\n")
+    before = own.both()
+    own.write("lib/site-packages/installed.py", "x = 2\n")
+    assert own.both() == before
+    assert fingerprint._source("installed") is fingerprint._source("torch") is None
+
+
+def test_an_extension_of_ones_own_counts_by_its_bytes(own):
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    own.write("own/methods/mine.py", "from . import fast\n")
+    own.write(f"own/methods/fast{EXTENSION_SUFFIXES[0]}", "one")
+    before = own.both()
+    own.write(f"own/methods/fast{EXTENSION_SUFFIXES[0]}", "two")
+    assert not {*own.both()} & {*before}
+
+
+def test_a_method_and_a_model_of_ones_own_do_not_count_for_each_other(own):
+    own.write("nets.py", "def net(): return 1\n")
+
+    def taken():
+        return [
+            fingerprint.of_training("own.methods.mine:build", "nets:net"),
+            fingerprint.of_training("fedavg", "nets:net"),
+            fingerprint.of_training("own.methods.mine:build", "cnn"),
+        ]
+
+    before = taken()
+    own.write("own/methods/mine.py", "def build(): return 2\n")
+    assert [a != b for a, b in zip(before, taken(), strict=True)] == [True, False, True]
+
+
+def test_code_of_ones_own_that_is_no_python_is_one_line(own):
+    own.write("own/methods/mine.py", "from . import helper\n")
+    own.write("own/methods/helper.py", "def f(:\n")
+    with refused("own/methods/helper.py", "line 1"):
+        own.method()
+
+
+def test_finding_code_of_ones_own_runs_none_of_it(own):
+    own.write("own/__init__.py", "raise SystemExit('was imported')\n")
+    own.write("own/methods/mine.py", "from ..tools import deep\n")
+    own.write("own/tools/deep.py", "raise SystemExit('was imported')\n")
+    assert len({*own.both()}) == 3
+    assert fingerprint.exists("own.tools.deep") and not fingerprint.exists("own.tools.nothing")
+    assert not [name for name in sys.modules if name.split(".")[0] == "own"]
+
+
+def test_a_users_own_method_differs_from_others(own):
+    assert own.method() != fingerprint.of_training("fedavg", "smallcnn")
 
 
 def test_fingerprints_import_neither_torch_nor_the_code_they_cover():

@@ -101,19 +101,22 @@ def settings(**changes):
 MANIFESTS = {
     "another hyperparameter": (
         lambda m: m["settings"]["hyperparameters"].update(rho=0.5),
-        "settings.hyperparameters.rho is 0.5 there, 0.05 here",
+        "settings.hyperparameters.rho is 0.5 in the run, 0.05 here",
     ),
-    "another seed": (settings(seed=7), "settings.seed is 7 there, 0 here"),
-    "one more setting": (settings(speed=None), "settings.speed is given there alone"),
+    "another seed": (settings(seed=7), "settings.seed is 7 in the run, 0 here"),
+    "one more setting": (settings(speed=None), "settings.speed is given in the run alone"),
     "one setting less": (
         lambda m: m["settings"].pop("weights"),
         "settings.weights is given here alone",
     ),
     "other code": (lambda m: m.update(code="0" * 64), "code is '0000"),
-    "other data": (lambda m: m["inputs"].update(data="0"), "inputs.data is '0' there"),
+    "other data": (lambda m: m["inputs"].update(data="0"), "inputs.data is '0' in the run"),
     "another partition": (lambda m: m["inputs"].update(partition="0"), "inputs.partition is '0'"),
-    "weights": (lambda m: m["inputs"].update(weights="0"), "inputs.weights is given there alone"),
-    "no inputs": (lambda m: m.pop("inputs"), "inputs is None there"),
+    "weights": (
+        lambda m: m["inputs"].update(weights="0"),
+        "inputs.weights is given in the run alone",
+    ),
+    "no inputs": (lambda m: m.pop("inputs"), "inputs is None in the run"),
     "an odd status": (lambda m: m.update(status="running"), "status is 'running'"),
     "no outputs": (lambda m: m.pop("outputs"), "not the manifest of a run"),
     "an output less": (lambda m: m["outputs"].pop("metrics.csv"), "does not list the files"),
@@ -176,11 +179,21 @@ def test_what_differs_here_is_refused_too(place):
     assert not (place / "ours/runs").exists()
 
 
+def test_runs_on_data_of_the_studys_own_are_looked_for_where_these_lie(place):
+    """Nothing is taken over that was trained on what is called `digits` elsewhere."""
+    own = "{source: digits, partition: {scheme: iid, clients: 50}}"
+    file = place / "study.yaml"
+    file.write_text(STUDY.replace("grid:", f"datasets: {{digits: {own}}}\ngrid:"), encoding="utf-8")
+    assert all(
+        "partitions/digits+" in fate and "not here yet" in fate for fate in fates(place).values()
+    )
+
+
 def test_another_constant_of_the_study_refuses_its_own_cells_alone(place):
     file = place / "study.yaml"
     file.write_text(STUDY.replace("rho: 0.05", "rho: 0.5"), encoding="utf-8")
     found = fates(place)
-    assert found["fedavg"] == "imported" and "rho is 0.05 there, 0.5 here" in found["fedgloss"]
+    assert found["fedavg"] == "imported" and "rho is 0.05 in the run, 0.5 here" in found["fedgloss"]
 
 
 def test_an_edited_method_refuses_its_runs(place, monkeypatch):
@@ -189,7 +202,7 @@ def test_an_edited_method_refuses_its_runs(place, monkeypatch):
 
     monkeypatch.setattr(importing, "of_training", edited)
     found = fates(place)
-    assert found["fedavg"] == "imported" and "there, 'edited' here" in found["fedgloss"]
+    assert found["fedavg"] == "imported" and "in the run, 'edited' here" in found["fedgloss"]
 
 
 def test_a_copy_that_went_wrong_has_no_manifest(place, monkeypatch):

@@ -1,6 +1,7 @@
 """The HTML page: complete, self-contained, escaped, and never at odds with the tables' files."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -88,10 +89,48 @@ def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
         "c0de" * 3,
         "da7a" * 16,
         "float32, TF32 off",
-        "snakemake --cores 1 --configfile config/toy.yaml --force results/tables/toy/table3.md",
+        "snakemake --cores 1 --configfile=config/toy.yaml --force results/tables/toy/table3.md",
+        "snakemake --cores all --configfile=config/toy.yaml brings",
         "results/runs/toy/cifar10/alpha-0/cnn/fedgloss/seed-{0,42,200299}/metrics.csv",
     ):
         assert part in text, part
+
+
+def test_outdated_runs_are_counted_as_such_and_not_shown(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs", tmp_path / "runs")  # without tables, which would contradict
+    edited = {"fedavg": {"training": {"lr": 0.5}}}
+    text = Page(page(tmp_path, tmp_path, algorithms=edited)).text
+    for part in (
+        "12 of 24 are done, 5 of them diverged. 6 runs are outdated and left out",
+        "completed (7)",
+        "outdated (6)",
+        "missing (6)",
+        "settings.training.lr is 0.01 in the run, 0.5 here",
+    ):
+        assert part in text, part
+    assert "60.3 ± 1.5" not in text
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "words"),
+    [
+        ("config/quickstart.yaml", "", "snakemake --cores all brings"),
+        ("mine/study.yaml", "", "snakemake --cores all --configfile=mine/study.yaml brings"),
+        ("/a/study.yaml", "", "snakemake --cores all --configfile=/a/study.yaml brings"),
+        ("my study.yaml", "", "snakemake --cores all --configfile='my study.yaml' brings"),
+        (
+            "mine.yaml",
+            "--configfile=mine.yaml --config 'seeds=[0]'",
+            "snakemake --cores all --configfile=mine.yaml --config 'seeds=[0]' brings",
+        ),
+    ],
+)
+def test_the_commands_to_run_again_name_the_file_there_is(
+    file: str, given: str, words: str, tmp_path: Path
+) -> None:
+    study = replace(make_study(), file=file, given=given, name="quickstart")
+    html.write_report(study, tmp_path, tmp_path / "page.html")
+    assert words in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
 
 
 def test_verdicts_do_not_rely_on_colour(folder: Path, tmp_path: Path) -> None:

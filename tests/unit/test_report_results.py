@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fedgloss.configuration import read_yaml
 from fedgloss.errors import InputError
 from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.study import Cell, Study
+from fedgloss.study import METHODS_FILE, Cell, Study
 
 SEEDS = (0, 42, 200299)
 C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}
@@ -28,6 +29,8 @@ FINAL = {
 LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
 TWICE = ("scaffold",)
 PARAMETERS = 1000
+METHODS = read_yaml(METHODS_FILE)
+TRAINING = {"evaluate_every": 1000, "last": 1000, "record": []}
 
 
 def make_study(**config: object) -> Study:
@@ -38,9 +41,9 @@ def make_study(**config: object) -> Study:
         for label in ROWS
         for seed in SEEDS
     ]
-    datasets = {name: {"source": name} for name in ("cifar10", "cifar100")}
     report = {
         "title": "A study",
+        "training": TRAINING,
         "tables": {
             "table3": {
                 "kind": "methods",
@@ -57,18 +60,17 @@ def make_study(**config: object) -> Study:
             "landscape": {"kind": "landscape", "columns": [C10], "rows": ["fedavg", "fedgloss"]},
         },
     }
-    return Study("toy", "toy.yaml", {**report, **config}, {"datasets": datasets}, tuple(cells))
+    return Study("toy", "config/toy.yaml", {**report, **config}, METHODS, tuple(cells))
 
 
-def write_cell(folder: Path, cell: Cell, final: float | str) -> None:
+def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None = None) -> None:
     """What training and analysis leave behind for one cell; accuracy climbs by 1/10 a round."""
     runs, analysis = (folder / kind / "toy" / str(cell) for kind in ("runs", "analysis"))
     runs.mkdir(parents=True)
     analysis.mkdir(parents=True)
     diverged = final == "x"
-    rounds = 100 if cell.dataset == "cifar10" else 200
-    training = {"rounds": 10000 * rounds // 100, "clients": 100, "clients_per_round": 5, "lr": 0.01}
-    training |= {"evaluate_every": 1000, "last": 1000, "record": []}
+    settings = (study or make_study()).settings(cell)
+    training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
     lines = [f"{(i + 1) * training['rounds'] // 10},{a},{1 / a}" for i, a in enumerate(reached)]
@@ -78,14 +80,7 @@ def write_cell(folder: Path, cell: Cell, final: float | str) -> None:
         "diverged_in": 7 if diverged else None,
         "accuracy": None if diverged else final,
         "accuracy_at_half": None if diverged else final / 2,
-        "settings": {
-            **{name: getattr(cell, name) for name in ("dataset", "alpha", "model", "algorithm")},
-            "method": cell.algorithm,
-            "variants": {"average": "weighted"},
-            "hyperparameters": {"rho": 0.15} if cell.algorithm == "fedgloss" else {},
-            "training": training,
-            "seed": cell.seed,
-        },
+        "settings": settings,
         "bytes_down": sent,
         "bytes_up": sent,
         "gradients_per_step": 1.0,
@@ -113,12 +108,12 @@ def write_cell(folder: Path, cell: Cell, final: float | str) -> None:
         (analysis / "landscape.csv").write_text(text)
 
 
-def write_results(folder: Path) -> Path:
+def write_results(folder: Path, study: Study | None = None) -> Path:
     """A results folder with what FINAL says."""
     for cell in make_study().cells:
         final = FINAL[cell.dataset, cell.algorithm][SEEDS.index(cell.seed)]
         if final is not None:
-            write_cell(folder, cell, final)
+            write_cell(folder, cell, final, study)
     return folder
 
 
@@ -161,6 +156,67 @@ def test_a_broken_csv_is_named_with_its_line(tmp_path: Path) -> None:
     file.write_text("round,accuracy\n1,50\n2\n")
     with pytest.raises(InputError, match=r"metrics\.csv: line 3: accuracy is not a number"):
         found.metrics(cell("cifar10", "fedavg", 0))
+
+
+OUTDATED = {
+    "training": {"training": {**TRAINING, "lr": 0.5}},
+    "a hyperparameter": {"algorithms": {"fedavg": {"training": {"weight_decay": 0.1}}}},
+    "a variant": {"algorithms": {"fedavg": {"variants": {"average": "unweighted"}}}},
+    "the precision": {"precision": "tf32"},
+    "the images": {
+        "datasets": {
+            "cifar10": {
+                "source": "cifar10",
+                "images": "official_overlap",
+                "partition": {"scheme": "dirichlet", "clients": 100},
+            }
+        }
+    },
+    "the partition": {
+        "datasets": {
+            "cifar10": {"source": "cifar10", "partition": {"scheme": "iid", "clients": 100}}
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("what", OUTDATED)
+def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: Path) -> None:
+    found = Results(make_study(**OUTDATED[what]), write_results(tmp_path))
+    old = cell("cifar10", "fedavg", 0)
+    assert found.status(old) == "outdated" and found.outdated(old)
+    readers = (found.metrics, found.manifest, found.hessian, found.landscape)
+    assert [read(old) for read in readers] == [None] * 4
+    cells = found.study.select(dataset="cifar10", algorithm="fedavg")
+    summary = summarize(found, cells, lambda one: results.accuracy(found, one))
+    assert (summary.n, summary.missing) == (0, 3)
+    (sentence,) = results.left_out(found, cells)
+    assert "3 runs are outdated" in sentence and "in the run" in sentence
+
+
+def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:
+    found, old = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    partition = tmp_path / "partitions" / "cifar10" / "alpha-0" / "partition.json"
+    partition.parent.mkdir(parents=True)
+    assert found.status(old) == "completed"
+    partition.write_text("another")
+    again = Results(make_study(), tmp_path)
+    assert again.status(old) == "outdated" and "inputs.partition" in again.outdated(old)
+    assert again.status(cell("cifar100", "fedavg", 0)) == "completed"
+
+
+@pytest.mark.parametrize(
+    "hessian", [{"data": "official_code"}, {"models": ["final"]}, {"models": ["final", "average"]}]
+)
+def test_nor_eigenvalues_of_another_hessian_than_the_study_names(hessian, tmp_path: Path) -> None:
+    found = Results(make_study(hessian=hessian), write_results(tmp_path))
+    assert found.hessian(cell("cifar10", "fedavg", 0)) is None
+    assert found.status(cell("cifar10", "fedavg", 0)) == "completed"
+
+
+def test_where_all_is_up_to_date_nothing_is_said(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+    assert list(results.left_out(found, found.study.cells)) == []
 
 
 def test_a_summary_counts_every_seed_once(tmp_path: Path) -> None:

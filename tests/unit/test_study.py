@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedgloss.algorithms import METHODS, resolve_variants
 from fedgloss.errors import InputError
 from fedgloss.study import Cell, check_study, check_writable, load_study, read_yaml
 from refusal import refused
+from test_fingerprint import forget
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(
@@ -102,9 +104,75 @@ def test_cells_are_found_by_path_and_by_field(study_file):
         study.cell("digits/alpha-0.5/smallcnn/gentle/seed-2")
 
 
-def test_alpha_stays_the_text_it_is(study_file):
-    study = load_study(study_file('"0.5"', '"0.50"'))
-    assert {cell.alpha for cell in study.cells} == {"0", "0.50"}
+# A number has one text: alpha is in paths, and chooses constants and partitions
+
+
+SPELLINGS = {"5.0": "5", "0.50": "0.5", "5.": "5", ".5": "0.5", "05": "5", "00": "0", "0.0": "0"}
+SPELLINGS |= {"5e-1": "0.5", "1E2": "100", "+5": "5", "-0": "0", " 5": "5", "1_0": "10", "٣": "3"}
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+def test_another_spelling_of_a_number_is_refused_with_its_one_text(text, study_file):
+    with refused("grid[0].alphas", repr(text), f'must be written "{SPELLINGS[text]}"'):
+        load_study(study_file('"0.5"]', f'"{text}"]'))
+
+
+@pytest.mark.parametrize("text", ["0", "5", "10", "1000", "0.05", "0.5", "10.5", "0.000000001"])
+def test_the_one_text_of_a_number_stays_as_it_is(text, study_file):
+    study = load_study(study_file('alphas: ["0", "0.5"]', f'alphas: ["0", "0.5", "{text}"]'))
+    assert {cell.alpha for cell in study.cells} == {"0", "0.5", text}
+
+
+@pytest.mark.parametrize("text", ["1e400", "1e-400", "1e999999999", "9" * 30, "0." + "1" * 30])
+def test_numbers_beyond_any_use_are_refused(text, study_file):
+    with refused("grid[0].alphas", text[:9], "not a number"):
+        load_study(study_file('"0.5"]', f'"{text}"]'))
+
+
+PLACES_OF_ALPHA = {
+    "a table": ('"0", model: smallcnn}]', '"0.0", model: smallcnn}]', "tables.accuracy.columns"),
+    "a figure": ('"0.5", model', '"0.50", model', "figures.curves.columns"),
+    "a data set's by_alpha": (
+        "grid:",
+        "datasets: {digits: {source: digits, partition: "
+        '{scheme: dirichlet, clients: 50, by_alpha: {"0.50": iid}}}}\ngrid:',
+        "datasets.digits.partition.by_alpha",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES_OF_ALPHA)
+def test_so_is_another_spelling_wherever_alpha_stands(place, study_file):
+    old, new, key = PLACES_OF_ALPHA[place]
+    with refused("tiny.yaml", key, "must be written"):
+        load_study(study_file(old, new))
+
+
+@pytest.mark.parametrize("where", ["training", "hyperparameters"])
+def test_so_is_one_among_the_constants_that_would_never_be_used(
+    where, study_file, monkeypatch, tmp_path
+):
+    odd = {"lr": entry(0.1, **{"0.50": 0.2})}
+    changes = {"training": odd} if where == "training" else {"fedgloss": {where: odd}}
+    constants(monkeypatch, tmp_path, **changes)
+    with refused("config/methods.yaml", "digits/smallcnn", where, "lr.by_alpha", '"0.5"'):
+        load_study(study_file())
+
+
+def test_numbers_of_the_settings_have_one_text_too(study_file):
+    """1 and 1.0 train the same: cells must not run again for it."""
+    old = "training: {rounds: 6, last: 2}"
+    cell = "digits/alpha-0/smallcnn/gentle/seed-0"
+    one, other = (
+        json.dumps(settings_of(study_file(f"{old}\n", f"{new}\n"), cell))
+        for new in (
+            "training: {rounds: 6, last: 2, lr: 1, weight_decay: 0}",
+            "training: {rounds: 6, last: 2, lr: 1.0, weight_decay: 0.0}",
+        )
+    )
+    assert one == other
+    rho = (study_file("rho: 0.01", f"rho: {text}") for text in ("1", "1.0"))
+    assert len({json.dumps(settings_of(file, cell)) for file in rho}) == 1
 
 
 def settings_of(file, cell):
@@ -117,6 +185,8 @@ def test_settings_name_everything_that_decides_the_numbers(study_file):
     assert settings == {
         "dataset": "digits",
         "alpha": "0",
+        "data": {"source": "digits", "images": "clean", "size": None},
+        "partition": {"scheme": "dirichlet", "clients": 50, "seed": 0},
         "model": "smallcnn",
         "weights": None,
         "algorithm": "gentle",
@@ -246,7 +316,9 @@ def test_other_weights_change_the_settings_of_their_cells_alone(warm_file, tmp_p
     assert changed == {"warm"}
 
 
-def test_a_label_may_be_a_models_own_name_or_stand_for_an_import_path(study_file, tmp_path):
+def test_a_label_may_be_a_models_own_name_or_stand_for_an_import_path(
+    study_file, tmp_path, my_package
+):
     (tmp_path / "w").write_bytes(b"w")
     entry = json.dumps({"smallcnn": {"weights": str(tmp_path / "w")}})
     study = load_study(study_file("grid:\n", f"models: {entry}\ngrid:\n"))
@@ -302,7 +374,6 @@ BAD = {
     "alpha not a number": ('"0.5"]', '"half"]', ["grid[0].alphas", "'half'", "'iid'", "number"]),
     "alpha negative": ('"0.5"]', '"-1"]', ["grid[0].alphas", "'-1'", "at least 0"]),
     "alpha nan": ('"0.5"]', '"nan"]', ["grid[0].alphas", "'nan'"]),
-    "alpha in other digits": ('"0.5"]', '"٣"]', ["grid[0].alphas", "'٣'"]),
     "alpha a path": ('"0.5"]', '"../0"]', ["grid[0].alphas", "'../0'"]),
     "no alphas": ('["0", "0.5"]', "[]", ["grid[0].alphas", "at least 1"]),
     "unknown method": (
@@ -322,7 +393,7 @@ BAD = {
     "unknown model": (
         'alphas: ["0", "0.5"], model: smallcnn',
         'alphas: ["0", "0.5"], model: smalcnn',
-        ["digits/smalcnn", "digits/smallcnn"],
+        ["grid[0].model", "'smalcnn'", "did you mean 'smallcnn'", "package.module:function"],
     ),
     "more clients a round than clients": (
         "rounds: 6",
@@ -430,6 +501,12 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     for path in (tmp_path / "absent.yaml", tmp_path):
         with refused(path, "cannot be read"):
             load_study(path)
+
+
+def test_a_misspelt_file_is_refused_with_the_one_there_is(study_file, monkeypatch):
+    monkeypatch.chdir(study_file().parent)
+    with refused("tinny.yaml: there is no such file", "did you mean 'tiny.yaml'"):
+        load_study("tinny.yaml")
 
 
 @pytest.mark.parametrize("text", ["{", '{"study": 1', "{}", '{"study": NaN}'])
@@ -602,12 +679,497 @@ def own_study(training):
     }
 
 
-def test_data_and_models_of_ones_own_need_no_constants():
+@pytest.fixture
+def my_package(tmp_path, monkeypatch):
+    """A package of one's own with a model."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "nets.py").write_text("def small(shape, classes): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    yield tmp_path / "my_package"
+    forget()
+
+
+def test_data_and_models_of_ones_own_need_no_constants(my_package):
     study = check_study(own_study(OWN), "own.yaml")
     assert all(study.settings(cell)["training"] == OWN for cell in study.cells)
 
 
-@pytest.mark.parametrize("key", OWN)
-def test_but_then_the_study_gives_every_training_key(key):
-    with pytest.raises(InputError, match=rf"own.yaml: grid\[0\].model: .* training.{key} is not"):
-        check_study(own_study({k: v for k, v in OWN.items() if k != key}), "own.yaml")
+def test_but_then_the_study_gives_every_key_and_all_that_are_missing_are_named_at_once(my_package):
+    config = own_study({"rounds": 2, "lr": 0.1})
+    config["algorithms"] = {"strong": {"method": "fedgloss", "hyperparameters": {"rho": 1}}}
+    config["grid"][0]["algorithms"] = ["fedavg", "fedsam", "strong"]
+    needed = [f"training.{key}" for key in OWN if key not in ("rounds", "lr", "record")]
+    needed += [f"algorithms.strong.hyperparameters.{name}" for name in ("beta", "rho_l")]
+    needed += ["algorithms.fedsam.hyperparameters.rho_l", "'folder/my_package.nets:small'"]
+    with refused("own.yaml", "missing, must be given", *needed):
+        check_study(config, "own.yaml")
+
+
+def test_what_no_number_depends_on_need_not_be_given(my_package):
+    """What is recorded has a default; without it figures of norms would stay empty."""
+    study = check_study(own_study({k: v for k, v in OWN.items() if k != "record"}), "own.yaml")
+    found = [study.settings(cell)["training"]["record"] for cell in study.cells]
+    assert found == [["norms", "communication"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        (["study", "seeds"], ["study, seeds: missing"]),
+        (["seeds", "grid"], ["seeds, grid: missing"]),
+        (["study", "seeds", "grid"], ["study, seeds, grid: missing"]),
+    ],
+)
+def test_all_missing_keys_of_a_study_are_named_at_once(dropped, words):
+    config = {k: v for k, v in QUICKSTART.items() if k not in dropped}
+    with refused("quickstart.yaml", *words):
+        check_study(config, "quickstart.yaml")
+
+
+def test_so_are_those_further_down(study_file):
+    file = study_file("    kind: methods\n", "")
+    text = file.read_text().replace("    rows: [gentle]\n", "").replace("study: tiny\n", "")
+    file.write_text(text)
+    with refused(file, "study, figures.curves.rows, tables.accuracy.kind: missing, must be given"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("resnet81", ["'resnet81'", "did you mean 'resnet18'"]),
+        ("my_package.nest:small", ["my_package.nest:small", "no module 'my_package.nest'"]),
+        ("nowhere:net", ["nowhere:net", "no module 'nowhere'"]),
+        ("my_package.nets", ["'my_package.nets'", "package.module:function"]),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_before_any_job(model, words, my_package):
+    config = own_study(OWN)
+    config["grid"][0]["model"] = model
+    with refused("own.yaml", "grid[0].model", *words):
+        check_study(config, "own.yaml")
+
+
+def test_the_models_by_name_are_those_there_are():
+    from fedgloss import models
+    from fedgloss.study import MODELS
+
+    assert MODELS == models.MODELS
+
+
+# Numbers that YAML takes for text
+
+
+NUMBERS = {
+    "lr: 1e-4": ["training.lr", '"1e-4"', "write 1.0e-4"],
+    "lr: 1E-4": ["training.lr", "write 1.0e-4"],
+    "lr: 5e2": ["training.lr", "write 5.0e+2"],
+    "lr: 1.5e3": ["training.lr", "write 1.5e+3"],
+    "weight_decay: 4e-4": ["training.weight_decay", "write 4.0e-4"],
+    'lr: "0.1"': ["training.lr", "write 0.1, without quotes"],
+    "batch_size: 1e2": ["training.batch_size", "write 100"],
+    'rounds: "6"': ["training.rounds", "write 6, without quotes"],
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_number_that_is_text_is_refused_with_how_to_write_it(text, study_file):
+    file = study_file("rounds: 6", text)
+    with refused(file, *NUMBERS[text]):
+        load_study(file)
+    word = NUMBERS[text][-1].removeprefix("write ").removesuffix(", without quotes")
+    assert yaml.safe_load(word) == float(yaml.safe_load(text.split(": ")[1]))
+
+
+def test_so_is_one_further_down(study_file):
+    with refused("gentle.hyperparameters.rho", '"1e-2"', "write 1.0e-2"):
+        load_study(study_file("rho: 0.01", "rho: 1e-2"))
+    with refused("landscape.extent", "write 2.0e+0"):
+        load_study(study_file("grid:", "landscape: {extent: 2e0}\ngrid:"))
+    with refused("seeds[1]", "write 1, without quotes"):
+        load_study(study_file("[0, 1]", '[0, "1"]'))
+
+
+@pytest.mark.parametrize("text", ["six", "1e-4x", "nan", "1e999"])
+def test_other_text_gets_no_such_advice(text, study_file):
+    with pytest.raises(InputError) as caught:
+        load_study(study_file("rounds: 6", f"lr: {text}"))
+    assert "write" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_obstacle(study_file):
+    file = study_file()
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_study(file).name == "tiny"
+
+
+# Settings that cannot be meant
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ("rounds: 60, last: 100", ["training.last: 100 of only 60 rounds"]),
+        ("rounds: 6", ["training.last: 20 of only 6 rounds"]),  # the 20 is a constant
+        ("last: 121", ["training.last: 121 of only 120 rounds"]),
+    ],
+)
+def test_more_last_rounds_than_rounds_are_refused(training, words, study_file):
+    with refused("tiny.yaml", "digits/alpha-0/smallcnn", *words):
+        load_study(study_file("rounds: 6, last: 2", training))
+
+
+def test_those_of_one_method_are_refused_too(study_file):
+    with refused("smallcnn/gentle", "training.last: 2 of only 1 rounds"):
+        load_study(study_file("{method: fedgloss,", "{method: fedgloss, training: {rounds: 1},"))
+
+
+def test_as_many_last_rounds_as_rounds_are_fine(study_file):
+    load_study(study_file("last: 2", "last: 6"))
+
+
+def gentle(study_file, text):
+    return load_study(study_file("rho: 0.01", text))
+
+
+@pytest.mark.parametrize("T_s", [6, 7, 2000])
+def test_a_warm_up_that_never_ends_is_a_warning_in_one_line(T_s, study_file):
+    study = gentle(study_file, f"T_s: {T_s}")
+    assert list(study.warnings()) == [
+        f"{study.file}: algorithms.gentle.hyperparameters.T_s: {T_s}, but digits/smallcnn trains"
+        " for 6 rounds: the method never leaves its warm-up"
+    ]
+
+
+@pytest.mark.parametrize("T_s", [0, 1, 5])
+def test_one_that_ends_is_none(T_s, study_file):
+    assert list(gentle(study_file, f"T_s: {T_s}").warnings()) == []
+
+
+def test_without_a_schedule_there_is_no_warm_up(study_file):
+    constant = "variants: {rho_schedule: constant, rho_l_schedule: constant}"
+    file = study_file("variants: {sigma_scaling: paper}", constant)
+    file.write_text(file.read_text().replace("rho: 0.01", "T_s: 2000"))
+    assert list(load_study(file).warnings()) == []
+
+
+FAVG = "columns: [{dataset: digits, alpha: '0', model: smallcnn}], rows: [gentle]"
+
+
+def test_a_table_against_fedavg_needs_fedavg(study_file):
+    """Under whatever label: it is the method that counts."""
+    table = f"tables:\n  cost: {{kind: communication, {FAVG}}}\n"
+    load_study(study_file("tables:\n", table))
+    renamed = "algorithms: [plain, gentle]"
+    file = study_file("tables:\n", table)
+    text = file.read_text().replace("algorithms: [fedavg, gentle]", renamed)
+    text = text.replace("rows: [fedavg, gentle]", "rows: [gentle]")
+    file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedavg}\n"))
+    study = load_study(file)
+    assert {cell.algorithm for cell in study.baselines(study.tables["cost"]["columns"][0])} == {
+        "plain"
+    }
+    file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedprox}\n"))
+    with refused("tables.cost", "counts against fedavg", "digits/0/smallcnn"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    ("metric", "record"),
+    [("w_norm", "norms"), ("pseudo_gradient_norm", "norms"), ("delta_epsilon", "delta_epsilon")],
+)
+def test_a_figure_shows_what_is_recorded(metric, record, study_file):
+    text = SMALL.replace("kind: curves", f"kind: curves\n    metric: {metric}")
+    with refused("figures.curves.metric", metric, f"put {record}", "training.record"):
+        load_study(study_file("last: 2", "last: 2, record: [communication]", text))
+    load_study(study_file("last: 2", f"last: 2, record: [{record}]", text))
+
+
+@pytest.mark.parametrize("key", ["images", "size"])
+def test_keys_of_other_sources_are_refused(key):
+    digits = {**DIGITS, key: {"images": "official_overlap", "size": 8}[key]}
+    with refused(f"datasets.digits.{key}", "not for digits"):
+        with_datasets(digits=digits)
+
+
+# Methods of one's own
+
+
+def method_named(tmp_path, monkeypatch, **declared):
+    """A module with a method that declares these names."""
+    text = ", ".join(f"{key}={value!r}" for key, value in declared.items())
+    (tmp_path / "odd_method.py").write_text(
+        "from fedgloss.algorithms.core import Algorithm\n"
+        f"def odd(): return Algorithm('odd', lambda *a: a, lambda *a: a, {text})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_method", raising=False)
+
+
+TAKEN = ["m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient"]
+TAKEN += ["self", "get", "items", "keys", "replace", "values"]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_hyperparameters_with_the_engines_own_names_are_refused(
+    name, study_file, tmp_path, monkeypatch
+):
+    method_named(tmp_path, monkeypatch, hyperparameters={name: 0.1})
+    file = study_file("{method: fedgloss, hyperparameters: {rho: 0.01}, variants: ", "{variants: ")
+    file.write_text(
+        file.read_text().replace("{variants: {sigma_scaling: paper}}", "{method: 'odd_method:odd'}")
+    )
+    with refused(file, "odd_method:odd", f"hyperparameters: {name!r}", "full_gradient"):
+        load_study(file)
+
+
+@pytest.mark.parametrize("kind", ["global_state", "client_state", "local_state"])
+@pytest.mark.parametrize("name", ["self", "get", "items", "keys", "replace", "values"])
+def test_so_are_states_with_the_names_of_what_records_can_do(
+    kind, name, study_file, tmp_path, monkeypatch
+):
+    method_named(tmp_path, monkeypatch, **{kind: ("m", name)})  # Adam's m is fine
+    gentle = "{method: fedgloss, hyperparameters: {rho: 0.01}, variants: {sigma_scaling: paper}}"
+    with refused("odd_method:odd", f"{kind}: {name!r}"):
+        load_study(study_file(gentle, "{method: 'odd_method:odd'}"))
+
+
+def test_the_engine_fills_h_with_these_names():
+    """`FACTS` is what the engine adds to the hyperparameters, no more and no less."""
+    import ast
+
+    from fedgloss import study
+    from fedgloss.simulation import rounds
+
+    tree = ast.parse(Path(rounds.__file__).read_text(encoding="utf-8"))
+    calls = [
+        {keyword.arg for keyword in node.keywords if keyword.arg}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Named"
+    ]
+    assert set(study.FACTS) in calls
+
+
+# Data sets and partitions: what differs lies under another path
+
+
+DIGITS = {"source": "digits", "partition": {"scheme": "dirichlet", "clients": 50, "seed": 0}}
+
+
+def with_datasets(alphas=("0", "0.5"), **datasets):
+    """A study of FedAvg on the first of some data sets."""
+    name, *_ = [*datasets, "digits"]
+    block = {"dataset": name, "alphas": [*alphas], "model": "smallcnn", "algorithms": ["fedavg"]}
+    return check_study(
+        {"study": "s", "seeds": [0], "datasets": datasets, "grid": [block]}, "s.yaml"
+    )
+
+
+def folders(study):
+    name = study.cells[0].dataset
+    return study.data_folder(name), *(
+        study.partition_folder(name, alpha)
+        for alpha in dict.fromkeys(cell.alpha for cell in study.cells)
+    )
+
+
+def test_the_known_definitions_keep_their_plain_folders():
+    assert folders(with_datasets()) == ("digits", "digits", "digits")
+    assert folders(with_datasets(digits=DIGITS)) == ("digits", "digits", "digits")
+    paper = load_study(ROOT / "config" / "paper.yaml")
+    for cell in paper.cells:
+        assert paper.data_folder(cell.dataset) == cell.dataset
+        assert paper.partition_folder(cell.dataset, cell.alpha) == cell.dataset
+
+
+PARTITIONS = {
+    "another scheme": {"scheme": "dirichlet-per-class"},
+    "another seed": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("what", PARTITIONS)
+def test_another_partition_lies_elsewhere_and_shares_the_data(what):
+    digits = {**DIGITS, "partition": {**DIGITS["partition"], **PARTITIONS[what]}}
+    data, *cuts = folders(with_datasets(["0.1", "0.5"], digits=digits))
+    assert data == "digits"
+    assert len({*cuts}) == 1 and cuts[0].startswith("digits+")
+
+
+def test_another_scheme_at_one_alpha_moves_that_one_alone():
+    partition = {**DIGITS["partition"], "by_alpha": {"0.5": "dirichlet-per-class"}}
+    data, usual, other = folders(with_datasets(digits={**DIGITS, "partition": partition}))
+    assert (data, usual) == ("digits", "digits") and other.startswith("digits+")
+
+
+CIFAR = {
+    "source": "cifar10",
+    "root": "data/cifar10",
+    "partition": {
+        "scheme": "dirichlet",
+        "by_alpha": {"5": "dirichlet-per-class-capped"},
+        "clients": 100,
+        "seed": 0,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": "official_overlap"}, {"root": "elsewhere"}, {"download": True}]
+)
+def test_other_data_lie_elsewhere_and_so_do_their_partitions(change):
+    """Also where only the way to them differs: preparing again would date all that follows."""
+    block = {"dataset": "cifar10", "alphas": ["0"], "model": "cnn", "algorithms": ["fedavg"]}
+    config = {"study": "s", "seeds": [0], "grid": [block]}
+    usual = check_study({**config, "datasets": {"cifar10": CIFAR}}, "s.yaml")
+    other = check_study({**config, "datasets": {"cifar10": CIFAR | change}}, "s.yaml")
+    assert folders(usual) == ("cifar10", "cifar10")
+    assert all(folder.startswith("cifar10+") for folder in folders(other))
+
+
+def test_data_of_ones_own_are_told_apart_by_their_definition(my_package):
+    """Two studies may both call theirs `flowers`."""
+    found = []
+    for root in ("flowers", "flowers", "other/flowers"):
+        config = own_study(OWN)
+        config["datasets"]["flowers"]["root"] = root
+        found.append(folders(check_study(config, "own.yaml")))
+    assert found[0] == found[1]
+    assert not {*found[0]} & {*found[2]}
+    assert all(name.startswith("flowers+") for name in (*found[0], *found[2]))
+
+
+def test_settings_say_which_data_and_which_partition():
+    """So a run on other ones is another run, wherever they lie."""
+    usual = with_datasets(["0.5"])
+    other = with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "iid", "clients": 50}})
+    (a,), (b,) = (list(map(study.settings, study.cells)) for study in (usual, other))
+    assert {key for key in a if a[key] != b[key]} == {"partition"}
+    assert b["partition"] == {"scheme": "iid", "clients": 50, "seed": 0}
+
+
+def test_a_partition_of_as_many_clients_as_are_trained_need_not_repeat_it():
+    digits = {"source": "digits", "partition": {"scheme": "iid"}}
+    study = with_datasets(["0.5"], digits=digits)
+    assert study.partition("digits", "0.5")["clients"] == 50
+
+
+# Splits that come as files
+
+
+@pytest.fixture
+def split(tmp_path, monkeypatch):
+    """Study files are beside a split of three clients, and a folder of splits by alpha."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text('{"clients": [[0], [1], [2]], "test": [0]}')
+    Path("splits").mkdir()
+    leaf = {"users": ["0", "1"], "users_data": {}}
+    Path("splits/federated_train_alpha_0.50.json").write_text(json.dumps(leaf))
+    return tmp_path
+
+
+def of_split(file, alphas=("0.5",), training={"clients_per_round": 1}, **partition):
+    digits = {"source": "digits", "partition": {"scheme": "file", "file": file, **partition}}
+    block = {"dataset": "digits", "alphas": [*alphas], "model": "smallcnn"}
+    config = {"study": "s", "seeds": [0], "datasets": {"digits": digits}}
+    config |= {"grid": [{**block, "algorithms": ["fedavg"]}], "training": dict(training)}
+    return check_study(config, "s.yaml")
+
+
+def own_split(file, clients=None):
+    """A data set without constants: nothing says how many clients it has."""
+    config = own_study({k: v for k, v in OWN.items() if k != "clients"})
+    config["training"] |= {"clients": clients} if clients else {}
+    config["datasets"]["flowers"]["partition"] = {"scheme": "file", "file": file}
+    config["grid"][0] |= {"model": "smallcnn", "alphas": ["0.5"]}
+    return check_study(config, "own.yaml")
+
+
+@pytest.mark.parametrize(("file", "clients"), [("mine.json", 3), ("splits", 2)])
+def test_the_seed_and_the_clients_of_an_imported_split_need_not_be_given(file, clients, split):
+    study = own_split(file)
+    settings = study.settings(study.cells[0])
+    assert settings["training"]["clients"] == clients
+    assert settings["partition"]["scheme"] == "file"
+    assert not {"seed", "clients"} & {*study.partition("flowers", "0.5")}
+
+
+def test_given_clients_must_be_those_of_the_split(split):
+    assert own_split("mine.json", 3)
+    with refused("own.yaml", "training.clients", "4", "mine.json", "3"):
+        own_split("mine.json", 4)
+    with refused("s.yaml", "training.clients", "50", "mine.json", "3"):
+        of_split("mine.json")  # the constants' 50
+
+
+def test_the_content_of_a_split_is_among_the_settings_and_its_place_is_not(split):
+    def cut(file):
+        study = own_split(file)
+        return study.settings(study.cells[0])["partition"]
+
+    before = cut("mine.json")
+    Path("moved.json").write_text(Path("mine.json").read_text())
+    assert cut("moved.json") == before
+    Path("moved.json").write_text('{"clients": [[0], [1], [3]]}')
+    assert cut("moved.json") != before
+
+
+ABSENT = {
+    "a file": ("absent.json", ["0.5"], ["absent.json", "cannot be read"]),
+    "a folder": ("absent", ["0.5"], ["absent", "cannot be read"]),
+    "an alpha": ("splits", ["0.5", "5"], ["federated_train_alpha_5.00.json", "cannot be read"]),
+    "no split": ("tiny.yaml", ["0.5"], ["tiny.yaml", "not valid JSON"]),
+    "an odd split": ("odd.json", ["0.5"], ["odd.json", "neither"]),
+    "a list": ("list.json", ["0.5"], ["list.json", "neither"]),
+}
+
+
+@pytest.mark.parametrize("what", ABSENT)
+def test_a_split_that_is_not_there_is_refused_before_any_job(what, split, study_file):
+    study_file()
+    Path("odd.json").write_text('{"clients": 5}')
+    Path("list.json").write_text("[1]")
+    file, alphas, words = ABSENT[what]
+    with refused("s.yaml", "datasets.digits.partition.file", *words):
+        of_split(file, alphas)
+
+
+def test_a_file_without_its_scheme_or_a_scheme_without_its_file_is_refused(split):
+    with refused("partition.file: is given", "'file'"):
+        digits = {**DIGITS, "partition": {**DIGITS["partition"], "file": "mine.json"}}
+        with_datasets(digits=digits)
+    with refused("partition.file: missing"):
+        with_datasets(digits={**DIGITS, "partition": {"scheme": "file"}})
+    partition = {**DIGITS["partition"], "by_alpha": {"5": "file"}, "file": "mine.json"}
+    with_datasets(digits={**DIGITS, "partition": partition})  # for another study's alpha 5
+
+
+@pytest.mark.parametrize("alpha", ["natural", "iid", "0"])
+def test_a_split_is_what_it_is_whatever_alpha_calls_it(alpha, split):
+    study = of_split("mine.json", [alpha], {"clients": 3, "clients_per_round": 1})
+    assert study.partition("digits", alpha) == {
+        "scheme": "file",
+        "file": "mine.json",
+        "alpha": alpha,
+    }
+
+
+@pytest.mark.parametrize("alpha", ["natural", "iid"])
+def test_a_folder_of_splits_has_none_for_a_word(alpha, split):
+    with refused("partition.file", repr(alpha), f"by_alpha: {{{alpha}: {alpha}}}"):
+        of_split("splits", [alpha])
+
+
+def test_what_is_drawn_beside_imported_splits_is_said(split):
+    study = of_split(
+        "splits", ["iid"], {"clients": 2, "clients_per_round": 1}, by_alpha={"iid": "iid"}
+    )
+    assert study.partition("digits", "iid") == {"scheme": "iid", "clients": 2, "seed": 0}
+
+
+def test_natural_needs_data_with_users():
+    with refused("datasets.digits.partition", "'natural'", "no users", "landmarks"):
+        with_datasets(["natural"])
+    with refused("datasets.digits.partition", "'0.5'", "no users"):
+        with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "natural"}})

@@ -147,6 +147,20 @@ def test_nothing_is_averaged_silently(folder: Path, ours: Summary, text: str) ->
     assert line.split("|")[3].strip() == text
 
 
+def test_outdated_runs_are_left_out_and_a_note_says_so(folder: Path) -> None:
+    """They were made with another learning rate than the study has now."""
+    edited = {"fedavg": {"training": {"lr": 0.5}}}
+    table = build(folder, "table3", algorithms=edited)
+    assert [entry.ours.missing for entry in table.rows[0].entries] == [3, 3]
+    assert [entry.ours.n for entry in table.rows[2].entries] == [3, 0]
+    (note,) = (note for note in table.notes if "outdated" in note)
+    assert note == (
+        "6 runs are outdated and left out, as if not run: cifar10/alpha-0/cnn/fedavg/seed-0 first,"
+        " settings.training.lr is 0.01 in the run, 0.5 here."
+    )
+    assert not [note for note in build(folder, "table3").notes if "outdated" in note]
+
+
 def test_best_is_marked_in_each_group_and_skips_the_diverged(folder: Path) -> None:
     table = build(folder, "table3")
     best = {(row.label, i) for row in table.rows for i, e in enumerate(row.entries) if e.best}
@@ -186,9 +200,10 @@ def test_communication_counts_to_fedavgs_final_accuracy(folder: Path) -> None:
     assert rows["fedgloss"][1].verdict is None  # the paper's cost is its rounds, to one digit
 
 
-def test_cost_is_counted_in_what_fedavg_exchanges(folder: Path) -> None:
+def test_cost_is_counted_in_what_fedavg_exchanges(tmp_path: Path) -> None:
     """Let SCAFFOLD's runs, which move twice as much, pass for FedAvg's: B is twice as large."""
     names = {"fedavg": {"method": "scaffold"}, "scaffold": {"method": "fedavg"}}
+    folder = write_results(tmp_path, make_study(algorithms=names))
     table = build(folder, "table6", algorithms=names)
     rounds, cost = (entry.ours.mean for entry in table.rows[0].entries)
     assert rounds == 5000  # 59, 60 and 62 %, climbing by tenths, pass 25.5 % at half

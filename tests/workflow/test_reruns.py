@@ -6,17 +6,20 @@ import json
 import os
 import re
 import shutil
+import statistics
+import subprocess
 
 import pytest
 
 from fedgloss.models.cnn import smallcnn
 from fedgloss.study import load_study
 from fedgloss.tensors import save_tensors
-from workflow.project import ROOT, SMOKE, build, files, planned, rules, snakemake
+from workflow.project import ROOT, SMOKE, build, environment, files, planned, rules, snakemake
 
 pytestmark = pytest.mark.slow
 
 RUN = "results/runs/smoke/digits/alpha-0/smallcnn"
+COST = "communication_cost"  # a table's only number that is a method's, not a condition's
 
 
 def test_everything_that_was_asked_for_is_there(built):
@@ -44,7 +47,8 @@ def test_nothing_else_is_left(built):
     assert not [path for path in results.rglob("*") if ".tmp" in path.name or path.name[0] == "."]
     assert not [path for path in (results / "checkpoints").rglob("*") if path.is_file()]
     kinds = {"analysis", "benchmarks", "data", "figures", "logs", "partitions", "report", "runs"}
-    assert {path.name for path in results.iterdir()} - {"checkpoints"} == kinds | {"tables"}
+    kinds |= {"studies", "tables"}
+    assert {path.name for path in results.iterdir()} - {"checkpoints"} == kinds
     new = {path.name for path in built.iterdir()} - {path.name for path in ROOT.iterdir()}
     assert new <= {"log", ".snakemake", "logs"}
 
@@ -72,15 +76,29 @@ def test_manifests_and_settings_agree_with_the_study(built, monkeypatch):
 
 
 def test_the_tables_numbers_are_those_of_the_runs(built):
+    """Each number in its row: of every seed, then their mean and sample standard deviation."""
     study = load_study(built / "config" / "smoke.yaml")
     text = (built / "results/tables/smoke/accuracy.csv").read_text(encoding="utf-8")
-    table = " ".join(value for row in csv.reader(text.splitlines()) for value in row)
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["metric"] != COST]
+    expected = []
     for algorithm in ("fedavg", "fedgloss"):
-        values = [
-            json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())["accuracy"]
-            for cell in study.select(algorithm=algorithm)
-        ]
-        assert f"{sum(values) / len(values):.4f}"[:5] in table
+        for metric, file in (
+            ("accuracy", "runs/smoke/{}/manifest.json"),
+            ("lambda1", "analysis/smoke/{}/hessian.json"),
+        ):
+            values = [
+                json.loads((built / "results" / file.format(cell)).read_text())[metric]
+                for cell in study.select(algorithm=algorithm)
+            ]
+            assert len(set(values)) == 2, "seeds that agree would hide a mistake"
+            expected += [(algorithm, metric, "seed", value, 0) for value in values]
+            mean, std = statistics.fmean(values), statistics.stdev(values)
+            expected.append((algorithm, metric, "ours", mean, std))
+    assert len(rows) == len(expected) == 12
+    for row, (*where, mean, std) in zip(rows, expected, strict=True):
+        assert [row["algorithm"], row["metric"], row["source"]] == where
+        assert float(row["mean"]) == pytest.approx(mean, rel=1e-12)
+        assert float(row["std"] or 0) == pytest.approx(std, rel=1e-9)
 
 
 def test_a_second_run_does_nothing(finished):
@@ -130,16 +148,22 @@ def trained(jobs):
     ]
 
 
+def status(project):
+    command = ["fedgloss", "status", "config/smoke.yaml"]
+    shown = subprocess.run(
+        command, cwd=project, env=environment(project), capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
 DOWNSTREAM = {"table": 1, "figure": 1, "report": 1}
 
 
 def test_another_rho_trains_that_methods_cells_and_what_follows(finished):
     file = finished / "config" / "smoke.yaml"
-    edit(
-        file,
-        "\ngrid:",
-        "\nalgorithms:\n  fedgloss: {hyperparameters: {rho: 0.123}}\n\ngrid:",
-    )
+    edit(file, "T_s: 3", "T_s: 3, rho: 0.123")
+    assert "2 done ✓, 0 diverged ✗, 2 outdated ≠" in status(finished)
     jobs = planned(finished, SMOKE)
     assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
     assert rules(jobs) == {"train": 2, "hessian": 1, **DOWNSTREAM}
@@ -188,7 +212,7 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
 
 
 UNUSED = ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py", "cli.py"]
-UNUSED += ["study.py", "status.py", "progress.py", "fingerprint.py"]
+UNUSED += ["study.py", "status.py", "progress.py", "fingerprint.py", "inputs.py", "invocation.py"]
 EDITS = {
     "a method": (
         ["algorithms/fedgloss.py"],

@@ -1,14 +1,27 @@
 """The rules and the study: what would run, what is refused, how the files are written."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from fedgloss.study import load_study
-from workflow.project import ROOT, SMOKE, build, environment, files, planned, rules, snakemake
+from workflow.project import (
+    ROOT,
+    SMOKE,
+    build,
+    copy_project,
+    environment,
+    files,
+    planned,
+    rules,
+    snakemake,
+)
 
 RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
@@ -123,6 +136,64 @@ def test_changes_on_the_command_line_are_checked_too(fresh):
     refused(shown, ["preset", '"papers"', "'paper'"])
 
 
+COMMAND_LINES = {
+    "a misspelt study file": (
+        ["--configfile=config/smok.yaml"],
+        ["no file 'config/smok.yaml'", "did you mean 'config/smoke.yaml'", "config/paper.yaml"],
+    ),
+    "a target taken for a file": (
+        ["--configfile", "config/smoke.yaml", "table_accuracy"],
+        ["'table_accuracy'", "--configfile=FILE"],
+    ),
+    "a target taken for a value": ([SMOKE, "--config", "preset=paper", "all"], ["'all'"]),
+    "a method outside the study": (
+        [SMOKE, "only_fedsam"],
+        ["no target 'only_fedsam'", "allowed: all, table_accuracy", "only_fedgloss"],
+    ),
+    "a misspelt table": ([SMOKE, "tabel_accuracy"], ["did you mean 'table_accuracy'"]),
+    "a misspelt rule": ([SMOKE, "--until", "trian"], ["did you mean 'train'"]),
+    "a cell outside the grid": (
+        [SMOKE, "results/runs/smoke/digits/alpha-0/smallcnn/fedsam/seed-0/metrics.csv"],
+        ["config/smoke.yaml: no cell 'digits/alpha-0/smallcnn/fedsam/seed-0'", "did you mean"],
+    ),
+    "a file that no rule makes": ([SMOKE, "results/tables/smoke/acuracy.md"], ["no target"]),
+    "the learning rate as text": (
+        [SMOKE, "--config", "training={lr: 1e-4}"],
+        ["training.lr", "write 1.0e-4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMAND_LINES)
+def test_a_command_line_that_cannot_be_meant_is_one_line_and_2(case, fresh):
+    arguments, words = COMMAND_LINES[case]
+    refused(snakemake(fresh, "--dry-run", *arguments), words)
+    assert not (fresh / "results").exists()
+
+
+def test_values_of_the_command_line_are_read_as_a_study_file_is(fresh):
+    changed = ["--config", "seeds=[7]", "training={rounds: 5}"]
+    jobs = planned(fresh, "only_fedavg", SMOKE, *changed)
+    assert [job for job in jobs if job[0] == "train"] == [
+        ("train", "smoke/digits/0/smallcnn/fedavg/7")
+    ]
+
+
+def test_a_warm_up_that_never_ends_is_said_in_one_line(fresh):
+    shown = snakemake(fresh, "--dry-run", "--quiet", SMOKE, "--config", "training={rounds: 3}")
+    warned = [line for line in shown.stderr.splitlines() if "warning" in line]
+    assert shown.returncode == 0 and len(warned) == 1
+    assert warned[0].startswith("fedgloss: warning: config/smoke.yaml: algorithms.fedgloss")
+
+
+def test_the_quickstarts_name_is_the_quickstarts(fresh):
+    (fresh / "mine.yaml").write_text(
+        (fresh / "config" / "smoke.yaml").read_text().replace("study: smoke", "study: quickstart")
+    )
+    shown = snakemake(fresh, "--dry-run", "--configfile=mine.yaml")
+    refused(shown, ["mine.yaml: study: 'quickstart'", "config/quickstart.yaml", "another name"])
+
+
 def test_a_results_folder_that_cannot_be_written_is_refused_first(fresh):
     (fresh / "results").write_text("a file in the way")
     refused(snakemake(fresh, SMOKE), ["results", "not writable"])
@@ -134,45 +205,94 @@ def test_a_results_folder_that_cannot_be_written_is_refused_first(fresh):
     refused(snakemake(fresh, SMOKE), ["results", "not writable"])
 
 
-def test_a_cell_outside_the_grid_is_no_target(fresh):
-    cell = "results/runs/smoke/digits/alpha-0/smallcnn/fedsam/seed-0/metrics.csv"
-    shown = snakemake(fresh, "--dry-run", cell, SMOKE)
-    assert shown.returncode != 0 and "Traceback" not in shown.stderr
+# How the rules are written: as Snakemake sees them, not as they are laid out
 
 
-# How the rules are written
+SHOWN = """
+
+import json as _json
+print("RULES", _json.dumps({rule.name: {
+    "docstring": rule.docstring, "shell": rule.shellcmd, "cache": bool(rule.cache),
+    "output": [*map(str, rule.output)], "log": [*map(str, rule.log)],
+    "benchmark": str(rule.benchmark or ""), "conda": str(rule.conda_env or ""),
+    "params": [*rule.params.keys()],
+} for rule in workflow.rules}))
+"""
+JOBS = {"prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"}
+UNCACHED = {"prepare_uncached", "partition_uncached"}
 
 
-RULES = {
-    name[1]: block
-    for file in RULE_FILES
-    for block in re.split(r"^(?=rule )", file.read_text(encoding="utf-8"), flags=re.M)
-    if (name := re.match(r"rule (\w+):", block))
+@pytest.fixture(scope="module")
+def rules_found(source, tmp_path_factory):
+    """Every rule that makes something, with its parts; the two uncached ones inherit theirs."""
+    project = copy_project(tmp_path_factory.mktemp("shown") / "project", source)
+    with open(project / "Snakefile", "a", encoding="utf-8") as snakefile:
+        snakefile.write(SHOWN)
+    shown = snakemake(project, "--list-rules", SMOKE)
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("RULES "))
+    found = json.loads(line.removeprefix("RULES "))
+    return {name: parts for name, parts in found.items() if parts["output"]}
+
+
+def test_these_are_the_rules(rules_found):
+    assert rules_found.keys() == JOBS | UNCACHED
+
+
+def faults(rule):
+    """What a rule lacks of what every rule has."""
+    if not re.fullmatch(r"[A-Z].*\.", rule["docstring"] or "", re.S):
+        yield "a sentence"
+    if not rule["shell"].startswith("fedgloss "):
+        yield "one command"
+    if len(rule["log"]) != 1 or not rule["shell"].endswith(" 2> {log:q}"):
+        yield "a log of what it says"
+    # Snakemake allows one of them: what comes from a cache took no time.
+    if bool(rule["benchmark"]) == (rule["name"] in ("prepare", "partition")):
+        yield "a benchmark, or a cache"
+    if not rule["conda"].endswith("envs/fedgloss.yaml"):
+        yield "an environment"
+    if "code" not in rule["params"]:
+        yield "the fingerprint of its code"
+    if any("checkpoints" in file for file in rule["output"]):
+        yield "checkpoints that a failure does not delete"
+    if re.search(r"\{(?!log:q)[^}]*(?<!:q)\}", rule["shell"].replace("{threads}", "")):
+        yield "quotes around everything"
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_every_rule_has_its_sentence_log_benchmark_environment_and_fingerprint(name, rules_found):
+    assert list(faults({"name": name, **rules_found[name]})) == []
+
+
+HARM = {
+    "a sentence": {"docstring": ""},
+    "one command": {"shell": "python -m fedgloss 2> {log:q}"},
+    "a log of what it says": {"shell": "fedgloss train"},
+    "a benchmark, or a cache": {"benchmark": ""},
+    "an environment": {"conda": ""},
+    "the fingerprint of its code": {"params": ["settings"]},
+    "checkpoints that a failure does not delete": {"output": ["results/checkpoints/x"]},
+    "quotes around everything": {"shell": "fedgloss train {params.data} 2> {log:q}"},
 }
 
 
-@pytest.mark.parametrize("block", list(RULES.values()), ids=list(RULES))
-def test_every_rule_has_its_sentence_log_benchmark_environment_and_fingerprint(block):
-    assert re.search(r'^    """[A-Z].*\."""$', block, flags=re.M)
-    for directive in ("output:", "log:", "conda:", "params:", "shell:"):
-        assert f"\n    {directive}\n" in block, directive
-    # Snakemake allows one of them: what comes from a cache took no time.
-    assert ("\n    benchmark:\n" in block) != ("\n    cache: " in block)
-    assert re.search(r"^        code=", block, flags=re.M), "no fingerprint of its code"
-    assert "2> {log:q}" in block
-    assert "checkpoints" not in re.search(r"output:\n(.*?)\n    \w+:\n", block, flags=re.S)[1]
+@pytest.mark.parametrize("what", HARM)
+def test_a_rule_without_any_of_them_would_be_noticed(what, rules_found):
+    assert list(faults({"name": "train", **rules_found["train"], **HARM[what]})) == [what]
 
 
-@pytest.mark.parametrize("file", RULE_FILES, ids=lambda path: path.stem)
-def test_every_rule_file_says_what_it_requires_and_provides(file):
-    opening = file.read_text(encoding="utf-8").split('"""')[1]
-    assert "\nREQUIRES  " in opening and "\nPROVIDES  " in opening
+def test_the_environment_of_the_rules_is_there(rules_found):
+    places = {rule["conda"] for name, rule in rules_found.items() if name in JOBS}
+    assert len(places) == 1
+    assert (ROOT / "envs" / Path(places.pop()).name).is_file()
 
 
-def test_the_conda_environment_is_there():
-    for block in RULE_FILES:
-        for path in re.findall(r'conda:\n +"(.*)"', block.read_text(encoding="utf-8")):
-            assert (block.parent / path).is_file()
+def test_every_rule_file_says_what_it_requires_and_provides():
+    names = [file.stem for file in RULE_FILES]
+    assert names == ["analysis", "common", "data", "report", "train"]
+    for file in RULE_FILES:
+        opening = file.read_text(encoding="utf-8").split('"""')[1]
+        assert "\nREQUIRES  " in opening and "\nPROVIDES  " in opening, file
 
 
 def test_lint_is_clean(fresh):
@@ -203,13 +323,23 @@ sys.exit("torch" in sys.modules)
     assert shown.returncode == 0, shown.stderr
 
 
+def unexplained(profile):
+    """The keys of a profile without a comment above them."""
+    before = ""
+    for line in profile.splitlines():
+        if re.match(r"[a-z_-]+:", line) and not before.startswith("#"):
+            yield line.split(":")[0]
+        before = before if line.startswith("__") else line  # one comment for the three hook's keys
+
+
 def test_profiles_explain_every_line():
-    for file in (ROOT / "profiles").rglob("config.yaml"):
-        before = ""
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if re.match(r"[a-z]", line):
-                assert before.startswith("#"), f"{file}: {line}"
-            before = line
+    profiles = {file.parent.name: file for file in (ROOT / "profiles").rglob("config.yaml")}
+    assert profiles.keys() == {"default", "slurm"}
+    for file in profiles.values():
+        text = file.read_text(encoding="utf-8")
+        assert len(yaml.safe_load(text)) >= 5
+        assert list(unexplained(text)) == []
+    assert list(unexplained("# Cores.\ncores: all\nretries: 3\n")) == ["retries"]
 
 
 @pytest.mark.slow

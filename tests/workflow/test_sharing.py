@@ -1,13 +1,24 @@
 """Checkouts that share: prepared data through Snakemake's cache, finished cells by import."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
-from workflow.project import SMOKE, build, copy_project, environment, files, planned, snakemake
+from workflow.project import (
+    SMOKE,
+    build,
+    copy_project,
+    environment,
+    files,
+    planned,
+    rules,
+    snakemake,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -83,11 +94,12 @@ def test_images_of_ones_own_are_never_taken_from_the_cache(fresh, cache):
     block = '  - {dataset: mine, alphas: ["iid"], model: cnn, algorithms: [fedavg]}\n'
     edit(study, "\ntables:", f"{block}\ntables:")
     jobs = planned(fresh, SMOKE, "--cache")
-    assert [job for job in jobs if job[0].startswith(("prepare", "partition"))] == [
+    found = [(rule, re.sub(r"\+\w{8}", "+", values)) for rule, values in jobs]
+    assert [job for job in found if job[0].startswith(("prepare", "partition"))] == [
         ("partition", "digits/0"),
-        ("partition_uncached", "mine/iid"),
+        ("partition_uncached", "mine+/iid"),
         ("prepare", "digits"),
-        ("prepare_uncached", "mine"),
+        ("prepare_uncached", "mine+"),
     ]
     cached = build(fresh, "--dry-run", SMOKE, "--cache")
     assert "digits" in cached and not re.search(r"results/\w+/mine\S* will be .* cache", cached)
@@ -96,17 +108,84 @@ def test_images_of_ones_own_are_never_taken_from_the_cache(fresh, cache):
 def test_another_split_file_cuts_again_and_a_touched_one_does_not(finished):
     """The content of an imported split counts, for the cache as well as for later runs."""
     split = finished / "split.json"
-    split.write_text('{"clients": [[0, 1], [2, 3]]}')
+    clients = [[k] for k in range(50)]
+    split.write_text(json.dumps({"clients": clients}))
     edit(
         finished / "config" / "methods.yaml",
         "partition: {scheme: dirichlet, clients: 50, seed: 0}",
-        "partition: {scheme: file, file: split.json, seed: 0}",
+        "partition: {scheme: file, file: split.json}",
     )
     build(finished, PARTITION, SMOKE)
     os.utime(split)
     assert planned(finished, PARTITION, SMOKE) == []
-    split.write_text('{"clients": [[0, 1], [2, 4]]}')
+    split.write_text(json.dumps({"clients": [[99], *clients[1:]]}))
     assert planned(finished, PARTITION, SMOKE) == [("partition", "digits/0")]
+
+
+# Studies that share a results folder
+
+
+OTHER = """\
+study: other
+seeds: [0, 1]
+training: {rounds: 2, last: 2, clients_per_round: 2}
+datasets:
+  digits: {source: digits, partition: {scheme: file, file: mine/split.json}}
+grid:
+  - {dataset: digits, alphas: ["natural"], model: smallcnn, algorithms: [fedavg]}
+tables:
+  accuracy:
+    kind: methods
+    columns: [{dataset: digits, alpha: "natural", model: smallcnn}]
+    rows: [fedavg]
+"""
+
+
+def test_a_study_with_a_split_of_its_own_takes_nothing_from_another(finished):
+    """It is built outside config/, of one seed by the command line; the smoke study stays done."""
+    (finished / "mine").mkdir()
+    (finished / "mine" / "other.yaml").write_text(OTHER)
+    split = {"clients": [[*range(14 * k, 14 * k + 14)] for k in range(50)]}
+    (finished / "mine" / "split.json").write_text(json.dumps(split))
+    before = files(finished / "results" / "partitions", "*"), files(finished / "results/data", "*")
+
+    one_seed = ["table_accuracy", "--configfile=mine/other.yaml", "--config", "seeds=[0]"]
+    jobs = rules(planned(finished, *one_seed))
+    assert jobs == {"partition": 1, "table": 1, "train": 1}, "the data are shared"
+    build(finished, *one_seed)
+    assert planned(finished, *one_seed) == []
+
+    assert planned(finished, SMOKE) == []
+    after = files(finished / "results" / "partitions", "*"), files(finished / "results/data", "*")
+    assert before[1] == after[1] and before[0].items() < after[0].items()
+    assert {name.split("/")[0] for name in after[0]} - {"digits"} == {
+        load_study_folder(finished, "mine/other.yaml")
+    }
+    table = (finished / "results/tables/other/accuracy.md").read_text(encoding="utf-8")
+    again = "snakemake --cores 1 --configfile=mine/other.yaml --config 'seeds=[0]' --force results/"
+    assert f"One cell again: `{again}" in table
+
+    (finished / "mine" / "second.yaml").write_text(OTHER.replace("rounds: 2", "rounds: 3"))
+    shown = snakemake(finished, "--configfile=mine/second.yaml")
+    assert shown.returncode == 2
+    assert "mine/second.yaml: study: 'other' is the name of the study in mine/other.yaml" in (
+        shown.stderr
+    )
+
+
+def load_study_folder(project, file):
+    """The folder of a study's partition of the digits."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from fedgloss.study import load_study;"
+        "print(load_study(sys.argv[1]).partition_folder('digits', 'natural'))",
+        file,
+    ]
+    shown = subprocess.run(
+        command, cwd=project, env=environment(project), capture_output=True, text=True, check=True
+    )
+    return shown.stdout.strip()
 
 
 # Import of finished cells
@@ -150,11 +229,7 @@ def test_imported_cells_need_no_training_until_something_changes(built, fresh, t
     assert trained(fresh) == ["fedavg/1"]
     for cell in whole:
         assert files(fresh / CELLS / cell, "*") == files(built / CELLS / cell, "*")
-    edit(
-        fresh / "config" / "smoke.yaml",
-        "\ngrid:",
-        "\nalgorithms:\n  fedgloss: {hyperparameters: {rho: 0.123}}\n\ngrid:",
-    )
+    edit(fresh / "config" / "smoke.yaml", "T_s: 3", "T_s: 3, rho: 0.123")
     assert trained(fresh) == ["fedavg/1", "fedgloss/0", "fedgloss/1"]
     targets, said = imported(fresh, theirs)
-    assert targets == [] and said.count("rho is 0.05 there, 0.123 here") == 2
+    assert targets == [] and said.count("rho is 0.05 in the run, 0.123 here") == 2

@@ -15,8 +15,8 @@ rule hessian:
         # A model changes with its run, and a run leaves a new manifest.
         averages=ancient(expand(f"{RUN}/average.safetensors", seed=SEEDS, allow_missing=True)),
         finals=ancient(expand(f"{RUN}/final.safetensors", seed=SEEDS, allow_missing=True)),
-        data=ancient("results/data/{dataset}/data.safetensors"),
-        partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
+        data=ancient(prepared("data.safetensors")),
+        partition=partition_of,
     output:
         expand(f"{ANALYSIS}/hessian.json", seed=SEEDS, allow_missing=True),
     log:
@@ -56,8 +56,8 @@ rule landscape:
         manifest=f"{RUN}/manifest.json",
         # A model changes with its run, and a run leaves a new manifest.
         average=ancient(f"{RUN}/average.safetensors"),
-        data=ancient("results/data/{dataset}/data.safetensors"),
-        partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
+        data=ancient(prepared("data.safetensors")),
+        partition=partition_of,
     output:
         landscape=f"{ANALYSIS}/landscape.csv",
     log:

@@ -5,15 +5,19 @@ PROVIDES  STUDY, its SEEDS, the command lines' STUDY_ARGUMENT, wildcard constrai
           functions behind the rules' inputs and parameters
 """
 
+import contextlib
 import functools
+import io
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from fedgloss import estimate, fingerprint
+from fedgloss import estimate, fingerprint, inputs, invocation
+from fedgloss.claims import check_claim, claim
 from fedgloss.data import splits
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
@@ -25,28 +29,61 @@ if not workflow.configfiles:
 
 
 def load_checked_study():
-    """The study, or one line on standard error and exit code 2."""
-    file = str(workflow.configfiles[-1])
-    label = Path(file).relative_to(Path.cwd()) if Path(file).is_relative_to(Path.cwd()) else file
-    together = config.pop("together", "cells")  # how jobs are packed: the profile's, not a study's
+    """The study, how jobs are told of it, and how they are packed; or one line and exit code 2."""
+    files = [str(file) for file in workflow.configfiles]
+    here = [
+        f"{Path(f).relative_to(Path.cwd())}" if Path(f).is_relative_to(Path.cwd()) else f
+        for f in files
+    ]
     try:
+        # What --config says is read again, as YAML: Snakemake takes the 0 of seeds=[0] for text.
+        said = workflow.config_settings.config_args or []
+        values = invocation.config_values(said)
+        # How jobs are packed is the profile's or the command line's, not a study's.
+        together = values.pop("together", "cells")
         if together not in ("cells", "seeds"):
             raise InputError(f"--config: together: {together!r} is unknown; allowed: cells, seeds")
-        study = check_study(config, str(label))
+        config.pop("together", None)
+        asked = invocation.merge(config, values)
+        unchanged = len(files) == 1 and read_yaml(files[0]) == asked
+        said = [entry for entry in said if not entry.startswith("together=")]
+        given = (
+            f"--configfile={shlex.quote(here[0])}"
+            if len(here) == 1
+            else shlex.join(["--configfile", *here])
+        )
+        given += f" --config {shlex.join(said)}" if said else ""
+        study = check_study(asked, here[-1], given)
         check_writable("results")
-        # Jobs read the study file, unless --config changed what it says.
-        unchanged = read_yaml(file) == config
+        check_claim(study)
     except InputError as error:
-        print(f"fedgloss: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    return study, str(label) if unchanged else json.dumps(config), together
+        invocation.refuse(error)
+    if workflow.is_main_process:
+        for line in study.warnings():
+            print(f"fedgloss: warning: {line}", file=sys.stderr)
+    # Jobs read the study file, unless the command line changed what it says.
+    whole = {"file": here[-1], "given": given, "config": asked}
+    return study, here[-1] if unchanged else json.dumps(whole), together
 
 
 STUDY, STUDY_ARGUMENT, TOGETHER = load_checked_study()
 SEEDS = STUDY.config["seeds"]
+# The folders of data sets and partitions that this study uses, and what lies in them.
+DATA = {STUDY.data_folder(cell.dataset): cell.dataset for cell in STUDY.cells}
+CUTS = {
+    (STUDY.partition_folder(cell.dataset, cell.alpha), cell.alpha): cell.dataset
+    for cell in STUDY.cells
+}
+
+CUT_DATA = {cut: dataset for (cut, _), dataset in CUTS.items()}
+
+# The cell that a file below these folders belongs to.
+CELL = re.compile(rf"results/(?:runs|analysis)/{re.escape(STUDY.name)}/(.+)/[^/]+$")
 
 
 wildcard_constraints:
+    data="|".join(map(re.escape, sorted(DATA))),
+    cut="|".join(map(re.escape, sorted({cut for cut, _ in CUTS}))),
     dataset="|".join(map(re.escape, sorted({cell.dataset for cell in STUDY.cells}))),
     alpha="|".join(map(re.escape, sorted({cell.alpha for cell in STUDY.cells}))),
     model="|".join(map(re.escape, sorted({cell.model for cell in STUDY.cells}))),
@@ -66,6 +103,29 @@ def refuse_job_arrays():
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def refuse_unknown_targets(names):
+    """Refuse, in one line, what no rule makes; `names` are the targets that have one."""
+    if not workflow.is_main_process or Path(sys.argv[0]).name != "snakemake":
+        return
+    from snakemake.cli import parse_args
+
+    with contextlib.redirect_stderr(io.StringIO()):  # what it says of profiles has been said
+        _, asked = parse_args(sys.argv[1:])
+    rules = [rule.name for rule in workflow.rules]
+    try:
+        for target in asked.targets:
+            cell = CELL.match(os.path.relpath(target))
+            if cell and target not in rules:
+                STUDY.cell(cell[1])
+            file = os.path.relpath(target) if os.sep in target else target
+            makes = target in rules or any(rule.is_producer(file) for rule in workflow.rules)
+            invocation.check_target(target, makes, names)
+        for word in {*asked.until, *asked.omit_from, *asked.forcerun}:
+            invocation.check_target(word, word in rules or os.sep in word, [*names, *rules])
+    except InputError as error:
+        invocation.refuse(error)
 
 
 def cell_of(wildcards):
@@ -104,42 +164,60 @@ SAME_EVERYWHERE = ("digits", "cifar10", "cifar100")
 CACHE = "omit-software" if os.environ.get("SNAKEMAKE_OUTPUT_CACHE") else False
 
 
-def datasets_by(same_everywhere):
-    """A wildcard's pattern for the data sets that are, or are not, the same everywhere."""
-    names = [
-        name
-        for name in sorted({cell.dataset for cell in STUDY.cells})
+def kept_by(names, same_everywhere):
+    """A wildcard's pattern for the folders whose data are, or are not, the same everywhere."""
+    folders = {
+        folder
+        for folder, name in names.items()
         if (STUDY.datasets[name]["source"] in SAME_EVERYWHERE) == same_everywhere
-    ]
-    return "|".join(map(re.escape, names)) or "none"
+    }
+    return "|".join(map(re.escape, sorted(folders))) or "none"
 
 
-def prepare_arguments(wildcards):
+def prepared(name):
+    """A rule's input: a file of the data set that its job's cell, or partition, is about."""
+
+    def file(wildcards):
+        dataset = (
+            CUTS[wildcards.cut, wildcards.alpha] if "cut" in wildcards.keys() else wildcards.dataset
+        )
+        return f"results/data/{STUDY.data_folder(dataset)}/{name}"
+
+    return file
+
+
+def partition_of(wildcards):
+    """A rule's input: the partition that its job's cell trains on."""
+    folder = STUDY.partition_folder(wildcards.dataset, wildcards.alpha)
+    return f"results/partitions/{folder}/alpha-{wildcards.alpha}/partition.json"
+
+
+def prepare_options(wildcards):
     """The command line for a data set's definition."""
-    definition = STUDY.datasets[wildcards.dataset]
-    options = [definition["source"]]
-    for key in ("root", "images", "size"):
-        if key in definition:
-            options.append(f"--{key}={definition[key]}")  # "=": a value may begin with a dash
-    return options + (["--download"] if definition.get("download") else [])
+    return inputs.prepare_options(STUDY.datasets[DATA[wildcards.data]])
+
+
+def data_code(wildcards):
+    """The fingerprint of the code that prepares this data set."""
+    return fingerprint.of_data(STUDY.datasets[DATA[wildcards.data]]["source"])
 
 
 def partition_arguments(wildcards):
-    """The command line for a partition's definition."""
-    definition = STUDY.partition(wildcards.dataset, wildcards.alpha)
-    options = []
-    for key in ("scheme", "clients", "alpha", "seed", "file"):
-        if key in definition:
-            options.append(f"--{key}={definition[key]}")
-    return options
+    """What a partition's definition says."""
+    return STUDY.partition(CUTS[wildcards.cut, wildcards.alpha], wildcards.alpha)
+
+
+def partition_options(wildcards):
+    """The command line for it."""
+    return inputs.partition_options(partition_arguments(wildcards))
 
 
 def split_files(wildcards):
     """The files of an imported split."""
-    definition = STUDY.partition(wildcards.dataset, wildcards.alpha)
-    if definition["scheme"] != "file" or "file" not in definition:
+    arguments = partition_arguments(wildcards)
+    if arguments["scheme"] != "file":
         return []
-    return [str(file) for file in splits.files(Path(definition["file"]), wildcards.alpha)]
+    return [str(file) for file in splits.files(Path(arguments["file"]), wildcards.alpha)]
 
 
 def split_content(wildcards):
@@ -149,7 +227,7 @@ def split_content(wildcards):
 
 def partition_code(wildcards):
     """The fingerprint of the code that makes this partition."""
-    return fingerprint.of_partitions(STUDY.partition(wildcards.dataset, wildcards.alpha)["scheme"])
+    return fingerprint.of_partitions(partition_arguments(wildcards)["scheme"])
 
 
 def training_code(wildcards):
@@ -204,10 +282,11 @@ def needs(kind, what):
 def table_inputs(wildcards):
     """The runs of a table's cells, and their eigenvalues if it shows them."""
     entry = STUDY.tables[wildcards.table]
+    cells = STUDY.cells_of(entry)
     if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
-        entry = {**entry, "rows": ["fedavg", *entry["rows"]]}
-    sharp = "lambda1" in entry.get("show", [])
-    for cell in STUDY.cells_of(entry):
+        cells += [cell for column in entry["columns"] for cell in STUDY.baselines(column)]
+    sharp = entry["kind"] == "methods" and "lambda1" in entry.get("show", [])
+    for cell in dict.fromkeys(cells):
         yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if sharp:

@@ -1,7 +1,7 @@
 """Train one cell: an algorithm on a partition with a seed; or those of all seeds in one job.
 
-REQUIRES  results/data/{dataset}/, results/partitions/{dataset}/alpha-{alpha}/partition.json,
-          the weights that a model of the study starts from, if any
+REQUIRES  a data set in results/data and its partition in results/partitions (data.smk), the weights
+          that a model of the study starts from, if any
 PROVIDES  results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
 """
 
@@ -15,9 +15,9 @@ rule train:
     """Train one cell, or its seeds together, on one device; resumes from its checkpoint."""
     input:
         # What counts is its content, whose hash is in the manifest.
-        data=ancient("results/data/{dataset}/data.safetensors"),
-        manifest="results/data/{dataset}/manifest.json",
-        partition="results/partitions/{dataset}/alpha-{alpha}/partition.json",
+        data=ancient(prepared("data.safetensors")),
+        manifest=prepared("manifest.json"),
+        partition=partition_of,
         # Its SHA-256 is among the settings: what counts is its content, not its date.
         weights=ancient(initial_weights),
     output:

@@ -13,6 +13,9 @@ HESSIAN_DATA = {
     "official_code": "the test images as the authors' code normalises them (`data: official_code`)",
 }
 
+QUICKSTART = "--configfile=config/quickstart.yaml"
+"""What Snakemake takes where nothing is said."""
+
 
 def accuracy(manifests: Iterable[Mapping[str, Any]]) -> str:
     """The reported accuracy."""
@@ -47,7 +50,7 @@ def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:
 
 def snakemake(study: "Study", *targets: str) -> str:
     """The command that makes targets below results/ again, or what is out of date if none."""
-    config = "" if study.name == "quickstart" else f" --configfile config/{study.name}.yaml"
+    config = "" if study.arguments == QUICKSTART else f" {study.arguments}"
     if not targets:
         return f"snakemake --cores all{config}"
     files = " ".join(f"results/{target}" for target in targets)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
-from fedgloss.report.results import Results
+from fedgloss.report.results import Results, left_out
 from fedgloss.report.tables import LOWER_IS_BETTER, Table, build
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONDITION = ("dataset", "alpha", "model")
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
-MARKS = {"completed": "●", "diverged": "×", "missing": "○"}
+MARKS = {"completed": "●", "diverged": "×", "outdated": "≠", "missing": "○"}
 
 
 def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
@@ -112,6 +112,7 @@ def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
             else "; none diverged."
         )
     )
+    yield from left_out(found, cells)
     yield from _winners(found.study, tables)
     verdicts = Counter(
         entry.verdict

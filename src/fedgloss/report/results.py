@@ -1,14 +1,20 @@
-"""What the jobs left behind for each cell, read only; what is missing is None, never an error."""
+"""What the jobs left behind for each cell, read only; what is missing is None, never an error.
+
+So is what is outdated: a run whose settings or data are no longer the study's, and what was
+measured on it. No table or figure counts it; `outdated` says why.
+"""
 
 import csv
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
+from fedgloss.outdated import Expectations
 from fedgloss.records import (
     COUNT,
     NUMBER,
@@ -60,10 +66,19 @@ class Results:
     study: "Study"
     folder: Path
 
+    @cached_property
+    def _expected(self) -> Expectations:
+        return Expectations(self.study, self.folder)
+
+    def outdated(self, cell: "Cell") -> str | None:
+        """Why a cell's run is not the one that the study asks for now; None if it is, or is not."""
+        manifest = self._manifest(cell)
+        return manifest and self._expected.fault(cell, manifest)
+
     def metrics(self, cell: "Cell") -> Columns | None:
         """The evaluated rounds: round, accuracy, loss and what else was recorded."""
         path = self.path("runs", cell, "metrics.csv")
-        columns = self._csv(path, ("round", "accuracy"))
+        columns = self._csv(cell, path, ("round", "accuracy"))
         for name, values in (columns or {}).items():
             if not all(map(NUMBER.fits, values)):
                 raise InputError(f"{path}: {name} has an entry that is not finite")
@@ -71,16 +86,24 @@ class Results:
 
     def manifest(self, cell: "Cell") -> dict[str, Any] | None:
         """How the run went, with its settings and where it ran."""
-        return self._json(self.path("runs", cell, "manifest.json"), MANIFEST)
+        return None if self.outdated(cell) else self._manifest(cell)
 
     def hessian(self, cell: "Cell") -> dict[str, Any] | None:
-        """The Hessian's largest eigenvalues, and of which model on which data."""
-        return self._json(self.path("analysis", cell, "hessian.json"), SHARPNESS)
+        """The Hessian's largest eigenvalues, and of which model on which data.
+
+        None also for those of another model, or on other data, than the study names.
+        """
+        path = self.path("analysis", cell, "hessian.json")
+        if not path.exists() or self.outdated(cell):
+            return None
+        found, asked = read_record(path, SHARPNESS), self.study.config.get("hessian", {})
+        wanted = asked.get("data", "paper"), asked.get("models", ["average"])[0]
+        return found if (found["data"], found.get("model", wanted[1])) == wanted else None
 
     def landscape(self, cell: "Cell") -> Columns | None:
         """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""
         path = self.path("analysis", cell, "landscape.csv")
-        columns = self._csv(path, ("x", "y", "loss"))
+        columns = self._csv(cell, path, ("x", "y", "loss"))
         if columns is not None:
             xs, ys = ([*dict.fromkeys(columns[name])] for name in ("x", "y"))
             places = [*zip(columns["x"], columns["y"], strict=True)]
@@ -92,19 +115,22 @@ class Results:
         return columns
 
     def status(self, cell: "Cell") -> str:
-        """`completed`, `diverged` or `missing`."""
-        manifest = self.manifest(cell)
-        return manifest["status"] if manifest else "missing"
+        """`completed`, `diverged`, `outdated` (left out of everything else here) or `missing`."""
+        manifest = self._manifest(cell)
+        if manifest is None:
+            return "missing"
+        return "outdated" if self.outdated(cell) else manifest["status"]
 
     def path(self, kind: str, cell: "Cell", name: str) -> Path:
         """A file of a cell; kind is runs or analysis."""
         return Path(self.folder) / kind / self.study.name / str(cell) / name
 
-    def _json(self, path: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-        return read_record(path, wanted) if path.exists() else None
+    def _manifest(self, cell: "Cell") -> dict[str, Any] | None:
+        path = self.path("runs", cell, "manifest.json")
+        return read_record(path, MANIFEST) if path.exists() else None
 
-    def _csv(self, path: Path, wanted: tuple[str, ...]) -> Columns | None:
-        if not path.exists():
+    def _csv(self, cell: "Cell", path: Path, wanted: tuple[str, ...]) -> Columns | None:
+        if not path.exists() or self.outdated(cell):
             return None
         try:
             with open(path, newline="", encoding="utf-8") as file:
@@ -178,6 +204,18 @@ def summarize(
         elif found is not None:
             values[cell.seed] = found
     return Summary(values, len(cells), diverged, unreached)
+
+
+def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:
+    """A sentence on the runs that are outdated, if there are any."""
+    reasons = {cell: why for cell in cells if (why := results.outdated(cell))}
+    if reasons:
+        cell, why = next(iter(reasons.items()))
+        count = f"{len(reasons)} runs are" if len(reasons) > 1 else "1 run is"
+        yield (
+            f"{count} outdated and left out, as if not run: {cell}"
+            f"{' first' if len(reasons) > 1 else ''}, {why}."
+        )
 
 
 def accuracy(results: Results, cell: "Cell") -> float | None:

@@ -211,10 +211,9 @@ def _communication(found: Results, cells: list["Cell"], column: Column) -> Summa
 
 def fedavg(found: Results, condition: Mapping[str, str]) -> list["Cell"]:
     """FedAvg's cells of a column; InputError where the grid has none."""
-    labels = dict.fromkeys(cell.algorithm for cell in found.study.select(**condition))
-    for label in sorted(labels, key=lambda label: label != "fedavg"):
-        if found.study.definition(label)["method"] == "fedavg":
-            return cells_of(found.study, label, condition)
+    cells = found.study.baselines(condition)
+    if cells:
+        return cells
     raise InputError(
         f"{found.study.file}: tables: kind communication counts against fedavg, which the grid"
         f" lacks at {'/'.join(condition.values())}"
@@ -279,6 +278,7 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
         where = [f"Tab. {t}" if t.isdigit() else f"section {t}" for t in sorted(prints)]
         yield f"Paper: as printed in {names.listed(where)}. {RULE}"
         yield from _footnotes(table)
+    yield from results.left_out(found, cells)
     yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
 
 

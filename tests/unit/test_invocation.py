@@ -1,0 +1,139 @@
+"""What is asked of Snakemake: refused in one line where it would end in a traceback."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedgloss import invocation
+from refusal import refused
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("config/quickstart.yaml", "config/methods.yaml", "mine/study.yaml"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("study: x")
+
+
+def said(arguments, capsys):
+    """The one line on standard error with which a command line ends, or None."""
+    try:
+        invocation.check_command_line(arguments)
+    except SystemExit as ended:
+        assert ended.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("fedgloss: error: ")
+        return lines[0]
+    assert capsys.readouterr().err == ""
+    return None
+
+
+FINE = [
+    [],
+    ["--configfile=mine/study.yaml"],
+    ["--configfile", "mine/study.yaml"],
+    ["--configfile", "mine/study.yaml", "config/quickstart.yaml", "--cores", "1"],
+    ["--configfiles", "mine/study.yaml"],
+    ["table_x", "--configfile", "mine/study.yaml"],
+    ["--configfile", "mine/study.yaml", "--", "table_x"],
+    ["--configfile", "mine/study.yaml", "-n", "table_x"],
+    ["--configfile=mine/study.yaml", "table_x"],
+    ["--config", "preset=paper", "seeds=[0]", "-n", "table_x"],
+    ["-C", "title=a b", "--", "table_x"],
+    ["--config", "training={rounds: 7, lr: 0.1}"],
+]
+
+
+@pytest.mark.parametrize("arguments", FINE, ids=" ".join)
+def test_what_can_be_meant_passes(arguments, capsys):
+    assert said(arguments, capsys) is None
+
+
+BAD = [
+    (["--configfile", "mine/studdy.yaml"], ["studdy.yaml", "did you mean 'mine/study.yaml'"]),
+    (["--configfile=mine/studdy.yaml"], ["studdy.yaml", "did you mean 'mine/study.yaml'"]),
+    (["--configfile=config/quikstart.yaml"], ["'config/quickstart.yaml'", "allowed: config"]),
+    (["--configfile=quickstart.yaml"], ["'quickstart.yaml'", "config/quickstart.yaml"]),
+    (["--configfile=mine"], ["no file 'mine'"]),
+    (["--configfile="], ["no file ''"]),
+    (["--configfile", "mine/study.yaml", "table_x"], ["'table_x'", "second", "--configfile=FILE"]),
+    (["--configfile", "mine/study.yaml", "only_x", "-n"], ["'only_x'", "--configfile=FILE"]),
+    (["-n", "--configfiles", "mine/study.yaml", "b"], ["'b'", "--configfile=FILE"]),
+    (["--config", "preset=paper", "table_x"], ["'table_x'", "targets go before"]),
+    (["--config", "training.rounds=7"], ["'training.rounds=7'", "training={rounds: 60}"]),
+    (["-C", "a=1"], ["'a=1'"]),  # Snakemake wants two letters
+    (["--config=seeds"], ["'seeds'"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value))
+def test_what_cannot_be_meant_is_one_line(arguments, words, capsys):
+    line = said(arguments, capsys)
+    for word in words:
+        assert word in line
+    assert "methods.yaml" not in line
+
+
+def test_values_of_the_command_line_are_those_of_a_study_file():
+    entries = ["seeds=[0, 1]", "training={rounds: 7, lr: 1e-4}", "title=a = b", "precision=tf32"]
+    assert invocation.config_values(entries) == {
+        "seeds": [0, 1],
+        "training": {"rounds": 7, "lr": "1e-4"},  # which a study file refuses, too
+        "title": "a = b",
+        "precision": "tf32",
+    }
+
+
+def test_text_stays_text_where_it_is_quoted():
+    assert invocation.config_values(["alphas=['0', \"0.5\"]"]) == {"alphas": ["0", "0.5"]}
+
+
+@pytest.mark.parametrize("text", ["[0", "It's: [half", "!!python/name:os.system", "[" * 3000])
+def test_a_value_that_is_no_yaml_is_text(text):
+    assert invocation.config_values([f"title={text}"]) == {"title": text}
+
+
+def test_values_go_below_what_is_there():
+    study = {"seeds": [0, 1], "training": {"rounds": 6, "last": 2}}
+    changes = {"seeds": [5], "training": {"rounds": 7}, "hessian": {"count": 1}}
+    assert invocation.merge(study, changes) == {
+        "seeds": [5],
+        "training": {"rounds": 7, "last": 2},
+        "hessian": {"count": 1},
+    }
+    assert study["training"] == {"rounds": 6, "last": 2}
+
+
+KNOWN = ["all", "table_accuracy", "only_fedavg", "only_fedgloss"]
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("only_fedsam", "allowed: all, table_accuracy, only_fedavg, only_fedgloss"),
+        ("only_fedglos", "did you mean 'only_fedgloss'"),
+        ("tabel_accuracy", "did you mean 'table_accuracy'"),
+        ("accuracy", "table_accuracy"),
+        ("results/tables/smoke/x.md", "allowed"),
+    ],
+)
+def test_a_target_that_no_rule_makes_is_refused_with_those_there_are(target, word):
+    with refused(repr(target), word):
+        invocation.check_target(target, False, KNOWN)
+
+
+def test_targets_that_are_there_pass():
+    invocation.check_target("only_fedavg", False, KNOWN)
+    invocation.check_target("results/tables/smoke/accuracy.md", True, KNOWN)
+    invocation.check_target("mine/study.yaml", False, KNOWN)
+
+
+def test_it_is_read_without_what_takes_long():
+    """profiles/default has it called in every run of Snakemake, and in every job on a cluster."""
+    import subprocess
+
+    code = "import sys, fedgloss.invocation; print([*{'torch', 'numpy', 'yaml'} & {*sys.modules}])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]", shown.stderr
