@@ -1,5 +1,6 @@
 """The resolved settings of a cell: all that decides its numbers, and the trainer's only input."""
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -49,8 +50,22 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     except InputError as error:
         raise InputError(f"settings.alpha: {error}") from None
     check_last("settings.training", settings["training"])
+    for key in ("data", "partition"):
+        _check_finite(f"settings.{key}", settings[key])
     if not 0 <= settings["seed"] < 2**63:
         raise InputError(f"settings.seed: {settings['seed']} is not from 0 to {2**63 - 1}")
+
+
+def _check_finite(where: str, value: Any) -> None:
+    """InputError for NaN and infinity, which no manifest could hold, at any depth."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_finite(f"{where}.{key}", inner)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_finite(f"{where}[{i}]", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: {value!r} is not a finite number")
 
 
 def check_alpha(alpha: str) -> None:

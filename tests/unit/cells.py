@@ -38,7 +38,9 @@ def train_cell(settings, data, partition, out, *, code, checkpoints=None, **opti
 
 def cell_settings(method: str = "fedgloss", **training: object) -> dict:
     """Resolved settings of 12 quick rounds on the digits, with changes to the training."""
-    return json.loads(_resolved(method, json.dumps({**QUICK, **training})))
+    chosen = {**QUICK, **training}
+    chosen["last"] = min(chosen["last"], chosen["rounds"])
+    return json.loads(_resolved(method, json.dumps(chosen)))
 
 
 @cache

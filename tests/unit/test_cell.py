@@ -290,8 +290,8 @@ def test_a_file_that_does_not_fit_the_model_is_refused(run, warm, tmp_path):
 
 # Bad settings
 
-KEYS = ["dataset", "alpha", "model", "weights", "algorithm", "method", "variants"]
-KEYS += ["hyperparameters", "training", "precision", "seed"]
+KEYS = ["dataset", "alpha", "data", "partition", "model", "weights", "algorithm", "method"]
+KEYS += ["variants", "hyperparameters", "training", "precision", "seed"]
 
 
 def test_every_key_must_be_there_and_no_other():

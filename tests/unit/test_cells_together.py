@@ -79,7 +79,8 @@ def test_twelve_cells_together_leave_the_files_of_twelve_cells_alone(inputs, alo
 @pytest.mark.parametrize("backend", ["stacked", pytest.param("loop", marks=pytest.mark.slow)])
 def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_path, backend):
     options = {"device": "cpu", "backend": backend}
-    settings = [{**cell, "training": {**cell["training"], "rounds": 3}} for cell in grid(other="5")]
+    short = {"rounds": 3, "last": 3}
+    settings = [{**cell, "training": {**cell["training"], **short}} for cell in grid(other="5")]
     cells = [cell_files(cell, inputs, tmp_path) for cell in settings]
     train_cells(cells, inputs["data"], **options)
     for cell in cells:
