@@ -18,6 +18,7 @@ from refusal import refused
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.simulation import kernels
 from fedgloss.simulation.arguments import choose_backend
@@ -342,3 +343,11 @@ def test_rounds_of_varying_participants_are_not_recorded():
     with refused("backend", "the schedule has 1 to 2"):
         Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2]]), Again)
     Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2, 3]]), Again)
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32x3"])
+def test_other_backends_refuse_a_precision_that_they_lack(precision):
+    """They would compute in another one, and the manifest would name the wrong one."""
+    model = build_model("smallcnn", (1, 8, 8), 10)
+    with pytest.raises(InputError, match=f"precision: '{precision}' is the fused backend's"):
+        build_gradients("stacked", model, F.cross_entropy, precision)

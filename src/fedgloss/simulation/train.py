@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss.algorithms.core import Algorithm
+from fedgloss.errors import InputError
 from fedgloss.simulation.arguments import (
     check_choice,
     check_numbers,
@@ -194,9 +195,14 @@ def train(
 def build_gradients(
     backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
 ) -> Gradients:
-    """The backend by name; "graph" replays what is stacked. It computes in bfloat16 if asked."""
+    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks."""
     if backend == "fused":
         return FusedGradients(model, loss, precision)
+    if precision in ("float16", "tf32x3"):
+        raise InputError(
+            f"precision: {precision!r} is the fused backend's, which does not train this model"
+            " here; allowed: float32, tf32, bfloat16"
+        )
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     return (LoopGradients if backend == "loop" else StackedGradients)(model, loss, dtype)
 
