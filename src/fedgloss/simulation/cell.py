@@ -90,97 +90,69 @@ def train_cells(
         check_settings(cell.settings)
     _check_same_shape(cells)
     with prepared(device, threads, cells[0].settings["precision"]) as use_device:
-        return _train_cells(
-            cells,
-            data,
-            use_device,
-            weights=weights,
-            checkpoint_rounds=checkpoint_rounds,
-            checkpoint_seconds=checkpoint_seconds,
-            threads=threads,
-            backend=backend,
-            watch=watch,
-            on_row=on_row,
-        )
+        dataset = _on(load(data, verify=True), use_device)
+        settings = cells[0].settings
+        inputs = {"data": dataset.sha256}
+        if weights is not None or settings["weights"] is not None:
+            inputs["weights"] = _checked_weights(weights, settings["weights"])
 
+        plan, chosen = _plan(settings, dataset, weights, use_device, backend)
+        machine = {"device": use_device.type, "backend": backend, "threads": threads}
+        machine["torch"] = torch.__version__
+        partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
+        hashes = {file: sha256(file) for file in partitions}
+        algorithms: dict[str, Any] = {}
+        runs, images = [], []
+        for cell in cells:
+            identity = {"settings": dict(cell.settings), "code": cell.code, **inputs}
+            identity |= {"partition": hashes[cell.partition], **machine}
+            store = cell.checkpoints and Checkpoints(
+                cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
+            )
+            run = _run(cell, dataset, partitions[cell.partition], weights, plan, algorithms, store)
+            runs.append(run)
+            images.append(_images_a_round(run, settings["training"]["epochs"]))
 
-def _train_cells(
-    cells: Sequence[CellFiles],
-    data: Path,
-    use_device: torch.device,
-    *,
-    weights: Path | None,
-    checkpoint_rounds: int,
-    checkpoint_seconds: float,
-    threads: int,
-    backend: str,
-    watch: Callable[[str, int, float], OnRound],
-    on_row: Callable[[CellFiles, Mapping[str, float]], None],
-) -> list[Training]:
-    """`train_cells` once the device is ready."""
-    dataset = _on(load(data, verify=True), use_device)
-    settings = cells[0].settings
-    inputs = {"data": dataset.sha256}
-    if weights is not None or settings["weights"] is not None:
-        inputs["weights"] = _checked_weights(weights, settings["weights"])
+        on_round = watch(_label(cells), plan.rounds, sum(images))
+        rounds_here = 0
 
-    plan, chosen = _plan(settings, dataset, weights, use_device, backend)
-    machine = {"device": use_device.type, "backend": backend, "threads": threads}
-    machine["torch"] = torch.__version__
-    partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
-    hashes = {file: sha256(file) for file in partitions}
-    algorithms: dict[str, Any] = {}
-    runs, images = [], []
-    for cell in cells:
-        identity = {"settings": dict(cell.settings), "code": cell.code, **inputs}
-        identity |= {"partition": hashes[cell.partition], **machine}
-        store = cell.checkpoints and Checkpoints(
-            cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
-        )
-        run = _run(cell, dataset, partitions[cell.partition], weights, plan, algorithms, store)
-        runs.append(run)
-        images.append(_images_a_round(run, settings["training"]["epochs"]))
+        def counted(t: int, rows: Sequence[Row]) -> None:
+            nonlocal rounds_here
+            rounds_here += 1
+            on_round(t, _mean([row for row in rows if row]))
+            for cell, row in zip(cells, rows, strict=True):
+                if row:
+                    on_row(cell, row)
 
-    on_round = watch(_label(cells), plan.rounds, sum(images))
-    rounds_here = 0
-
-    def counted(t: int, rows: Sequence[Row]) -> None:
-        nonlocal rounds_here
-        rounds_here += 1
-        on_round(t, _mean([row for row in rows if row]))
-        for cell, row in zip(cells, rows, strict=True):
-            if row:
-                on_row(cell, row)
-
-    begun = time.monotonic()
-    with _stop_on_signals() as stop:
-        run_rounds(runs, plan, stop, counted)
-    seconds = time.monotonic() - begun
-    results = [summary(run, plan, chosen) for run in runs]
-    for run in runs:  # whoever took a run over writes its results
-        if run.checkpoints:
-            run.checkpoints.leave_if_taken_over()
-    for cell, run, result, count in zip(cells, runs, results, images, strict=True):
-        provenance = {
-            "code": cell.code,
-            "inputs": {**inputs, "partition": hashes[cell.partition]},
-            "device": device_name(use_device),
-            "threads": threads,
-            "precision": settings["precision"],
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "fedgloss": __version__,
-            },
-            "cells_together": len(cells),
-            "wall_seconds": round(seconds, 3),
-            "images_per_second": round(rounds_here * count / max(seconds, 1e-9), 1),
-        }
-        write_results(cell.out, cell.settings, result, provenance)
-        if run.checkpoints:
-            run.checkpoints.clear()
-    return results
+        begun = time.monotonic()
+        with _stop_on_signals() as stop:
+            run_rounds(runs, plan, stop, counted)
+        seconds = time.monotonic() - begun
+        results = [summary(run, plan, chosen) for run in runs]
+        for run in runs:  # whoever took a run over writes its results
+            if run.checkpoints:
+                run.checkpoints.leave_if_taken_over()
+        for cell, run, result, count in zip(cells, runs, results, images, strict=True):
+            provenance = {
+                "code": cell.code,
+                "inputs": {**inputs, "partition": hashes[cell.partition]},
+                "device": device_name(use_device),
+                "threads": threads,
+                "precision": settings["precision"],
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                    "fedgloss": __version__,
+                },
+                "cells_together": len(cells),
+                "wall_seconds": round(seconds, 3),
+                "images_per_second": round(rounds_here * count / max(seconds, 1e-9), 1),
+            }
+            write_results(cell.out, cell.settings, result, provenance)
+            if run.checkpoints:
+                run.checkpoints.clear()
+        return results
 
 
 def _on(dataset: Dataset, device: torch.device) -> Dataset:
