@@ -104,9 +104,21 @@ class Algorithm:
     """Mini-batch gradients per local step."""
 
 
-def norm(x: Tensor) -> Tensor:
-    """||x||, one L2 norm over all parameters, [..., P] -> [..., 1]; never quite zero."""
-    return x.norm(dim=-1, keepdim=True).clamp_min(1e-37)
+def factors(x: Tensor) -> tuple[Tensor, Tensor]:
+    """a and b with ||x|| = a b, each [..., 1], for the L2 norm over all parameters of [..., P].
+
+    ||x|| itself may be beyond the type's range, and the squares in it are far sooner: those of
+    float32 vanish below 1e-23, where the gradients of a fitted model are. x / a is within it,
+    and b is at least 1/2, for the zero vector too: so x / a / b is x / ||x||, or 0.
+    """
+    import torch  # here, for what reads studies needs this file without torch
+
+    if x.dtype == torch.float32:  # whose norm float64 holds, in the one pass it takes anyway
+        length = x.norm(dim=-1, keepdim=True, dtype=torch.float64)
+        a = length.clamp(2.0**-149, 2.0**125).to(x.dtype)
+        return a, (length / a).to(x.dtype).clamp_min(0.5)
+    a = x.abs().amax(dim=-1, keepdim=True).clamp_min(2.0**-1074)
+    return a, (x / a).norm(dim=-1, keepdim=True).clamp_min(0.5)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -114,13 +126,15 @@ def unit(x: Tensor) -> Tensor:
 
     The last point is what leaves FedGloSS unperturbed in round 0, where no pseudo-gradient exists.
     """
-    return x / norm(x)
+    a, b = factors(x)
+    return x / a / b
 
 
 def sam(grad: Gradient, W: Tensor, rho: Tensor) -> Tensor:
     """The sharpness-aware gradient g(W + rho g(W) / ||g(W)||), paper Eq. 5; both on one batch."""
     g = grad(W)
-    return grad(W + (rho / norm(g)) * g)
+    a, b = factors(g)
+    return grad(W + g / a * (rho / b))
 
 
 def mean(X: Tensor, p: Tensor) -> Tensor:
