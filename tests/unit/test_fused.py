@@ -98,7 +98,7 @@ def test_gradients_are_those_of_autograd(name, precision, bound):
     torch.manual_seed(0)
     build, shape, counts = NETWORKS[name]
     model = build()
-    assert can_fuse(model, F.cross_entropy)
+    assert can_fuse(model, F.cross_entropy, shape)
     given = inputs(model, shape, counts)
     gradients = FusedGradients(model, F.cross_entropy, precision)
     found = gradients(*given)
@@ -295,18 +295,20 @@ for _kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
 def test_other_networks_are_not_fused(what):
     model = REFUSED[what]()
     assert blocks_of(model) is None
-    assert not can_fuse(model, F.cross_entropy)
+    assert not can_fuse(model, F.cross_entropy, (3, 9, 9))
     with refused("backend", "'stacked'"):
         FusedGradients(model, F.cross_entropy)
 
 
 def test_other_types_losses_and_devices_are_not_fused():
     model = headed(nn.Conv2d(3, 8, 3))
-    assert can_fuse(model, F.cross_entropy)
-    assert not can_fuse(model, F.mse_loss)
-    assert not can_fuse(model.double(), F.cross_entropy)
+    shape = (3, 9, 9)
+    assert can_fuse(model, F.cross_entropy, shape)
+    assert not can_fuse(model, F.cross_entropy, (9, 9))
+    assert not can_fuse(model, F.mse_loss, shape)
+    assert not can_fuse(model.double(), F.cross_entropy, shape)
     with refused("backend: 'fused'", "CUDA"):
-        choose_backend("fused", model.float())
+        choose_backend("fused", model.float(), F.cross_entropy, torch.zeros(1, *shape))
 
 
 def test_mini_batches_with_too_many_outputs_are_refused():

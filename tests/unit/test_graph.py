@@ -200,4 +200,4 @@ def test_whole_runs_with_evaluation_are_the_same():
 def test_graphs_are_refused_where_there_is_no_cuda():
     model = build_model("smallcnn", (1, 8, 8), 5)
     with pytest.raises(InputError, match="backend: 'graph' is for CUDA devices"):
-        choose_backend("graph", model)
+        choose_backend("graph", model, F.cross_entropy, torch.zeros(1, 1, 8, 8))

@@ -64,7 +64,7 @@ def test_initial_values_come_from_torchs_generator(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_mode_draws_nothing(name):
-    """All randomness of a round is drawn before it, so no dropout."""
+    """The paper mentions no dropout."""
     net, x = model(name).train(), torch.randn(2, *SHAPES.get(name, (3, 64, 64)))
     assert torch.equal(net(x), net(x))
 

@@ -307,10 +307,64 @@ BAD = [
     ({"model": nn.Flatten()}, "model: has no parameters"),
     ({"model": "cnn"}, "model: expected a torch.nn.Module"),
     ({"model": WithBatchNorm()}, "model: layer '2' (BatchNorm1d) keeps running statistics"),
+    ({"hyperparameters": None}, "hyperparameters: expected values by name, not None"),
+    ({"hyperparameters": [0.1]}, "hyperparameters: expected values by name, not [0.1]"),
+    ({"variants": None}, "variants: expected values by name, not None"),
+    ({"variants": ["paper"]}, "variants: expected values by name"),
+    ({"record": "norms"}, "record: expected a list of names, not 'norms'"),
+    ({"record": None}, "record: expected a list of names, not None"),
+    ({"last": 4}, "last: 4 of only 3 rounds"),
+    ({"last": 0}, "last: 0 is not an integer of at least 1"),
+    ({"schedule": [0, 1]}, "schedule[0]: expected a list of clients, not 0"),
+    ({"schedule": 3}, "schedule: expected a list of clients, not 3"),
+    ({"schedule": "01"}, "schedule: expected a list of clients, not '01'"),
+    ({"schedule": ["01"]}, "schedule[0]: expected a list of clients, not '01'"),
+    ({"schedule": [[0.5]]}, "schedule[0]: client 0.5 does not exist"),
+    ({"schedule": [[1.0]]}, "schedule[0]: client 1.0 does not exist"),
+    ({"schedule": [[True]]}, "schedule[0]: client True does not exist"),
+    ({"schedule": [["a"]]}, "schedule[0]: client 'a' does not exist"),
+    ({"schedule": [[None]]}, "schedule[0]: client None does not exist"),
+    ({"sizes": ["a", "b", "c", "d"]}, "sizes: expected 4 positive numbers"),
+    ({"sizes": "abcd"}, "sizes: expected 4 positive numbers"),
+    ({"sizes": 4}, "sizes: expected 4 positive numbers"),
+    ({"sizes": [[1, 2], [3, 4]]}, "sizes: expected 4 positive numbers"),
+    ({"sizes": [1, 2, 3, float("nan")]}, "sizes: expected 4 positive numbers"),
+    ({"sizes": {0: 1}}, "sizes: expected 4 positive numbers"),
+    ({"device": "mps"}, "device: 'mps' is not supported; allowed: auto, cpu, cuda, cuda:N"),
+    ({"device": "gpu"}, "device: 'gpu' is unknown; allowed: auto, cpu, cuda, cuda:N"),
+    ({"device": 1.5}, "device: 1.5 is unknown"),
+    ({"lr": "0.1"}, "lr: '0.1' is not a finite number"),
+    ({"lr": None}, "lr: None is not a finite number"),
+    ({"clients": {}}, "clients: expected a non-empty list"),
+    ({"clients": [(torch.zeros(2, 1, 4, 4), None)]}, "clients[0]: expected a pair of tensors"),
+    ({"clients": [(np.zeros((2, 16)), np.zeros(2))]}, "clients[0]: expected a pair of tensors"),
+    ({"test": torch.zeros(2)}, "test: expected a pair of tensors"),
+    ({"test": (torch.zeros(2), 3)}, "test: expected a pair of tensors"),
+    ({"test": (np.zeros(2), np.zeros(2))}, "test: expected a pair of tensors"),
+    ({"test": (torch.zeros(2, 1, 4, 4), torch.zeros(3))}, "test: 2 inputs and 3 targets"),
+    ({"test": (torch.zeros(0, 1, 4, 4), torch.zeros(0))}, "test: has no samples"),
     (
-        {"model": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3)).double()},
-        "model: layer '1' is active dropout",
+        {"test": (torch.zeros(2, 1, 4, 4).double(), torch.zeros(2))},
+        "test: targets are torch.float32, the clients' torch.int64",
     ),
+    (
+        {"test": (torch.full((2, 1, 4, 4), float("nan")), torch.zeros(2).long())},
+        "test: inputs contain NaN or infinity",
+    ),
+    (
+        {"test": (torch.zeros(2, 1, 4, 4), torch.tensor([0, 3]))},
+        "test: a target is class 3, the model has 3 outputs (allowed: 0 to 2, and -100 for none)",
+    ),
+    (
+        {"test": (torch.zeros(2, 1, 4, 4), torch.tensor([0, -1]))},
+        "test: a target is class -1, the model has 3 outputs",
+    ),
+    (
+        {"test": (torch.zeros(2, 1, 4, 4), torch.tensor([-100, -100]))},
+        "test: every target is -100, which the loss leaves out",
+    ),
+    ({"backend": "graph"}, "backend: 'graph' is for CUDA devices; allowed here"),
+    ({"backend": None}, "backend: None is unknown"),
 ]
 
 
@@ -347,6 +401,17 @@ def test_samples_to_ignore_are_ignored_on_every_backend():
     clients[0][1][:3] = -100  # cross-entropy's own mark
     together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "loop"))
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
+
+
+def test_a_schedule_may_be_anything_that_lists_clients():
+    expected = run("fedavg").history
+    for schedule in (
+        ((0, 1, 2), (1, 3), (2, 0)),
+        (ids for ids in [[0, 1, 2], [1, 3], [2, 0]]),
+        [np.array([0, 1, 2]), torch.tensor([1, 3]), range(2, -1, -2)],
+        [iter([0, 1, 2]), {1: None, 3: None}.keys(), (k for k in (2, 0))],
+    ):
+        assert torch.equal(run("fedavg", schedule=schedule).history, expected)
 
 
 def test_a_network_may_end_in_images():

@@ -33,8 +33,7 @@ def resnet18_cifar(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def mobilenetv2(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """torchvision's MobileNetV2: 4,821,740 parameters at Landmarks' 2,028 classes.
 
-    Without the dropout before its last layer: a round's randomness is drawn ahead of the round, and
-    dropout would draw inside it.
+    Without torchvision's dropout before its last layer, which the paper does not mention.
     """
     channels, height, width = shape
     if min(height, width) < 32:

@@ -1,9 +1,10 @@
 """The arguments of `fedgloss.train`, checked: each error names the argument and what it allows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
 from fedgloss.simulation.fused import can_fuse
+from fedgloss.simulation.losses import Loss
 from fedgloss.simulation.stacked import can_stack
 
 BACKENDS = ("auto", "loop", "stacked", "graph", "fused")
@@ -23,6 +25,9 @@ def resolve_algorithm(
     algorithm: str | Algorithm, variants: Mapping[str, str] | str, given: Mapping[str, float]
 ) -> tuple[Algorithm, dict[str, float]]:
     """The algorithm as an object, and all its hyperparameters."""
+    for name, value in (("variants", variants), ("hyperparameters", given)):
+        if not isinstance(value, Mapping) and not (name == "variants" and isinstance(value, str)):
+            raise InputError(f"{name}: expected values by name, not {value!r:.40}")
     if isinstance(algorithm, Algorithm):
         if variants not in ({}, "recommended"):
             raise InputError("variants: give the method's name for these, not an Algorithm")
@@ -36,7 +41,7 @@ def resolve_algorithm(
 def resolve_participation(
     rounds: int | None,
     clients_per_round: int | None,
-    schedule: Sequence[Sequence[int]] | None,
+    schedule: Iterable[Iterable[int]] | None,
     m: int,
     algorithm: Algorithm,
 ) -> tuple[int, int | list[list[int]]]:
@@ -44,18 +49,11 @@ def resolve_participation(
     if schedule is not None:
         if clients_per_round is not None:
             raise InputError("clients_per_round: not used together with schedule")
-        for t, ids in enumerate(schedule):
-            if not len(ids):
-                raise InputError(f"schedule[{t}]: names no client")
-            for k in ids:
-                if isinstance(k, bool) or int(k) != k or not 0 <= k < m:
-                    raise InputError(f"schedule[{t}]: client {k} does not exist (0 to {m - 1})")
-            if len(set(ids)) < len(ids):
-                raise InputError(f"schedule[{t}]: names a client twice")
+        schedule = [_ids(t, ids, m) for t, ids in enumerate(_iterable("schedule", schedule))]
         if rounds is not None and rounds > len(schedule):
             raise InputError(f"rounds: {rounds}, but the schedule has {len(schedule)}")
         count = len(schedule) if rounds is None else rounds
-        return _integer("rounds", count, 0), [[int(k) for k in ids] for ids in schedule]
+        return _integer("rounds", count, 0), schedule
     if rounds is None:
         raise InputError("rounds: must be given, unless schedule is")
     if clients_per_round is None or algorithm.pooled:
@@ -66,6 +64,30 @@ def resolve_participation(
     return _integer("rounds", rounds, 0), clients_per_round
 
 
+def _ids(t: int, given: Iterable[int], m: int) -> list[int]:
+    """The clients of round t in a schedule."""
+    where = f"schedule[{t}]"
+    ids = _iterable(where, given)
+    if not ids:
+        raise InputError(f"{where}: names no client")
+    for k in ids:
+        whole = isinstance(k, Integral) and not isinstance(k, bool)
+        if not whole or not 0 <= k < m:
+            raise InputError(f"{where}: client {k!r:.40} does not exist (0 to {m - 1})")
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{where}: names a client twice")
+    return [int(k) for k in ids]
+
+
+def _iterable(name: str, value: Any) -> list[Any]:
+    """The entries of what may be a list, an array, a tensor or a generator."""
+    if isinstance(value, Tensor | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InputError(f"{name}: expected a list of clients, not {value!r:.40}")
+    return list(value)
+
+
 def check_numbers(
     lr: float,
     weight_decay: float,
@@ -73,7 +95,6 @@ def check_numbers(
     epochs: int,
     local_steps: int | None,
     evaluate_every: int,
-    last: int,
     seed: int,
 ) -> None:
     """Refuse numbers out of range, by argument name."""
@@ -83,9 +104,15 @@ def check_numbers(
     for name, value in (("batch_size", batch_size), ("local_steps", local_steps)):
         if value is not None:
             _integer(name, value, 1)
-    for name, value in (("epochs", epochs), ("evaluate_every", evaluate_every), ("last", last)):
+    for name, value in (("epochs", epochs), ("evaluate_every", evaluate_every)):
         _integer(name, value, 1)
     _integer("seed", seed, 0)
+
+
+def check_last(last: int, rounds: int) -> None:
+    """Refuse to average over more rounds than there are."""
+    if _integer("last", last, 1) > max(rounds, 1):
+        raise InputError(f"last: {last} of only {rounds} rounds")
 
 
 def _integer(name: str, value: Any, least: int) -> int:
@@ -100,29 +127,47 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: {value!r} is unknown{did_you_mean(value, list(allowed))}")
 
 
-def choose_backend(
-    backend: str, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-) -> str:
-    """A backend by name, as asked, or the fastest of those that can train this model."""
+def check_names(argument: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Refuse what is no list of allowed words."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InputError(f"{argument}: expected a list of names, not {names!r:.40}")
+    for name in names:
+        check_choice(argument, name, allowed)
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse what is no function of outputs and targets."""
+    if isinstance(loss, type):
+        raise InputError(f"loss: is a class; give an instance: {loss.__name__}()")
+    if not callable(loss):
+        raise InputError(f"loss: expected a function of (outputs, targets), not {loss!r:.40}")
+
+
+def choose_backend(backend: str, model: nn.Module, loss: Loss, inputs: Tensor) -> str:
+    """A backend by name, as asked, or the fastest of those that can train this model.
+
+    inputs: [N, ...], of which the shape of a sample is taken.
+    """
+    sample = tuple(inputs.shape[1:])
     check_choice("backend", backend, BACKENDS)
     cuda = next(model.parameters()).is_cuda
     if backend in ("graph", "fused") and not cuda:
         raise InputError(
             f"backend: {backend!r} is for CUDA devices; allowed here: auto, loop, stacked"
         )
-    if backend == "fused" and not can_fuse(model, loss):
+    if backend == "fused" and not can_fuse(model, loss, sample):
         raise InputError(
             "backend: 'fused' takes float32 networks of convolutions (stride 1), pooling, ReLU and"
             " linear layers under the cross-entropy, and needs Triton; use 'loop'"
         )
-    if backend == "auto" and cuda and can_fuse(model, loss):
+    if backend == "auto" and cuda and can_fuse(model, loss, sample):
         return "fused"
-    if backend in ("stacked", "graph") and not can_stack(model):
+    if backend in ("stacked", "graph") and not can_stack(model, sample):
         raise InputError(
             f"backend: {backend!r} takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d,"
-            " ReLU, Flatten and Linear; use 'loop'"
+            " ReLU, Flatten and Linear, each used once and without hooks; use 'loop'"
         )
-    return ("stacked" if can_stack(model) else "loop") if backend == "auto" else backend
+    return ("stacked" if can_stack(model, sample) else "loop") if backend == "auto" else backend
 
 
 def resolve_sizes(sizes: Sequence[float] | None, m: int, algorithm: Algorithm) -> Tensor | None:
@@ -131,66 +176,58 @@ def resolve_sizes(sizes: Sequence[float] | None, m: int, algorithm: Algorithm) -
         return None
     if algorithm.pooled:
         raise InputError("sizes: centralized training pools the samples, it weighs no clients")
-    sizes = torch.as_tensor(sizes, dtype=torch.float64)
+    try:
+        sizes = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"sizes: expected {m} positive numbers, one for each client") from None
     if sizes.shape != (m,) or not torch.isfinite(sizes).all() or not (sizes > 0).all():
         raise InputError(f"sizes: expected {m} positive numbers, one for each client")
     return sizes
 
 
-def placed(data: ClientData, w: Tensor, pipeline: Pipeline | None) -> ClientData:
+def placed(data: ClientData, w: Tensor, loss: Loss, pipeline: Pipeline | None) -> ClientData:
     """The data on the model's device, floats in the model's type."""
-    return ClientData(
-        _like(data.inputs, w, pipeline is None), _like(data.targets, w, True), data.indices
-    )
+    inputs, targets = _placed((data.inputs, data.targets), w, loss, pipeline)
+    return ClientData(inputs, targets, data.indices)
+
+
+def checked_test(test: tuple[Tensor, Tensor], data: ClientData) -> tuple[Tensor, Tensor]:
+    """The test set, if it looks like the clients' data; InputError if not."""
+    pair = isinstance(test, Sequence) and len(test) == 2
+    if not pair or not all(isinstance(t, Tensor) and t.ndim for t in test):
+        raise InputError("test: expected a pair of tensors (inputs, targets)")
+    if len(test[0]) != len(test[1]):
+        raise InputError(f"test: {len(test[0])} inputs and {len(test[1])} targets")
+    if not len(test[0]):
+        raise InputError("test: has no samples")
+    names, seen = ("inputs", "targets"), (data.inputs, data.targets)
+    for what, given, theirs in zip(names, test, seen, strict=True):
+        if given.shape[1:] != theirs.shape[1:]:
+            raise InputError(
+                f"test: {what} have shape {list(given.shape)}, the clients' {list(theirs.shape)}"
+            )
+        if given.is_floating_point() != theirs.is_floating_point():
+            raise InputError(f"test: {what} are {given.dtype}, the clients' {theirs.dtype}")
+        if given.is_floating_point() and not torch.isfinite(given).all():
+            raise InputError(f"test: {what} contain NaN or infinity")
+    return test[0], test[1]
 
 
 def placed_test(
-    test: tuple[Tensor, Tensor], data: ClientData, w: Tensor, pipeline: Pipeline | None
+    test: tuple[Tensor, Tensor], w: Tensor, loss: Loss, pipeline: Pipeline | None
 ) -> tuple[Tensor, Tensor]:
-    """The test set on the model's device, if it looks like the clients' data."""
-    if not (isinstance(test, Sequence) and len(test) == 2 and len(test[0]) == len(test[1])):
-        raise InputError("test: expected a pair of tensors (inputs, targets) of equal length")
-    if not len(test[0]):
-        raise InputError("test: has no samples")
-    for what, given, seen in zip(
-        ("inputs", "targets"), test, (data.inputs, data.targets), strict=True
-    ):
-        if given.shape[1:] != seen.shape[1:]:
-            raise InputError(
-                f"test: {what} have shape {list(given.shape)}, the clients' {list(seen.shape)}"
-            )
-    return _like(test[0], w, pipeline is None), _like(test[1], w, True)
+    """The test set on the model's device, as `placed` makes the clients' data."""
+    return _placed(test, w, loss, pipeline)
 
 
-def _like(tensor: Tensor, w: Tensor, cast: bool) -> Tensor:
-    return tensor.to(w.device, w.dtype if cast and tensor.is_floating_point() else None)
-
-
-def try_out(
-    model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    w: Tensor,
-    data: ClientData,
-    pipeline: Pipeline | None,
-) -> None:
-    """Pass one sample through, so that shapes that do not fit are named before the first round."""
-    x, y = data.inputs[:1], data.targets[:1]
-    x = x if pipeline is None else pipeline(x, None, w.dtype)
-    try:
-        with torch.no_grad():
-            output = model(x)
-            value = loss(output, y)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"clients: inputs {list(data.inputs.shape[1:])} and targets"
-            f" {list(data.targets.shape[1:])} do not pass through the model and the loss ({reason})"
-        ) from None
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise InputError("loss: must return the mean loss of a mini-batch, a scalar tensor")
-    if loss is F.cross_entropy and not y.is_floating_point():
-        classes, largest = output.shape[1], int(data.targets.max())
-        if largest >= classes:
-            raise InputError(
-                f"clients: a target is class {largest}, the model has {classes} outputs"
-            )
+def _placed(
+    samples: tuple[Tensor, Tensor], w: Tensor, loss: Loss, pipeline: Pipeline | None
+) -> tuple[Tensor, Tensor]:
+    inputs, targets = (tensor.detach().to(w.device) for tensor in samples)
+    if pipeline is None and inputs.is_floating_point():
+        inputs = inputs.to(w.dtype)
+    if targets.is_floating_point():
+        targets = targets.to(w.dtype)
+    elif loss is F.cross_entropy and targets.dtype != torch.bool:
+        targets = targets.long()  # which are the same classes in any type of integers
+    return inputs, targets

@@ -24,12 +24,12 @@ from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.settings import check_settings
 from fedgloss.simulation.arguments import (
-    check_choice,
+    check_last,
+    check_names,
     check_numbers,
     choose_backend,
     resolve_algorithm,
     resolve_participation,
-    try_out,
 )
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
@@ -40,6 +40,7 @@ from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
 from fedgloss.simulation.start import device_name, initial_model, prepared
 from fedgloss.simulation.train import Training, build_gradients, summary
+from fedgloss.simulation.trial import try_out
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
 
@@ -200,11 +201,10 @@ def _plan(
 ) -> tuple[Plan, str]:
     """What the cells have in common, and the name of the backend."""
     training = settings["training"]
-    for name in training["record"]:
-        check_choice("record", name, RECORDS)
+    check_names("training.record", training["record"], RECORDS)
     model = initial_model(settings["model"], dataset, settings["seed"], weights).to(device)
     check_model(model)
-    chosen = choose_backend(backend, model)
+    chosen = choose_backend(backend, model, F.cross_entropy, dataset.train_images)
     plan = Plan(
         model,
         F.cross_entropy,
@@ -251,17 +251,18 @@ def _run(
         training["epochs"],
         None,
         training["evaluate_every"],
-        training["last"],
         settings["seed"],
     )
+    check_last(training["last"], training["rounds"])
     model = initial_model(settings["model"], dataset, settings["seed"], weights)
     w = flatten(model).to(next(plan.model.parameters()).device)
     data = ClientData(dataset.train_images, dataset.train_labels, clients.clients)
     # A split may name the test images, too: the authors' leave one out.
     kept = slice(None) if clients.test is None else clients.test
     test = dataset.test_images[kept], dataset.test_labels[kept]
-    try_out(plan.model, plan.loss, w, data, plan.pipeline)
-    return Run(
+    if not len(test[0]):
+        raise InputError(f"{cell.partition}: names no test images")
+    run = Run(
         federation(
             algorithm,
             hyperparameters,
@@ -275,6 +276,10 @@ def _run(
         test,
         checkpoints,
     )
+    own = run.federation.data
+    if try_out(plan.model, plan.loss, w, own, plan.batching, plan.pipeline, test):
+        plan.gradients.draws = True  # the loop backend's: no other one takes such a model
+    return run
 
 
 def _images_a_round(run: Run, epochs: int) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fedgloss import rng
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 
 Counts = Sequence[int] | Tensor
@@ -19,6 +20,8 @@ Counts = Sequence[int] | Tensor
 tensor on the device where a round must not depend on what the host knows (graph.py)."""
 
 
+Seeds = Sequence[int] | None
+"""For each row, what a model's own random draws on its mini-batch follow from (dropout)."""
 Reader = Callable[[Tensor, Tensor, Tensor | None, Pipeline], Tensor]
 """(images, index [R, B], augmentation, pipeline) -> inputs [R, B, ...]."""
 
@@ -36,7 +39,9 @@ class Room(NamedTuple):
 class Gradients(Protocol):
     """How the gradients of many models on their mini-batches are computed: a backend."""
 
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
+    def __call__(
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
+    ) -> Tensor:
         """W [R, P], x [R, B, ...], y [R, B, ...] -> [R, P]: the gradients of R mean losses.
 
         The mini-batch of row r is its first counts[r] samples; the gradient of none is zero.
@@ -52,6 +57,7 @@ class Batch(NamedTuple):
     inputs: Tensor
     targets: Tensor
     counts: Counts
+    seeds: Seeds
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Cohort:
     """Whether it is known that all participants take all of `steps`."""
     read: Reader | None = None
     """How the backend wants its images made, where it has a way of its own."""
+    keys: tuple[tuple[int, str, int, int], ...] | None = None
+    """(seed, purpose, round, client) of each row, where the model draws random numbers itself."""
 
     @property
     def steps(self) -> int:
@@ -93,16 +101,19 @@ class Cohort:
             counts, B = self.counts[:, :, step].flatten(), self.index.shape[3]
         index = self.index[:, :, step, :B].flatten(0, 1)
         draws = None if self.draws is None else self.draws[:, :, step, :B].flatten(0, 1)
-        return Batch(self._inputs(index, draws), self._targets(index), counts)
+        seeds = self.keys and [_model_seed("model", key, step) for key in self.keys]
+        return Batch(self._inputs(index, draws), self._targets(index), counts, seeds)
 
     def part(self, participants: slice) -> "Cohort":
         """The same for some of each federation's participants."""
         S, K = self.index.shape[:2]
         kept = range(K)[participants]
+        rows = [s * K + k for s in range(S) for k in kept]
         return replace(
             self,
             ids=tuple(tuple(ids[k] for k in kept) for ids in self.ids),
-            sizes=tuple(self.sizes[s * K + k] for s in range(S) for k in kept),
+            sizes=tuple(self.sizes[row] for row in rows),
+            keys=self.keys and tuple(self.keys[row] for row in rows),
             index=self.index[:, participants],
             draws=None if self.draws is None else self.draws[:, participants],
             counts=None if self.counts is None else self.counts[:, participants],
@@ -128,9 +139,10 @@ class Cohort:
         for s in range(S):
             for k, client in enumerate(self.ids[s]):
                 indices = self.data[s].indices[client].to(self.index.device)
-                for part in indices.split(chunk):
+                for i, part in enumerate(indices.split(chunk)):
                     x, y = self._inputs(part[None], None), self._targets(part[None])
-                    gradient = gradients(w[s], x, y, [len(part)])[0]
+                    seeds = self.keys and [_model_seed("model/all", self.keys[s * K + k], i)]
+                    gradient = gradients(w[s], x, y, [len(part)], seeds)[0]
                     total[s, k] += gradient * (len(part) / len(indices))
         return total
 
@@ -154,13 +166,14 @@ def draw_cohort(
     purpose: str,
     t: int,
     room: Room | None = None,
-    read: Reader | None = None,
+    gradients: Gradients | None = None,
     drawn: dict[Any, Any] | None = None,
 ) -> Cohort:
     """The cohort of round t for federations with these data, participants and seeds.
 
     like: a tensor of the models' device and type. room: all cohorts then have tensors of one shape,
-    their sizes among them, which are left on the host. drawn: what this round's cohorts of the same
+    their sizes among them, which are left on the host. gradients: the backend, which may want
+    images made in its own way, or random numbers. drawn: what this round's cohorts of the same
     seeds have drawn already.
     """
     sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
@@ -183,6 +196,7 @@ def draw_cohort(
         index = index.to(data[0].inputs.device, non_blocking=True)
         draws = None if draws is None else draws.to(like.device, non_blocking=True)
         counts = None
+    keys = [(seeds[s], purpose, t, k) for s, row in enumerate(ids) for k in row]
     return Cohort(
         tuple(data),
         tuple(map(tuple, ids)),
@@ -194,7 +208,8 @@ def draw_cohort(
         like.device,
         like.dtype,
         equal,
-        read,
+        getattr(gradients, "read_images", None),
+        tuple(keys) if getattr(gradients, "draws", False) else None,
     )
 
 
@@ -228,6 +243,12 @@ def _fill(grid: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
     for j in range(full, len(sizes)):
         grid[j, : sizes[j]] = values[done : done + sizes[j]]
         done += sizes[j]
+
+
+def _model_seed(what: str, key: tuple[int, str, int, int], step: int) -> int:
+    """The same for every gradient on a mini-batch: both of SAM's are of one function."""
+    seed, purpose, t, client = key
+    return int(rng.bits(seed, f"{purpose}/{what}", step + 1, t, client)[step] >> 1)
 
 
 def _rows(tensor: Tensor, index: Tensor) -> Tensor:

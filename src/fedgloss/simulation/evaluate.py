@@ -1,6 +1,7 @@
 """The loss and the accuracy of a flat model on a data set."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -8,32 +9,57 @@ from torch.func import functional_call
 
 from fedgloss.simulation.clients import Pipeline
 from fedgloss.simulation.flat import parameter_shapes, unflatten
+from fedgloss.simulation.losses import Loss, ignored_label
+
+BATCH_SIZE = 2000
+"""Samples in a pass: bounds the memory."""
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     w: Tensor,
     inputs: Tensor,
     targets: Tensor,
     pipeline: Pipeline | None = None,
-    batch_size: int = 2000,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
-    """`loss` (mean over samples) and, where targets are class indices, `accuracy` in percent."""
+    """`loss` and, where targets are class indices, `accuracy` in percent; the model in eval mode.
+
+    The loss is that of all samples as one mini-batch, whatever it weighs or leaves out; what it
+    leaves out does not count as right or wrong either.
+    """
     parameters = unflatten(w, parameter_shapes(model))
-    classes = not targets.is_floating_point() and targets.ndim == 1
-    total_loss = torch.zeros((), dtype=torch.float64, device=w.device)
-    correct = torch.zeros((), dtype=torch.int64, device=w.device)
-    for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-        x = x.to(w.device, non_blocking=True)
-        y = y.to(w.device, non_blocking=True)
-        x = x if pipeline is None else pipeline(x, None, w.dtype)
-        output = functional_call(model, parameters, (x,))
-        total_loss += loss(output, y).double() * len(x)
-        if classes and output.ndim == 2:
-            correct += (output.argmax(dim=1) == y).sum()
-    result = {"loss": float(total_loss) / len(inputs)}
-    if classes and output.ndim == 2:
-        result = {"accuracy": 100 * int(correct) / len(inputs), **result}
+    outputs, labels = [], []
+    with evaluating(model):
+        for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+            x = x.to(w.device, non_blocking=True)
+            x = x if pipeline is None else pipeline(x, None, w.dtype)
+            outputs.append(functional_call(model, parameters, (x,)))
+            labels.append(y.to(w.device, non_blocking=True))
+    z, y = torch.cat(outputs), torch.cat(labels)
+    result = {"loss": float(loss(z, y))}
+    if are_classes(z, y):
+        ignored = ignored_label(loss)
+        counted = y >= 0 if ignored is None else y != ignored
+        correct = (z.argmax(dim=1) == y) & counted
+        result = {"accuracy": 100 * int(correct.sum()) / max(int(counted.sum()), 1), **result}
     return result
+
+
+def are_classes(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether each sample has one class and one output for each."""
+    return not targets.is_floating_point() and targets.ndim == 1 and outputs.ndim == 2
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, each part then back in its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -9,6 +9,14 @@ from torch import Tensor, nn
 
 from fedgloss.errors import InputError
 
+WRAPPERS = (
+    "DataParallel",
+    "DistributedDataParallel",
+    "OptimizedModule",
+    "FullyShardedDataParallel",
+)
+"""Classes around a model, which spread or compile what the engine here does itself."""
+
 
 def parameter_shapes(model: nn.Module) -> dict[str, torch.Size]:
     """The shape of each parameter by name, in the order of the flat vector."""
@@ -33,20 +41,29 @@ def check_model(model: nn.Module) -> None:
     """Refuse models that no method here can train; raises InputError."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if type(model).__name__ in WRAPPERS or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"model: is a {type(model).__name__}; give the plain module inside")
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            raise InputError(
+                f"model: {name!r} of a lazy layer has no values yet; pass a mini-batch through"
+                " the model first"
+            )
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes:
         raise InputError("model: has no parameters")
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-        raise InputError("model: all parameters must have one floating-point type")
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise InputError(
+            f"model: has parameters of type {found}; all must be float32, or all float64"
+        )
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise InputError(f"model: has parameters on {', '.join(sorted(devices))}; use one device")
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     if frozen:
         raise InputError(f"model: parameter {frozen[0]!r} is frozen; all parameters are trained")
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p and module.training:
-            raise InputError(
-                f"model: layer {name!r} is active dropout, whose draws would depend on the order of"
-                " the clients; set p=0 or call model.eval()"
-            )
         if getattr(module, "track_running_stats", False):
             raise InputError(
                 f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"

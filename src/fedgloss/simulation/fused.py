@@ -6,7 +6,7 @@ cross-entropy. Everything from the images' gather to the flat gradient [K, P] is
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss.errors import InputError
-from fedgloss.simulation.cohort import Cohort, Counts
+from fedgloss.simulation.cohort import Cohort, Counts, Seeds
 from fedgloss.simulation.flat import parameter_shapes
+from fedgloss.simulation.stacked import can_stack, plain_layers
 
 STORAGE = {
     "float32": (torch.float32, "ieee"),
@@ -80,12 +81,8 @@ class Block:
 
 def blocks_of(model: nn.Module) -> list[Block] | None:
     """The network as blocks, None where it is not of the kind above."""
-    if type(model) is not nn.Sequential or len({id(layer) for layer in model}) < len(model):
+    if not plain_layers(model):
         return None
-    if any(_is_hooked(module) for module in (model, *model)):
-        return None
-    if len(list(model.parameters())) < sum(len(list(layer.parameters())) for layer in model):
-        return None  # layers share weights
     blocks: list[Block] = []
     flat = False
     for prefix, layer in model.named_children():
@@ -118,18 +115,16 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
     return blocks if ends_plainly else None
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    before = module._forward_pre_hooks or module._backward_pre_hooks
-    return bool(before or module._forward_hooks or module._backward_hooks)
+def can_fuse(model: nn.Module, loss: Callable, sample: Sequence[int]) -> bool:
+    """Whether this file can differentiate the model under the loss, and Triton is there.
 
-
-def can_fuse(model: nn.Module, loss: Callable) -> bool:
-    """Whether this file can differentiate the model under the loss, and Triton is there."""
+    sample: the shape of one.
+    """
     if loss is not F.cross_entropy or next(model.parameters()).dtype != torch.float32:
         return False
     if importlib.util.find_spec("triton") is None:
         return False
-    return blocks_of(model) is not None
+    return can_stack(model, sample) and blocks_of(model) is not None
 
 
 class FusedGradients:
@@ -186,7 +181,9 @@ class FusedGradients:
         return out.permute(0, 1, 4, 2, 3)
 
     @torch.no_grad()
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
+    def __call__(
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
+    ) -> Tensor:
         """W [R, P], x [R, B, C, H, W] or [R, B, I], y [R, B] -> [R, P]."""
         W = W.contiguous()
         x = self._as_stored(x)

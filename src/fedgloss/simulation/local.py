@@ -201,7 +201,10 @@ def _merge(batches: Sequence[Batch]) -> Batch:
         counts: Counts = torch.cat([batch.counts for batch in batches])
     else:
         counts = [count for batch in batches for count in batch.counts]
-    return Batch(rows([b.inputs for b in batches]), rows([b.targets for b in batches]), counts)
+    seeds = None if batches[0].seeds is None else [seed for b in batches for seed in b.seeds]
+    return Batch(
+        rows([b.inputs for b in batches]), rows([b.targets for b in batches]), counts, seeds
+    )
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

@@ -254,7 +254,7 @@ class Simulation:
             purpose,
             t,
             room,
-            getattr(self.gradients, "read_images", None),
+            self.gradients,
             drawn,
         )
 

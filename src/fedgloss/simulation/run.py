@@ -12,9 +12,9 @@ from fedgloss.simulation.clients import Batching, Pipeline
 from fedgloss.simulation.cohort import Gradients
 from fedgloss.simulation.evaluate import evaluate
 from fedgloss.simulation.graph import Graph, Recorded
+from fedgloss.simulation.losses import Loss
 from fedgloss.simulation.rounds import Federation, Measured, Simulation, advance
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, float] | None
 """A row of metrics, where the round was evaluated."""
 OnRound = Callable[[int, Sequence[Row]], None]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss.errors import InputError
-from fedgloss.simulation.cohort import Cohort, Counts
+from fedgloss.simulation.cohort import Cohort, Counts, Seeds
 from fedgloss.simulation.convolution import Convolution, channels_first, channels_last
 from fedgloss.simulation.flat import parameter_shapes, unflatten
 
@@ -83,18 +83,18 @@ class ReLU:
 
 
 class Flatten:
-    """Features in the order channel, row, column, as PyTorch flattens an image."""
+    """One row of features; an image's in the order channel, row, column, as PyTorch's."""
 
     def __init__(self, layer: nn.Flatten, prefix: str) -> None:
         pass
 
     def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """[K, B, H, W, C] -> [K, B, C * H * W]; what is flat already stays as it is."""
-        return (x.permute(0, 1, 4, 2, 3).flatten(2), x.shape) if x.ndim == 5 else (x, x.shape)
+        """[K, B, H, W, C] -> [K, B, C * H * W]."""
+        return (x.permute(0, 1, 4, 2, 3) if x.ndim == 5 else x).flatten(2), x.shape
 
     def backward(self, d, shape, parameters, gradients, need_input) -> Tensor | None:
         if len(shape) < 5 or not need_input:
-            return d
+            return d.view(shape) if need_input else None
         K, B, H, W, C = shape
         return d.view(K, B, C, H, W).permute(0, 1, 3, 4, 2)
 
@@ -122,6 +122,7 @@ def _plain_pooling(layer: nn.MaxPool2d) -> bool:
         and _pair(layer.padding) == [0, 0]
         and _pair(layer.dilation) == [1, 1]
         and not layer.ceil_mode
+        and not layer.return_indices
     )
 
 
@@ -132,13 +133,52 @@ LAYERS: dict[type, tuple[type, Callable[[Any], bool]]] = {
     nn.ReLU: (ReLU, lambda layer: True),
     nn.Flatten: (Flatten, lambda layer: (layer.start_dim, layer.end_dim) == (1, -1)),
 }
+RANKS = {nn.Conv2d: 3, nn.MaxPool2d: 3, nn.Linear: 1}
+"""The number of dimensions of a sample, where a layer here is written for one."""
 
 
-def can_stack(model: nn.Module) -> bool:
-    """Whether the model is a sequence of layers this file can differentiate."""
-    return type(model) is nn.Sequential and all(
-        type(layer) in LAYERS and LAYERS[type(layer)][1](layer) for layer in model
+def can_stack(model: nn.Module, sample: Sequence[int]) -> bool:
+    """Whether this file certainly computes what the model does to samples of this shape."""
+    rank = len(sample)
+    for layer in (layers := plain_layers(model)):
+        kind = type(layer)
+        known = kind in LAYERS and LAYERS[kind][1](layer)
+        if not known or rank != RANKS.get(kind, rank) or rank < 1:
+            return False
+        rank = 1 if kind is nn.Flatten else rank
+    return bool(layers)
+
+
+def plain_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a sequence that types and numbers of layers say everything about, else [].
+
+    Whatever else could change the computation rules a model out: a layer used twice, a weight in
+    two layers or in none, hooks, a forward of its own.
+    """
+    if type(model) is not nn.Sequential:
+        return []
+    layers = list(model)
+    used = [id(parameter) for layer in layers for parameter in layer.parameters()]
+    own = {id(parameter) for parameter in model.parameters()}
+    once = len({*map(id, layers)}) == len(layers) and len(used) == len(own) and {*used} == own
+    return layers if once and all(map(_is_untouched, [model, *layers])) else []
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether calling it runs what its class says, and no more."""
+    every = torch.nn.modules.module
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+        every._global_forward_pre_hooks,
+        every._global_forward_hooks,
+        every._global_backward_pre_hooks,
+        every._global_backward_hooks,
     )
+    parts = module._modules if type(module) is not nn.Sequential else {}
+    return not any(hooks) and not parts and "forward" not in vars(module)
 
 
 class StackedGradients:
@@ -160,7 +200,9 @@ class StackedGradients:
         ]
 
     @torch.no_grad()
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
+    def __call__(
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
+    ) -> Tensor:
         """As `cohort.Gradients` says."""
         if self.dtype:
             W, x, wanted = W.to(self.dtype), x.to(self.dtype), W.dtype
@@ -233,7 +275,7 @@ class StackedGradients:
         """The gradient of each client's mean loss with respect to its outputs, zero past counts."""
         on_device = isinstance(counts, Tensor)
         full = not on_device and all(count == z.shape[1] for count in counts)
-        if self.loss is F.cross_entropy and y.ndim == 2 and not y.is_floating_point():
+        if self.loss is F.cross_entropy and z.ndim == 3 and y.dtype == torch.int64:
             d = torch.softmax(z, dim=-1)
             d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
             if full:

@@ -36,10 +36,11 @@ def prepared(
 ) -> Iterator[torch.device]:
     """The device, its arithmetic made repeatable, for as long as the block lasts.
 
-    TF32 is off unless `precision` asks for it. threads: None leaves their number as it is. All of
-    PyTorch's switches are put back afterwards. Raises InputError before any is touched.
+    TF32 is off unless `precision` asks for it, and so is what surrounds the call: autocast, and
+    modes without gradients. threads: None leaves their number as it is. All of PyTorch's switches
+    are put back afterwards. Raises InputError before any is touched.
     """
-    chosen = _device(device, precision)
+    chosen = find_device(device, precision)
     with switches.put_back():
         if threads is not None:
             torch.set_num_threads(threads)
@@ -48,10 +49,11 @@ def prepared(
         switches.multiply_float32("tf32" if precision in ("tf32", "float16") else "ieee")
         if chosen.index is not None and chosen.type == "cuda":
             torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
-        yield chosen
+        with torch.inference_mode(False), torch.autocast(chosen.type, enabled=False):
+            yield chosen
 
 
-def _device(device: str | torch.device, precision: str) -> torch.device:
+def find_device(device: str | torch.device, precision: str = "float32") -> torch.device:
     """The device by name, or the one at hand; InputError where it or the precision is not."""
     if precision not in PRECISIONS:
         raise InputError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
@@ -61,7 +63,7 @@ def _device(device: str | torch.device, precision: str) -> torch.device:
             device = f"cuda:{claim(torch.cuda.device_count())}"
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise InputError(
             f"device: {device!r} is unknown; allowed: auto, cpu, cuda, cuda:N"
         ) from None

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +11,17 @@ from torch import Tensor, nn
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError
 from fedgloss.simulation.arguments import (
-    check_choice,
+    check_last,
+    check_loss,
+    check_names,
     check_numbers,
+    checked_test,
     choose_backend,
     placed,
     placed_test,
     resolve_algorithm,
     resolve_participation,
     resolve_sizes,
-    try_out,
 )
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
@@ -29,10 +30,12 @@ from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unf
 from fedgloss.simulation.fused import FusedGradients
 from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
+from fedgloss.simulation.losses import Loss, counting
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import RECORDS, Loss, Plan, Run, run_rounds
+from fedgloss.simulation.run import RECORDS, Plan, Run, run_rounds
 from fedgloss.simulation.stacked import StackedGradients
-from fedgloss.simulation.start import prepared
+from fedgloss.simulation.start import find_device, prepared
+from fedgloss.simulation.trial import try_out
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Training:
     state: dict[str, Tensor]
     """The method's final state by name: server [P], clients [C, P]."""
     metrics: list[dict[str, float]]
-    """One row for each evaluated round: round, accuracy and loss on `test`, what `record` asks."""
+    """One row for each evaluated round: round, accuracy and loss on `test`, what `record` asks.
+
+    None from the round in which the run diverged, so there may be none at all."""
     participants: list[int]
     """The clients of the last round."""
     locals: Tensor
@@ -109,15 +114,17 @@ def train(
             variants={"sigma_scaling": "paper"},
             test=(x_test, y_test),
         )
-        print(result.metrics[-1]["accuracy"], result.state["sigma"].norm())
+        print(result.status, result.metrics[-1:], result.state["sigma"].norm())
 
     model: any `torch.nn.Module` without running statistics; its present parameters are the start
-    and their type (float32 or float64) that of the computation.
+    and their type (float32 or float64) that of the computation. It is trained in the mode it is in
+    and evaluated in eval mode; what it draws itself, like dropout, follows from the seed.
     clients: one (inputs [N_k, ...], targets [N_k, ...]) pair each.
     algorithm: a name of `fedgloss.METHODS`, "package.module:function", or an `Algorithm`.
     rounds and clients_per_round: participants are drawn uniformly from `seed`; or give `schedule`,
     the client numbers of each round.
-    loss: (outputs, targets) -> the mean loss of a mini-batch.
+    loss: (outputs, targets) -> the mean loss of a mini-batch. Samples that a cross-entropy leaves
+    out (label -100, or its ignore_index) count nowhere.
     batch_size, epochs, local_steps: local work; batch_size None is the whole client, local_steps
     replaces epochs.
     hyperparameters: by the names of docs/methods.md (rho, rho_l, beta, ...).
@@ -139,39 +146,19 @@ def train(
     data = data.checked()
     m = len(data.indices)
     rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m, algorithm)
-    check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, last, seed)
-    for name in record:
-        check_choice("record", name, RECORDS)
+    check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, seed)
+    check_last(last, rounds)
+    check_names("record", record, RECORDS)
+    check_loss(loss)
+    if test is not None:
+        test = checked_test(test, data)
     model = copy.deepcopy(model)
     if device is not None:
-        model = model.to(device)
-    chosen = choose_backend(backend, model, loss)
+        model = model.to(find_device(device))
     w = flatten(model)
-    data = placed(data, w, pipeline)
+    data = placed(data, w, loss, pipeline)
     if test is not None:
-        test = placed_test(test, data, w, pipeline)
-    if (
-        loss is F.cross_entropy
-        and not data.targets.is_floating_point()
-        and (data.targets < 0).any()
-    ):
-        # Samples that the loss is to ignore: the stacked gradient then asks autograd about it.
-        loss = partial(F.cross_entropy)
-    try_out(model, loss, w, data, pipeline)
-
-    plan = Plan(
-        model,
-        loss,
-        build_gradients(chosen, model, loss),
-        Batching(batch_size, epochs, local_steps),
-        pipeline,
-        rounds,
-        evaluate_every,
-        last,
-        record,
-        keep_history,
-        CudaGraph if chosen in ("graph", "fused") else None,
-    )
+        test = placed_test(test, w, loss, pipeline)
     run = Run(
         federation(
             algorithm,
@@ -187,15 +174,39 @@ def train(
         test,
         checkpoints,
     )
-    with prepared(w.device):
+    batching = Batching(batch_size, epochs, local_steps)
+    with (
+        prepared(w.device),
+        torch.inference_mode(False),
+        torch.autocast(w.device.type, enabled=False),
+    ):
+        draws = try_out(model, loss, w, run.federation.data, batching, pipeline, test)
+        counted = counting(loss, data.targets)
+        chosen = choose_backend(backend, model, counted, data.inputs)
+        plan = Plan(
+            model,
+            loss,
+            build_gradients(chosen, model, counted, draws=draws),
+            batching,
+            pipeline,
+            rounds,
+            evaluate_every,
+            last,
+            record,
+            keep_history,
+            CudaGraph if chosen in ("graph", "fused") else None,
+        )
         run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
     return summary(run, plan, chosen)
 
 
 def build_gradients(
-    backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
+    backend: str, model: nn.Module, loss: Loss, precision: str = "float32", draws: bool = False
 ) -> Gradients:
-    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks."""
+    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks.
+
+    draws: the model draws random numbers itself, which the loop backend alone knows how to seed.
+    """
     if backend == "fused":
         return FusedGradients(model, loss, precision)
     if precision in ("float16", "tf32x3"):
@@ -204,7 +215,9 @@ def build_gradients(
             " here; allowed: float32, tf32, bfloat16"
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    return (LoopGradients if backend == "loop" else StackedGradients)(model, loss, dtype)
+    if backend == "loop":
+        return LoopGradients(model, loss, dtype, draws)
+    return StackedGradients(model, loss, dtype)
 
 
 def summary(run: Run, plan: Plan, backend: str) -> Training:
