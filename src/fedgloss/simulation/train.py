@@ -29,6 +29,7 @@ from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unf
 from fedgloss.simulation.fused import FusedGradients
 from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
+from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Loss, Plan, Run, run_rounds
 from fedgloss.simulation.stacked import StackedGradients
@@ -188,6 +189,7 @@ def train(
         checkpoints,
     )
     with prepared(w.device):
+        rehearse([run.federation], getattr(plan.gradients, "lazy", False))
         run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
     return summary(run, plan, chosen)
 
