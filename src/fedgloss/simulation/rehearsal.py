@@ -46,6 +46,7 @@ PARTS = {
     "aggregate": (MODEL, SERVER_STATE),
 }
 """What each function returns."""
+ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
 
 Arguments = tuple[Any, ...]
 """Of a function, without `grad`; the last is `h`."""
@@ -158,6 +159,7 @@ class _Watched:
     ) -> None:
         self.given, self.shape, self.like, self.thorough = given, shape, like, thorough
         self.asked: list[int] = []  # gradients, in each call of direction
+        self.when = ""  # of the present call, if it is not the engine's own
 
     def algorithm(self) -> Algorithm:
         """The method for the engine."""
@@ -177,7 +179,7 @@ class _Watched:
             count = f"{least}" if least == most else f"{least} to {most}"
             raise self._refusal(
                 "direction",
-                f"asks for {count} gradients in a local step, but the Algorithm declares"
+                f"costs {count} mini-batch gradients in a local step, but the Algorithm declares"
                 f" gradients={self.given.gradients}",
             )
 
@@ -189,6 +191,7 @@ class _Watched:
             self._alone(function, arguments, grad, result)
             if function in ("direction", "finish"):
                 self._one_by_one(function, arguments, grad, result)
+            self._again(function, arguments, grad, result)
         return result
 
     def _again(
@@ -223,7 +226,7 @@ class _Watched:
             facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), here, here)
             given = (*(_map(value, mine) for value in others), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
-            found, _ = self._call(function, given, part, (1, K, P), ", one federation alone")
+            found, _ = self._call(function, given, part, (1, K, P), " when one federation is alone")
             if name := _difference(function, _map(result, mine), found):
                 raise self._refusal(
                     function,
@@ -248,7 +251,7 @@ class _Watched:
             facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), (), here)
             given = (own(W), down, _map(c, own), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
-            found, _ = self._call(function, given, part, (S, 1, P), ", one client alone")
+            found, _ = self._call(function, given, part, (S, 1, P), BY_ITSELF)
             if name := _difference(function, _map(result, own), found):
                 raise self._refusal(
                     function,
@@ -266,6 +269,7 @@ class _Watched:
     ) -> tuple[Any, int]:
         """What a function returns, checked, and how many mini-batch gradients it asked for."""
         S, _, P = shape
+        self.when = when
         *others, h = arguments
         before = [_Kept(tensor) for value in arguments for _, tensor in _tensors(value)]
 
@@ -289,8 +293,8 @@ class _Watched:
         except InputError:
             raise
         except Exception as error:
-            where = f"tensors [S, K, P] = {list(shape)}{when}"
-            refusal = self._refusal(function, f"fails on {where}: {_reason(error, ours)}")
+            where = f"tensors [S, K, P] = {list(shape)}"
+            refusal = self._refusal(function, f"fails on {where}{when}: {_reason(error, ours)}")
             raise (refusal if isinstance(error, OF_ANY_SIZE) else _Raised(str(refusal))) from None
         if any(kept.has_changed() for kept in (*before, *whole, *batches)):
             raise self._refusal(
@@ -350,7 +354,7 @@ class _Watched:
             if name in is_model:
                 self._check_tensor(function, label, value, (S, rows, P))
             elif not (down and isinstance(value, Tensor) and value.ndim == 0):
-                size = value.shape[-1] if isinstance(value, Tensor) and value.ndim else P
+                size = value.shape[2] if isinstance(value, Tensor) and value.ndim == 3 else 1
                 self._check_tensor(function, label, value, (S, rows, size), typed=False)
 
     def _check_tensor(
@@ -359,11 +363,12 @@ class _Watched:
         if not isinstance(value, Tensor):
             raise self._refusal(function, f"{label} {_kind(value)}, expected a tensor")
         if value.shape != shape:
-            names = ("S", *("1" if size == 1 else "K" for size in shape[1:2]), "P")
-            meaning = f"[{', '.join(names)}]" if shape[2] == self.shape[2] else "[S, K, any]"
+            rows = "1" if shape[1] == 1 and self.shape[1] > 1 else "K"
+            meaning = f"[S, {rows}, {'P' if shape[2] == self.shape[2] else shape[2]}]"
             raise self._refusal(
                 function,
-                f"{label} a tensor {list(value.shape)}, expected {list(shape)}, which is {meaning}",
+                f"{label} a tensor {list(value.shape)}{self.when}, expected {list(shape)}, that is"
+                f" {meaning}",
             )
         if typed and value.dtype != self.like.dtype:
             kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, self.like.dtype)]
