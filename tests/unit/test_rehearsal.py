@@ -468,6 +468,26 @@ def test_messages_may_be_compressed():
     rehearse([of(mine(finish=half, aggregate=decoded))])
 
 
+@pytest.mark.parametrize("backend", ["stacked", "loop"])
+def test_clients_that_are_trained_one_by_one_get_their_own_full_gradient(backend):
+    """`direction` may ask for it too, and a backend may train a few clients of a cohort at a time.
+
+    Steps along full gradients alone are those of whole-client mini-batches.
+    """
+
+    def whole(grad, W, down, c, h):
+        return h.full_gradient(down.w), c
+
+    def once(grad, W, down, c, h):
+        return grad(down.w.expand_as(W)), c
+
+    full = mine(direction=whole, gradients=0)
+    options = {"rounds": 2, "clients_per_round": 3, "batch_size": None, "epochs": 2}
+    found = train(full, backend=backend, **options)
+    expected = train(mine(direction=once), backend="loop", **options)
+    torch.testing.assert_close(found.w, expected.w, rtol=1e-5, atol=1e-6)
+
+
 # What a rehearsal is for, and what it leaves alone
 
 
@@ -478,9 +498,11 @@ def train(method, **options):
         for _ in range(4)
     ]
     model = nn.Sequential(nn.Linear(3, 2))
-    return fedgloss.train(
-        model, clients, method, rounds=2, clients_per_round=2, batch_size=2, **options
-    )
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+        model[0].bias.fill_(0.2)
+    options = {"rounds": 2, "clients_per_round": 2, "batch_size": 2, **options}
+    return fedgloss.train(model, clients, method, **options)
 
 
 def test_without_it_federations_were_mixed_without_a_word():
