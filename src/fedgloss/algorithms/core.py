@@ -84,15 +84,14 @@ class Algorithm:
     aggregate: Callable[[Tensor, Named, Named, Named, Named], tuple[Tensor, Named]]
     """(w, down, up, s, h) -> the new global model and the server's state, each [S, 1, P]."""
     broadcast: Callable[[Tensor, Named, Named], Named] = lambda w, s, h: Named(w=w)
-    """(w, s, h) -> the message to the clients, [S, 1, ...]; its `w` is the model they start from."""
+    """(w, s, h) -> the message to the clients, [S, 1, ...]; they start from its `w`."""
     finish: Callable[[Tensor, Named, Named, Named], tuple[Named, Named]] = _nothing_to_finish
     """(W, down, c, h) -> the clients' new state, and their messages to the server, [S, K, ...]."""
 
     global_state: tuple[str, ...] = ()
     """Server state by name, each [S, 1, P], zero at first."""
     client_state: tuple[str, ...] = ()
-    """State each client keeps between rounds, by name, each [S, K, P] of the participants' own, zero at
-    first."""
+    """State each client keeps between rounds, by name, zero at first; [S, K, P] in a cohort."""
     local_state: tuple[str, ...] = ()
     """Client state that lives for one round only, each [S, K, P], zero at its start."""
     hyperparameters: Mapping[str, float | None] = field(default_factory=dict)
