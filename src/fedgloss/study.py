@@ -15,6 +15,7 @@ from typing import Any
 
 from fedgloss import algorithms, fingerprint, inputs
 from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.declared import check_declared
 from fedgloss.configuration import ROOT, read_yaml, studies_at_hand, validate
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, sha256
@@ -31,10 +32,6 @@ ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
 """Keys of a data set that some sources alone know."""
 RECORD_OF = {"w_norm": "norms", "pseudo_gradient_norm": "norms", "delta_epsilon": "delta_epsilon"}
 """What must be recorded for a metric that a figure draws."""
-FACTS = ("m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient")
-"""What `h` holds beside a method's hyperparameters."""
-OF_RECORDS = ("self", "get", "items", "keys", "replace", "values")
-"""What the records `s`, `c` and `h` have beside their entries."""
 ALIASES = {"alpha": "beta", "beta": "alpha"}
 """Hyperparameters that may be given by another name (see `resolve_hyperparameters`)."""
 
@@ -154,7 +151,7 @@ class Study:
         try:
             check_last("training", training)
             variants, algorithm = self._algorithm(cell)
-            _check_names(method, algorithm)
+            check_declared(method, algorithm)
             hyperparameters = algorithms.resolve_hyperparameters(algorithm, self._given(cell))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
@@ -451,19 +448,6 @@ def _check_nothing_missing(study: Study) -> None:
             why = f"config/methods.yaml has no settings for {', '.join(map(repr, unknown))}"
             why += f"{did_you_mean(key, [*study.methods['settings']])}; "
         raise InputError(f"{study.file}: {why}missing, must be given: {', '.join(missing)}")
-
-
-def _check_names(method: str, algorithm: Algorithm) -> None:
-    """A method's own names must not be those of the records it is given."""
-    taken = {"hyperparameters": (*FACTS, *OF_RECORDS)}
-    taken |= dict.fromkeys(("global_state", "client_state", "local_state"), OF_RECORDS)
-    for kind, names in taken.items():
-        for name in getattr(algorithm, kind):
-            if name in names:
-                raise InputError(
-                    f"method {method!r}: {kind}: {name!r} is a name of the engine's own; any but"
-                    f" these: {', '.join(names)}"
-                )
 
 
 def _weights(config: Mapping[str, Any], file: str) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ bfloat16 is left out: the interpreter computes nonsense in it.
 """
 
 import os
+from dataclasses import replace
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
 
@@ -18,6 +19,7 @@ from refusal import refused
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.simulation import kernels
@@ -28,6 +30,7 @@ from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.fused import FusedGradients, blocks_of, can_fuse
 from fedgloss.simulation.graph import WARM_UP, Handover, Recorded, _room
 from fedgloss.simulation.loop import LoopGradients
+from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.rounds import Simulation, advance, federation
 from fedgloss.simulation.train import build_gradients
 
@@ -246,6 +249,30 @@ def test_lazy_tensors_of_mixed_types_and_under_other_functions():
     assert torch.equal(torch.stack([lazy, lazy]), torch.stack([W + 1, W + 1]))
     assert torch.equal(lazy[0], W[0] + 1)
     assert torch.equal(computed({"a": (lazy, 1)})["a"][0], W + 1)
+
+
+UNKNOWN = {
+    "W ** 2": (lambda W, g: g + W**2, "fails"),
+    "abs(W)": (lambda W, g: g + abs(W), "fails"),
+    "W > 0": (lambda W, g: torch.where(W > 0, g, 2 * g), "fails"),
+    "W == W": (lambda W, g: g * (1 + (W == W + 0)), "gives other numbers (the direction)"),
+    "isinstance": (lambda W, g: g if isinstance(W, torch.Tensor) else 2 * g, "gives other numbers"),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_what_lazy_arithmetic_does_not_know_is_named_before_the_first_round(what):
+    line, words = UNKNOWN[what]
+    known = Algorithm(
+        "mine",
+        lambda grad, W, down, c, h: (torch.sign(grad(W)) + h.lr**W / (1 + W * W), c),
+        lambda w, down, up, s, h: (mean(up.w, h.p), s),
+    )
+    [simulation] = rounds_of("loop", ["fedavg"])
+    rehearse([replace(simulation.federations[0], algorithm=known)], lazy=True)
+    unknown = replace(known, direction=lambda grad, W, down, c, h: (line(W, grad(W)), c))
+    with refused("method 'mine': direction", words, "'fused'", "torch.pow", "'graph'"):
+        rehearse([replace(simulation.federations[0], algorithm=unknown)], lazy=True)
 
 
 def headed(*layers):

@@ -939,7 +939,7 @@ def test_the_engine_fills_h_with_these_names():
     """`FACTS` is what the engine adds to the hyperparameters, no more and no less."""
     import ast
 
-    from fedgloss import study
+    from fedgloss.algorithms import declared
     from fedgloss.simulation import rounds
 
     tree = ast.parse(Path(rounds.__file__).read_text(encoding="utf-8"))
@@ -948,7 +948,7 @@ def test_the_engine_fills_h_with_these_names():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Named"
     ]
-    assert set(study.FACTS) in calls
+    assert set(declared.FACTS) in calls
 
 
 # Data sets and partitions: what differs lies under another path

@@ -1,10 +1,13 @@
 """What a federated algorithm is, and the few pieces the methods share.
 
-Shapes. A global vector is a cohort of one, [1, P]; the cohort of K participants is [K, P];
-whatever is one number per participant is [K, 1]. Everything broadcasts, so the methods read as
-in the papers. When several cells are stacked on one device every tensor gains one leading
-dimension, [S, 1, P], [S, K, P], [S, K, 1], and each hyperparameter becomes [S, 1, 1]: no line of a
-method changes.
+Shapes. S federations of a method, cells that differ in seed or in numbers, are trained together;
+every tensor has them in its first dimension, S = 1 for one alone. A global vector is [S, 1, P], the
+cohort of K participants [S, K, P], one number per participant [S, K, 1]. A hyperparameter is a
+scalar tensor, or [S, 1, 1] where federations may differ in it. Everything broadcasts, so the
+methods read as in the papers, where S goes without saying. Reduce over dim=-2 (clients) or dim=-1
+(parameters), with keepdim=True, or with `mean`, `total`, `norm`, `unit`; a sum over all dimensions
+is right for one federation alone and mixes those that are trained together. A method of one's own
+is tried for that before round 1 (simulation/rehearsal.py).
 
 A method is cut where the network would cut it. The server sends a message (`broadcast`); clients
 see that message, their own state and their own data, nothing else (`direction`, `finish`); the
@@ -23,7 +26,7 @@ if TYPE_CHECKING:  # a study can be read and checked without the seconds that im
 
     Gradient = Callable[[Tensor], Tensor]
     """The gradient of every participant's mean loss on its current mini-batch, at any point:
-    [K, P] -> [K, P], without weight decay."""
+    [S, K, P] -> [S, K, P], without weight decay."""
 
 
 class Named(Mapping[str, Any]):
@@ -65,31 +68,36 @@ class Algorithm:
     sampling, masks for unequal clients, gathering and scattering of client state, evaluation.
 
     `h` holds the round's hyperparameters by name and the facts of the round:
-    `m` clients in all, `n` participants, `p` [K, 1] their weights N_k / sum_S N_j, `share` [K, 1]
-    m N_k / sum over all clients of N_j, `lr`, `wd`, `steps` [K, 1] local steps taken, `t` the round
-    (0 first), and `full_gradient`, the gradient over all of a participant's data at a given point.
+    `m` clients in all and `n` participants (both int), `p` [S, K, 1] their weights N_k / sum_S N_j,
+    `share` [S, K, 1] m N_k / sum over all clients of N_j, `lr` and `wd` as hyperparameters, `steps`
+    [S, K, 1] local steps taken, `t` the round (0 first, a scalar tensor), and `full_gradient`, the
+    gradient over all of each participant's data at one point, [S, 1, P] -> [S, K, P].
+
+    Each function is a pure function of its arguments, which it leaves as they are: the engine may
+    call it again, for some of the clients, or for other federations in between.
     """
 
     name: str
     direction: Callable[[Gradient, Tensor, Named, Named, Named], tuple[Tensor, Named]]
-    """(grad, W, down, c, h) -> the step direction [K, P] of the cohort, and the clients' state."""
+    """(grad, W, down, c, h) -> the step direction [S, K, P], and the clients' state, each
+    [S, K, P]: all of `client_state` and `local_state`."""
     aggregate: Callable[[Tensor, Named, Named, Named, Named], tuple[Tensor, Named]]
-    """(w, down, up, s, h) -> the new global model [1, P] and server state."""
+    """(w, down, up, s, h) -> the new global model and the server's state, each [S, 1, P]."""
     broadcast: Callable[[Tensor, Named, Named], Named] = lambda w, s, h: Named(w=w)
-    """(w, s, h) -> the message to the clients; its entry `w` is the model they start from."""
+    """(w, s, h) -> the message to the clients, [S, 1, ...]; they start from its `w`."""
     finish: Callable[[Tensor, Named, Named, Named], tuple[Named, Named]] = _nothing_to_finish
-    """(W, down, c, h) -> the clients' new state and their messages to the server."""
+    """(W, down, c, h) -> the clients' new state, and their messages to the server, [S, K, ...]."""
 
     global_state: tuple[str, ...] = ()
-    """Server state by name, each [1, P], zero at first."""
+    """Server state by name, each [S, 1, P], zero at first."""
     client_state: tuple[str, ...] = ()
-    """State each client keeps between rounds, by name, [C, P] over all clients, zero at first."""
+    """State each client keeps between rounds, by name, zero at first; [S, K, P] in a cohort."""
     local_state: tuple[str, ...] = ()
-    """Client state that lives for one round only, zero at its start."""
+    """Client state that lives for one round only, each [S, K, P], zero at its start."""
     hyperparameters: Mapping[str, float | None] = field(default_factory=dict)
     """Names, and the default where the definition of the method has one (None: must be given)."""
     schedule: Callable[[dict[str, float], int], dict[str, float]] = _constant
-    """(hyperparameters, t) -> the hyperparameters in force in round t."""
+    """(hyperparameters, t) -> the hyperparameters in force in round t, by the same names."""
     probe: str | None = None
     """NaiveFedGloSS: an extra exchange from the unperturbed w before each round, whose
     pseudo-gradient becomes `s.delta`. "stateless": clients' state stays; "dual": it is updated."""
@@ -138,17 +146,17 @@ def sam(grad: Gradient, W: Tensor, rho: Tensor) -> Tensor:
 
 
 def mean(X: Tensor, p: Tensor) -> Tensor:
-    """sum_k p_k x_k: [K, P], [K, 1] -> [1, P]."""
+    """sum_k p_k x_k: [S, K, P], [S, K, 1] -> [S, 1, P]."""
     return (p * X).sum(dim=-2, keepdim=True)
 
 
 def total(X: Tensor) -> Tensor:
-    """sum_k x_k: [K, P] -> [1, P]."""
+    """sum_k x_k: [S, K, P] -> [S, 1, P]."""
     return X.sum(dim=-2, keepdim=True)
 
 
 def weights(average: str, h: Named) -> Tensor:
-    """Averaging weights [K, 1]: N_k over the round's samples, or 1/n."""
+    """Averaging weights [S, K, 1]: N_k over the round's samples, or 1/n."""
     return h.p if average == "weighted" else h.p.new_full(h.p.shape, 1 / h.n)
 
 

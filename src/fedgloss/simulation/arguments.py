@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.declared import check_declared
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 from fedgloss.simulation.clients import ClientData, Pipeline
@@ -35,6 +36,7 @@ def resolve_algorithm(
         algorithm = algorithms.build_algorithm(algorithm, variants)
     else:
         raise InputError("algorithm: expected a method's name or an Algorithm")
+    check_declared(algorithm.name, algorithm)
     return algorithm, algorithms.resolve_hyperparameters(algorithm, given)
 
 

@@ -35,6 +35,7 @@ from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import check_model, flatten
 from fedgloss.simulation.graph import CudaGraph
+from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.results import write_results
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
@@ -113,6 +114,7 @@ def train_cells(
             run = _run(cell, dataset, partitions[cell.partition], weights, plan, algorithms, store)
             runs.append(run)
             images.append(_images_a_round(run, settings["training"]["epochs"]))
+        rehearse([run.federation for run in runs], getattr(plan.gradients, "lazy", False))
 
         on_round = watch(_label(cells), plan.rounds, sum(images))
         rounds_here = 0

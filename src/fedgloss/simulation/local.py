@@ -36,12 +36,14 @@ class Exchange:
 
     def part(self, participants: slice) -> "Exchange":
         """The same for some of each federation's participants."""
+        facts = {name: self.h[name][:, participants] for name in PER_CLIENT}
+        facts["full_gradient"] = lambda w: self.h.full_gradient(w)[:, participants]
         return Exchange(
             self.algorithm,
             self.cohort.part(participants),
             self.down,
             Named(**{name: value[:, participants] for name, value in self.c.items()}),
-            self.h.replace(**{name: self.h[name][:, participants] for name in PER_CLIENT}),
+            self.h.replace(**facts),
             self.rates,
         )
 

@@ -31,6 +31,7 @@ from fedgloss.simulation.fused import FusedGradients
 from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.losses import Loss, counting
+from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Plan, Run, run_rounds
 from fedgloss.simulation.stacked import StackedGradients
@@ -175,11 +176,7 @@ def train(
         checkpoints,
     )
     batching = Batching(batch_size, epochs, local_steps)
-    with (
-        prepared(w.device),
-        torch.inference_mode(False),
-        torch.autocast(w.device.type, enabled=False),
-    ):
+    with prepared(w.device):
         draws = try_out(model, loss, w, run.federation.data, batching, pipeline, test)
         counted = counting(loss, data.targets)
         chosen = choose_backend(backend, model, counted, data.inputs)
@@ -196,6 +193,7 @@ def train(
             keep_history,
             CudaGraph if chosen in ("graph", "fused") else None,
         )
+        rehearse([run.federation], getattr(plan.gradients, "lazy", False))
         run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
     return summary(run, plan, chosen)
 

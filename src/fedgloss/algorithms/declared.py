@@ -1,0 +1,57 @@
+"""What a method declares, checked before anything is run: its functions, names and costs."""
+
+from collections.abc import Iterable, Mapping
+
+from fedgloss.algorithms.core import Algorithm
+from fedgloss.errors import InputError
+
+FACTS = ("m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient")
+"""What `h` holds beside a method's hyperparameters."""
+OF_RECORDS = ("self", "get", "items", "keys", "replace", "values")
+"""What records, such as `s`, `c`, `h` and the messages, have beside their entries."""
+STATES = ("global_state", "client_state", "local_state")
+FUNCTIONS = ("direction", "aggregate", "broadcast", "finish", "schedule")
+
+
+def check_declared(method: str, algorithm: Algorithm) -> None:
+    """Refuse an algorithm that no engine could run; `method` is the name to blame.
+
+    Raises InputError with one line that names the entry of `Algorithm` and what is allowed.
+    """
+    label = f"method {method!r}"
+    for function in FUNCTIONS:
+        if not callable(getattr(algorithm, function)):
+            raise InputError(f"{label}: {function}: expected a function")
+    if not isinstance(algorithm.hyperparameters, Mapping):
+        raise InputError(f"{label}: hyperparameters: expected defaults by name, or None, in a dict")
+    check_names(f"{label}: hyperparameters", algorithm.hyperparameters, (*FACTS, *OF_RECORDS))
+    for kind in STATES:
+        names = getattr(algorithm, kind)
+        if isinstance(names, str) or not isinstance(names, tuple | list):
+            raise InputError(f'{label}: {kind}: expected a tuple of names, such as ("v",)')
+        check_names(f"{label}: {kind}", names, OF_RECORDS)
+    for kinds in (STATES[:2], STATES[1:]):  # a run's results, and clients' state, go by name
+        names = [name for kind in kinds for name in getattr(algorithm, kind)]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{label}: {' and '.join(kinds)}: {name!r} is there twice")
+    if algorithm.probe not in (None, "stateless", "dual"):
+        raise InputError(f"{label}: probe: expected None, 'stateless' or 'dual'")
+    if algorithm.probe and "delta" not in algorithm.global_state:
+        raise InputError(f"{label}: probe: what it measures needs 'delta' in global_state")
+    if type(algorithm.gradients) is not int or algorithm.gradients < 0:
+        raise InputError(f"{label}: gradients: expected how many direction asks for, an integer")
+
+
+def check_names(label: str, names: Iterable[object], taken: tuple[str, ...]) -> None:
+    """Refuse what cannot be an attribute of a record; `taken`: the names of the engine's own."""
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise InputError(
+                f"{label}: {name!r} is not a name: letters, digits and _, beginning with a letter"
+            )
+        if name in taken:
+            raise InputError(
+                f"{label}: {name!r} is a name of the engine's own; any but these:"
+                f" {', '.join(taken)}"
+            )
