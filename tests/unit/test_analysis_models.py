@@ -296,6 +296,15 @@ def test_buffers_have_the_vectors_type() -> None:
     assert objective.gradient(w).dtype == torch.float64
 
 
+def test_inside_autocast() -> None:
+    model = ZOO["perceptron"].model()
+    w, objective = flatten(model), Objective(model, *vectors())
+    expected = objective.loss(w), objective.hessian_vector(w, w)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective.loss(w) == expected[0]
+        assert torch.equal(objective.hessian_vector(w, w), expected[1])
+
+
 @pytest.mark.parametrize("name", ["perceptron", "prototypes"])
 def test_inside_no_grad(name: str) -> None:
     _, w, v, _, _ = problem(name)

@@ -212,7 +212,7 @@ class Unused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.forgotten, self.layer = nn.Linear(4, 4), nn.Linear(5, 3)
-        self.more = nn.Parameter(torch.ones(2))
+        self.more, self.none = nn.Parameter(torch.ones(2)), nn.Parameter(torch.empty(0, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)

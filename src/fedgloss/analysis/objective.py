@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -117,7 +118,7 @@ class Objective:
             for start, count, weight in self._batches:
                 logits, targets = self._logits(w, start)
                 wanted = targets.argmax(dim=1) if targets.is_floating_point() else targets
-                accuracy = 100 * (logits.argmax(dim=1) == wanted).sum().double() / count
+                accuracy = 100 * ((logits.argmax(dim=1) == wanted).sum().double() / count)
                 total += weight * torch.stack([cross_entropy(logits, targets).double(), accuracy])
         return tuple(total.tolist())
 
@@ -144,7 +145,7 @@ class Objective:
         """
         # With a single batch the gradient's graph, which a product needs in memory anyway, is
         # built once and kept: a product then takes half the time.
-        kept, exact = None, self._differentiable_twice(w)
+        kept, exact = None, self._differentiable_twice
         if exact and len(self._batches) == 1:
             with self._arithmetic(twice=True):
                 kept = self._gradient(w, self._batches[0][0], create_graph=True)
@@ -179,11 +180,13 @@ class Objective:
                 result.copy_((ahead - behind) / (2 * step))
         return total
 
-    def _differentiable_twice(self, w: Tensor) -> bool:
+    @functools.cached_property
+    def _differentiable_twice(self) -> bool:
         """Whether PyTorch has right second derivatives of the model, tried on two samples.
 
         Raises InputError where it has not, and the model does not compute in float64 either.
         """
+        w = flatten(self.model)
         try:
             with self._arithmetic(twice=True):
                 point, gradient = self._gradient(w, 0, create_graph=True, size=2)
@@ -290,7 +293,11 @@ class Objective:
             mha.set_fastpath_enabled(False)
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
                 cudnn.enabled = False  # it has no derivatives in eval mode, nor second ones
-            with full_precision(), attention:
+            with (
+                full_precision(),
+                attention,
+                torch.autocast(self.inputs.device.type, enabled=False),
+            ):
                 yield
         finally:
             mha.set_fastpath_enabled(before[0])
