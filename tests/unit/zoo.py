@@ -476,6 +476,65 @@ def doubled(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Te
     return 2 * output.tanh()
 
 
+# Plain sequences that are not as plain as they look
+
+
+@animal("one layer twice in a sequence", VECTOR)
+def twice_in_a_sequence() -> nn.Module:
+    layer = nn.Linear(5, 5)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(5, 3))
+
+
+@animal("one parameter twice in a sequence", VECTOR)
+def tied_in_a_sequence() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+@animal("own forward in a sequence", VECTOR)
+def own_forward() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    model[1].forward = torch.tanh
+    return model
+
+
+@animal("own parameter in a sequence", VECTOR)
+def own_parameter() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    return model
+
+
+@animal("hook of a sequence", VECTOR)
+def hooked_sequence() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.register_forward_pre_hook(halved)
+    return model
+
+
+def halved(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0] / 2
+
+
+@animal("hook that views", IMAGE)
+def viewing_hook() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Linear(64, 3))
+    model[2].register_forward_pre_hook(flattened)
+    return model
+
+
+def flattened(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return viewed(inputs[0])
+
+
+sequential("linear on steps", SEQUENCE, linear(4, 5), nn.ReLU, nn.Flatten, linear(30, 3))
+sequential("linear on rows", IMAGE, conv(2, 3), linear(4, 5), nn.ReLU, nn.Flatten, linear(60, 3))
+sequential("outputs in rows", SEQUENCE, linear(4, 5), positions=(5,), classes=6)
+sequential("outputs as images", IMAGE, conv(2, 3), nn.ReLU, conv(3, 3), positions=(2, 2))
+sequential("pooled at the end", IMAGE, conv(2, 3), lambda: nn.MaxPool2d(4), nn.Flatten)
+
+
 # Images
 
 sequential("convolutions", IMAGE, conv(2, 4), nn.ReLU, nn.Flatten, linear(64, 3))
