@@ -318,7 +318,7 @@ def test_a_diverged_model_is_refused(digits, solve, value: float) -> None:
         (lambda m, x, y: Objective(m, x, y[:-1]), "inputs, targets: have 200 and 199"),
         (lambda m, x, y: Objective(m, x[:0], y[:0]), "at least 1"),
         (lambda m, x, y: Objective(m, x, y, batch_size=0), "batch_size: 0"),
-        (lambda m, x, y: Objective(m, x.to(torch.uint8), y), "needs a transform"),
+        (lambda m, x, y: Objective(m, x.to(torch.uint8), y), "uint8 .* without a transform"),
         (lambda m, x, y: Objective(m, x, y).loss(torch.zeros(3)), r"w: has shape \[3\]"),
         (lambda m, x, y: top_eigenvalues(Objective(m, x, y), flatten(m), count=0), "count: 0"),
         (

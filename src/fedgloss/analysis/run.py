@@ -15,7 +15,7 @@ from fedgloss.data.partitions import load_partition
 from fedgloss.errors import InputError
 from fedgloss.files import write_json, write_text
 from fedgloss.records import COUNT, STATUS, TEXT, read_record
-from fedgloss.simulation.flat import flatten
+from fedgloss.simulation.flat import parameter_shapes
 from fedgloss.simulation.start import initial_model, prepared
 from fedgloss.tensors import load_tensors
 
@@ -150,12 +150,13 @@ def _objective(
             dataset.std,
         )
     )
+    dtype = next(model.parameters()).dtype
     return Objective(
         model,
         images.to(where),
         labels.to(where),
         batch_size=64 if official else 2000,
-        transform=lambda x: normalize(x, mean, std, torch.float32),
+        transform=lambda x: normalize(x, mean, std, dtype),
         equal_batches=official,
     )
 
@@ -163,11 +164,12 @@ def _objective(
 def _parameters(run: Path, name: str, model: torch.nn.Module, where: torch.device) -> torch.Tensor:
     """The flat parameters [P] of a run's `average` or `final` model."""
     path = run / f"{name}.safetensors"
-    try:
-        model.load_state_dict(load_tensors(path))
-    except RuntimeError:
-        raise InputError(f"{path}: does not hold the parameters of this model") from None
-    w = flatten(model).to(where)
+    tensors = load_tensors(path)
+    # By parameter: in the model's state, one that is shared has several names.
+    shapes = parameter_shapes(model)
+    if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
+        raise InputError(f"{path}: does not hold the parameters of this model")
+    w = torch.cat([tensors[key].reshape(-1) for key in shapes]).to(where)
     if not bool(torch.isfinite(w).all()):
         raise InputError(f"{path}: has parameters that are NaN or infinite")
     return w
