@@ -173,8 +173,9 @@ class Checkpoints:
         done = self._pieces[-1][0] if self._pieces else 0
         if len(history) > done:
             piece = {"history": torch.stack([*history[done:]]).detach().cpu()}
-            self._pieces.append((len(history), _digest(piece, {})))
-            save_tensors(self._named(self._pieces)[-1], piece)
+            pieces = [*self._pieces, (len(history), _digest(piece, {}))]
+            save_tensors(self._named(pieces)[-1], piece)
+            self._pieces = pieces
 
     def _load_history(self) -> Tensor:
         """All rounds of the pieces, [rounds, ...]. Raises InputError if one is not as written."""
