@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 # Looked up on first use, so that commands which need no tensors do not wait for torch.
 _HOMES = {
     "Algorithm": "fedgloss.algorithms.core",
-    "Checkpoints": "fedgloss.simulation.checkpoint",
     "ClientData": "fedgloss.simulation.clients",
     "InputError": "fedgloss.errors",
+    "Interrupted": "fedgloss.simulation.checkpoint",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.simulation.clients",
     "Training": "fedgloss.simulation.train",

@@ -124,6 +124,25 @@ def test_a_cell_that_diverges_leaves_the_others_alone(inputs, alone, tmp_path):
     assert [contents(c.out) for c in cells[1:]] == [contents(f) for f in alone[2:4]]
 
 
+def test_a_cell_that_diverged_before_a_stop_leaves_the_same_files(inputs, tmp_path):
+    """The others went on for a few rounds, and so did the tensors that it shared with them."""
+    _, _, ours, other, *_ = grid()
+    hopeless = {**ours, "training": {**ours["training"], "lr": 40.0}}
+    settings = [hopeless, other]
+    cells = [cell_files(s, inputs, tmp_path / "a", tmp_path / "checkpoints") for s in settings]
+    with pytest.raises(Interrupted):
+        train_cells(cells, inputs["data"], device="cpu", watch=stopping(8))
+    results = train_cells(cells, inputs["data"], device="cpu")
+    assert results[0].diverged_in < 7 and results[1].status == "completed"
+    for cell in cells:
+        alone = tmp_path / "alone" / cell.out.name
+        train_cell(cell.settings, inputs["data"], cell.partition, alone, code="code", device="cpu")
+        assert contents(cell.out) == contents(alone), cell.out.name
+        ours, theirs = (json.loads((f / "manifest.json").read_text()) for f in (cell.out, alone))
+        for key in ("status", "diverged_in", "bytes_down", "bytes_up", "gradients_per_step"):
+            assert ours[key] == theirs[key], key
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

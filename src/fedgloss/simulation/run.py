@@ -1,7 +1,7 @@
 """The round loop: one or more federations from round 0, or their checkpoints, to their results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -60,11 +60,12 @@ class Run:
         self.metrics: list[dict[str, float]] = []
         self.history: list[Tensor] = []
         self.diverged_in: int | None = None
-        self.finished = False
+        self.finished = self.end_is_saved = False
         # Filled in when the run is finished.
         self.w, self.state, self.measured = federation.w, dict[str, Tensor](), Measured()
         self.participants: list[int] = []
         self.locals = federation.w[None][:0]
+        self.t = 0
 
     def after_round(self, plan: Plan, simulation: Simulation, s: int) -> dict[str, float] | None:
         """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
@@ -93,23 +94,62 @@ class Run:
 
     def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
         """Take the final state out of the simulation; what it does afterwards is not this run's."""
-        self.finished = True
-        self.w, self.measured = simulation.w[s, 0].clone(), simulation.measured[s]
+        self.finished, self.t = True, simulation.t
+        self.w, self.measured = simulation.w[s, 0].clone(), replace(simulation.measured[s])
         self.state = {name: value[s, 0].clone() for name, value in simulation.s.items()}
         for name, state in simulation.clients.items():  # written in place, round after round
             vectors = state.values[s]
             self.state[name] = vectors if simulation.t == rounds else vectors.clone()
         self.participants = simulation.locals[0][s]
         self.locals = simulation.locals[1][s].clone()
+        if self.checkpoints and self.checkpoints.for_calls:
+            self.save(simulation, s)
 
     def save(self, simulation: Simulation, s: int) -> None:
-        """Write a checkpoint, if there is a place for it."""
-        if self.checkpoints:
-            measured = simulation.measured[s]
-            extra = {"metrics": self.metrics, "bytes": [measured.bytes_down, measured.bytes_up]}
-            extra["diverged_in"] = self.diverged_in
-            tensors = {**simulation.state(s), "average": self.average}
-            self.checkpoints.save(simulation.t, tensors, extra)
+        """Write a checkpoint, if there is a place for it; of a finished run its end, and once."""
+        if self.checkpoints is None or self.end_is_saved:
+            return
+        measured = self.measured if self.finished else simulation.measured[s]
+        extra = {
+            "finished": self.finished,
+            "diverged_in": self.diverged_in,
+            "metrics": self.metrics,
+            "bytes": [measured.bytes_down, measured.bytes_up],
+        }
+        if self.finished:
+            extra |= {"gradients": measured.gradients_per_step, "participants": self.participants}
+            extra["on_host"] = [name for name, value in self.state.items() if not value.is_cuda]
+            state = {f"state.{name}": value for name, value in self.state.items()}
+            tensors = {"w": self.w, "locals": self.locals, **state}
+        else:
+            tensors = simulation.state(s)
+        t = self.t if self.finished else simulation.t
+        self.checkpoints.save(t, {**tensors, "average": self.average}, extra, self.history)
+        self.end_is_saved = self.finished
+
+    def restore(self, plan: Plan) -> tuple[int, dict[str, Tensor]] | None:
+        """Take up the newest checkpoint: its round, and what a simulation needs to go on."""
+        if self.checkpoints is None or (found := self.checkpoints.load()) is None:
+            return None
+        t, tensors, extra = found
+        device = self.federation.w.device
+        self.average = tensors.pop("average").to(device)
+        if plan.keep_history:
+            self.history = [*tensors.pop("history", self.w[None][:0]).to(device)]
+        self.metrics, self.diverged_in = extra["metrics"], extra["diverged_in"]
+        self.measured = Measured(*extra["bytes"])
+        self.finished = self.end_is_saved = extra["finished"]
+        if self.finished:
+            self.t, self.participants = t, extra["participants"]
+            self.measured.gradients_per_step = extra["gradients"]
+            self.w, self.locals = tensors["w"].to(device), tensors["locals"].to(device)
+            for name in (name for name in tensors if name.startswith("state.")):
+                short = name.removeprefix("state.")
+                place = "cpu" if short in extra["on_host"] else device
+                self.state[short] = tensors[name].to(place)
+        way = "was finished" if self.finished else "goes on"
+        self.checkpoints.say(f"{way} after round {t} of {plan.rounds}")
+        return t, tensors
 
 
 def run_rounds(
@@ -145,7 +185,7 @@ def run_rounds(
                         run.finish(stack.simulation, s, plan.rounds)
         on_round(t + 1, [rows.get(id(run)) for run in runs])
         stop = t + 1 < plan.rounds and should_stop()
-        for stack in live if stop else now:
+        for stack in stacks if stop else now:
             stack.save(plan, stop)
         if stop:
             raise Interrupted
@@ -168,7 +208,7 @@ class _Stack:
 
     def save(self, plan: Plan, now: bool) -> None:
         t = self.simulation.t
-        stores = [run.checkpoints for run in self.runs if run.checkpoints]
+        stores = [run.checkpoints for run in self.runs if run.checkpoints and not run.end_is_saved]
         if t < plan.rounds and (now or any(store.due(t) for store in stores)):
             for s, run in enumerate(self.runs):
                 run.save(self.simulation, s)
@@ -178,15 +218,9 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
     """Each run from its newest checkpoint, those that can be stacked together."""
     stacks: dict[tuple[int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
     for run in runs:
-        t, tensors = 0, None
-        if run.checkpoints and (found := run.checkpoints.load()):
-            t, tensors, extra = found
-            run.average = tensors.pop("average").to(run.average.device)
-            run.metrics = extra["metrics"]
-            run.measured = Measured(*extra["bytes"])
-            run.diverged_in = extra["diverged_in"]
-            run.checkpoints.say(f"goes on after round {t} of {plan.rounds}")
-        stacks.setdefault((id(run.federation.algorithm), t), []).append((run, tensors))
+        t, tensors = run.restore(plan) or (0, None)
+        if not run.finished:
+            stacks.setdefault((id(run.federation.algorithm), t), []).append((run, tensors))
     result = []
     for (_, t), members in stacks.items():
         simulation = Simulation(
@@ -199,9 +233,6 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
         simulation.measured = [run.measured for run, _ in members]
         if t:
             simulation.load_state([tensors for _, tensors in members if tensors], t)
-        for s, (run, _) in enumerate(members):
-            if run.diverged_in is not None:
-                run.finish(simulation, s, plan.rounds)
         result.append(_Stack([run for run, _ in members], simulation))
     return result
 

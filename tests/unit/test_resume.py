@@ -1,0 +1,531 @@
+"""`fedgloss.train(resume=FOLDER)`: a call made again goes on, whole, and only with its own run."""
+
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fedgloss
+from fedgloss.algorithms.core import Algorithm, Named, mean
+from fedgloss.simulation.clients import ClientData
+from fedgloss.simulation.identity import identify
+from refusal import refused
+
+SIZES = (7, 4, 9, 5)
+RECORD = ("norms", "communication", "delta_epsilon")
+SHARP = {"rho": 0.05, "rho_l": 0.1, "beta": 10.0}
+
+
+def samples(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(n, 1, 4, 4, generator=generator),
+        torch.randint(3, (n,), generator=generator),
+    )
+
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+DRAWN = {"rounds": 9, "clients_per_round": 2}
+PLANNED = {"schedule": [[0, 1, 2], [1, 3], [2], [3, 0], [0], [1, 2, 3], [2, 0], [1]]}
+RUNS = {
+    "fedgloss": DRAWN | {"algorithm": "fedgloss", "hyperparameters": SHARP},
+    "a schedule": PLANNED | {"algorithm": "fedgloss", "hyperparameters": SHARP},
+    "scaffold": DRAWN | {"algorithm": "scaffold", "sizes": [3.0, 1.0, 2.0, 5.0], "local_steps": 3},
+    "fedsmoo": DRAWN | {"algorithm": "fedsmoo", "hyperparameters": {"rho": 0.1, "beta": 10.0}},
+    "a hopeless loss": DRAWN | {"algorithm": "scaffold", "lr": 10.0, "evaluate_every": 6},
+    "not finite": DRAWN | {"algorithm": "scaffold", "lr": 1e3, "evaluate_every": 9},
+    "pooled": DRAWN | {"algorithm": "centralized-sgd"},
+}
+
+
+def train(model=None, clients=None, **options):
+    given = {
+        "lr": 0.1,
+        "batch_size": 3,
+        "weight_decay": 0.01,
+        "test": samples(12, seed=9),
+        "record": RECORD,
+        "last": 3,
+        **DRAWN,
+        "algorithm": "fedavg",
+        **options,
+    }
+    if "schedule" in options:
+        del given["rounds"], given["clients_per_round"]
+    clients = [samples(n, seed=k) for k, n in enumerate(SIZES)] if clients is None else clients
+    return fedgloss.train(model or network(), clients, **given)
+
+
+def stop_after(k):
+    """Asks a run to end after k more rounds."""
+    rounds = iter(range(1, 10**6))
+    return lambda: next(rounds) == k
+
+
+def interrupt(k, **options):
+    with pytest.raises(fedgloss.Interrupted):
+        train(should_stop=stop_after(k), **options)
+
+
+def assert_equal(one, other):
+    """Two results, to the last bit of everything in them."""
+    for name in (field.name for field in fields(fedgloss.Training)):
+        a, b = getattr(one, name), getattr(other, name)
+        if isinstance(a, nn.Module):
+            a, b = a.state_dict(), b.state_dict()
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), name
+            assert all(same_bits(a[key], b[key]) for key in a), name
+        elif isinstance(a, torch.Tensor):
+            assert same_bits(a, b), name
+        else:
+            assert repr(a) == repr(b), name
+
+
+def same_bits(a, b):
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+    )
+
+
+# The result is whole
+
+
+@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("name", RUNS)
+def test_stopped_at_random_rounds_it_is_bit_equal(name, backend, tmp_path, capsys):
+    options = RUNS[name] | {"backend": backend}
+    whole = train(**options)
+    expected = {"a hopeless loss": 6, "not finite": 3}.get(name)
+    assert whole.diverged_in == expected
+    options["resume"] = tmp_path / "kept"
+    chance, stops = random.Random(f"{name} {backend}"), 0
+    while True:
+        try:
+            resumed = train(
+                should_stop=stop_after(chance.randint(1, 2 if expected else 3)), **options
+            )
+            break
+        except fedgloss.Interrupted:
+            stops += 1
+    assert stops >= (1 if expected else 2)
+    assert_equal(whole, resumed)
+    assert "goes on after round" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_finished_run_gives_its_result_again_at_once(name, tmp_path):
+    options = RUNS[name] | {"resume": tmp_path / "kept"}
+    first, seen = train(**options), []
+    again = train(on_round=lambda t, row: seen.append(t), **options)
+    assert_equal(first, again)
+    assert seen == []
+
+
+def test_a_run_of_no_rounds_may_be_resumed_too(tmp_path):
+    first, again = (train(rounds=0, resume=tmp_path / "kept") for _ in range(2))
+    assert_equal(first, again)
+
+
+def test_a_crash_loses_what_came_after_the_last_checkpoint(tmp_path):
+    options = {"resume": tmp_path / "kept", "checkpoint_seconds": 0}
+
+    def crash(t, row):
+        if t == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(on_round=crash, **options)
+    assert names(tmp_path) == ["kept"], "the folder has no owner any more"
+    seen = []
+    result = train(on_round=lambda t, row: seen.append(t), **options)
+    assert seen == [6, 7, 8, 9]
+    assert_equal(result, train())
+
+
+def test_the_last_stop_may_be_in_the_round_that_diverges(tmp_path):
+    options = RUNS["not finite"] | {"resume": tmp_path / "kept"}
+    whole = train(**RUNS["not finite"])
+    interrupt(whole.diverged_in, **options)
+    assert_equal(whole, train(**options))
+
+
+# The history lies in pieces
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def test_each_round_of_the_history_is_written_once(tmp_path):
+    for k in (2, 3):
+        interrupt(k, resume=tmp_path / "kept")
+    assert names(tmp_path / "kept") == [
+        "history-0000000-0000002.safetensors",
+        "history-0000002-0000005.safetensors",
+        "round-0000002.safetensors",
+        "round-0000005.safetensors",
+    ]
+
+
+def test_without_a_history_there_are_no_pieces(tmp_path):
+    options = {"resume": tmp_path / "kept", "keep_history": False}
+    interrupt(2, **options)
+    assert names(tmp_path / "kept") == ["round-0000002.safetensors"]
+    assert train(**options).history is None
+
+
+@pytest.mark.parametrize("damaged", ["round-0000005", "history-0000002-0000005"])
+def test_pieces_after_the_checkpoint_that_is_taken_are_ignored(damaged, tmp_path, capsys):
+    options = {"resume": tmp_path / "kept"}
+    interrupt(2, **options)
+    interrupt(3, **options)
+    path = tmp_path / "kept" / f"{damaged}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    interrupt(4, **options)
+    said = capsys.readouterr().err
+    assert f"passed over: {path}: the contents do not match" in said
+    assert "goes on after round 2 of 9" in said
+    assert [name for name in names(tmp_path / "kept") if "history" in name] == [
+        "history-0000000-0000002.safetensors",
+        "history-0000002-0000006.safetensors",
+    ]
+    assert_equal(train(**options), train())
+
+
+def test_a_piece_that_is_gone_costs_its_checkpoints_and_no_more(tmp_path, capsys):
+    interrupt(4, resume=tmp_path / "kept")
+    (tmp_path / "kept" / "history-0000000-0000004.safetensors").unlink()
+    assert_equal(train(resume=tmp_path / "kept"), train())
+    assert "history-0000000-0000004.safetensors: cannot be read" in capsys.readouterr().err
+
+
+# Another run is refused
+
+
+def scaled(factor):
+    return lambda output, target: factor * F.cross_entropy(output, target)
+
+
+def other_clients():
+    clients = [samples(n, seed=k) for k, n in enumerate(SIZES)]
+    clients[2][0][1, 0, 3, 3] += 1e-6
+    return clients
+
+
+def method(constant):
+    """A method of the user's own."""
+
+    def aggregate(w, down, up, s, h):
+        return w - constant * mean(down.w - up.w, h.p), s
+
+    return Algorithm("mine", lambda grad, W, down, c, h: (grad(W), c), aggregate)
+
+
+OTHER = {
+    "algorithm or variants": {"algorithm": method(0.6)},
+    "lr": {"lr": 0.2},
+    "weight_decay": {"weight_decay": 0.0},
+    "seed": {"seed": 1},
+    "rounds": {"rounds": 10},
+    "clients_per_round": {"clients_per_round": 3},
+    "batch_size": {"batch_size": None},
+    "epochs": {"epochs": 2},
+    "local_steps": {"local_steps": 1},
+    "sizes": {"sizes": [1.0, 1.0, 1.0, 2.0]},
+    "evaluate_every": {"evaluate_every": 2},
+    "last": {"last": 1},
+    "record": {"record": ["norms"]},
+    "test": {"test": None},
+    "keep_history": {"keep_history": False},
+    "backend": {"backend": "loop"},
+    "loss": {"loss": scaled(3.0)},
+    "initial parameters": {"model": network(seed=1)},
+    "clients": {"clients": other_clients()},
+}
+
+
+@pytest.mark.parametrize("differs", OTHER)
+def test_the_checkpoints_of_another_run_are_refused_and_stay(differs, tmp_path):
+    ours = {"algorithm": method(0.5), "loss": scaled(2.0), "resume": tmp_path / "kept"}
+    interrupt(4, **ours)
+    before = {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    whole = f"resume: {tmp_path / 'kept'} holds the checkpoints of another run ({differs} differ)"
+    with refused(whole, "name another folder or remove it"):
+        train(**ours | OTHER[differs])
+    assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
+    assert names(tmp_path) == ["kept"]
+
+
+def test_hyperparameters_and_variants_and_the_schedule_tell_runs_apart(tmp_path):
+    ours = RUNS["a schedule"] | {"resume": tmp_path / "kept", "backend": "loop"}
+    interrupt(4, **ours)
+    with refused("another run (hyperparameters differ)"):
+        train(**ours | {"hyperparameters": SHARP | {"rho": 0.06}})
+    with refused("another run (algorithm or variants differ)"):
+        train(**ours | {"variants": "paper"})
+    with refused("another run (schedule differ)"):
+        train(**ours | {"schedule": [*PLANNED["schedule"][:-1], [2]]})
+    with refused("another run (model differ)"):
+        train(nn.Sequential(*network()[:2], nn.Tanh(), network()[3]), **ours)
+
+
+def test_the_same_run_may_be_said_in_other_words(tmp_path):
+    interrupt(4, resume=tmp_path / "kept", **RUNS["fedgloss"])
+    x, y = (torch.cat(parts) for parts in zip(*map(samples, SIZES, range(4)), strict=True))
+    clients = ClientData(x, y, torch.arange(len(x)).split(SIZES))
+    words = {
+        "seed": np.int64(0),
+        "lr": np.float64(0.1),
+        "hyperparameters": {"beta": 10, "rho_l": 0.1, "rho": 0.05},
+        "record": RECORD[::-1],
+        "variants": {},
+    }
+    result = train(clients=clients, resume=str(tmp_path / "kept"), **RUNS["fedgloss"] | words)
+    assert_equal(result, train(**RUNS["fedgloss"]))
+
+
+def test_a_run_of_another_folder_is_not_disturbed_by_a_refusal(tmp_path):
+    """It would end at its next look if the refused call had made the folder its own."""
+
+    def intrude(t, row):
+        if t == 5:
+            with refused("seed differ"):
+                train(resume=tmp_path / "kept", seed=1)
+
+    options = {"resume": tmp_path / "kept", "checkpoint_seconds": 0}
+    assert_equal(train(on_round=intrude, **options), train())
+
+
+def test_a_run_taken_up_by_another_call_leaves_its_place(tmp_path, capsys):
+    results = []
+
+    def intrude(t, row):
+        if t == 5:
+            results.append(train(resume=tmp_path / "kept"))
+
+    with pytest.raises(fedgloss.Interrupted):
+        train(on_round=intrude, resume=tmp_path / "kept", checkpoint_seconds=0)
+    assert "another process has taken over" in capsys.readouterr().err
+    assert_equal(results[0], train())
+    assert_equal(train(resume=tmp_path / "kept"), train())
+
+
+# What cannot be used
+
+
+@pytest.mark.parametrize("resume", [7, True, "", b"kept", ["kept"], "a\0b"])
+def test_what_is_no_folder_is_refused(resume):
+    with refused("resume:"):
+        train(resume=resume)
+
+
+def test_files_and_places_under_files_are_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for resume in (file, file / "kept", file / "a" / "b"):
+        with refused("resume:", resume, f"{file} is a file"):
+            train(resume=resume)
+    with refused("resume: /"):
+        train(resume="/")
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "5", None, True])
+def test_seconds_that_are_none_are_refused(value, tmp_path):
+    with refused("checkpoint_seconds:", repr(value)):
+        train(resume=tmp_path / "kept", checkpoint_seconds=value)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_keep_history_is_a_truth_value(value):
+    with refused("keep_history:", repr(value), "True, False"):
+        train(keep_history=value)
+
+
+# Identities
+
+
+HELPERS = '''
+"""A user's module."""
+FACTOR = 0.5
+
+def twice(x):
+    return 2 * x
+'''
+METHODS = """
+import functools, json, sys, threading
+import torch, torch.nn.functional as F
+from torch import nn
+import fedgloss, helpers
+from fedgloss.algorithms import build_algorithm
+from fedgloss.algorithms.core import Algorithm, mean
+from fedgloss.simulation.identity import identify
+
+STEP = 1.0
+NAMES = {"b", "a", "c", "dd", "ee"}
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.names = nn.Linear(4, 3), NAMES
+
+    def forward(self, x):
+        return helpers.twice(self.layer(x))
+
+class Focal:
+    def __init__(self, gamma):
+        self.gamma, self.lock, self.file = gamma, threading.Lock(), open(__file__)
+
+    def __call__(self, output, target):
+        return (1 - F.softmax(output, 1)).pow(self.gamma).mean()
+
+@functools.cache
+def table():
+    return STEP
+
+@torch.no_grad()
+def decorated(x):
+    return x * STEP
+
+def mine(factor):
+    def aggregate(w, down, up, s, h):
+        return w - STEP * factor * helpers.FACTOR * mean(down.w - up.w, h.p), s
+    return Algorithm("mine", lambda grad, W, down, c, h: (grad(W), c), aggregate)
+
+handle, thing = open(__file__), object()
+VALUES = {
+    "built-in": build_algorithm("fedgloss", "recommended"),
+    "other built-in": build_algorithm("fedgloss", "paper"),
+    "mine": mine(0.1),
+    "lambda": lambda output, target: STEP * F.mse_loss(output, target),
+    "weighted": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
+    "partial": functools.partial(F.cross_entropy, label_smoothing=0.1),
+    "object": Focal(2.0),
+    "bound": Focal(2.0).__call__,
+    "model": Net(),
+    "open file": lambda output, target: (handle, thing, F.mse_loss(output, target)),
+    "set": NAMES,
+    "cached": table,
+    "decorated": decorated,
+    "function": F.cross_entropy,
+    "operator": torch.relu,
+}
+
+if __name__ == "__main__":
+    print(json.dumps({name: identify(value) for name, value in VALUES.items()}))
+"""
+
+
+@pytest.fixture
+def identities(tmp_path):
+    """The identities that a process of its own finds; first in the text of its files."""
+
+    def identities(old="", new="", as_module=True):
+        for name, text in (("helpers", HELPERS), ("methods", METHODS)):
+            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
+        code = "import methods as m, json; print(json.dumps({n: m.identify(v) for n, v in"
+        call = ["-c", f"{code} m.VALUES.items()}}))"] if as_module else [tmp_path / "methods.py"]
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "random"}
+        found = subprocess.run(
+            [sys.executable, *call], env=environment, capture_output=True, text=True, check=True
+        )
+        return json.loads(found.stdout)
+
+    return identities
+
+
+@pytest.mark.parametrize("as_module", [True, False], ids=["module", "script"])
+def test_identities_are_equal_in_every_process(identities, as_module):
+    first = identities(as_module=as_module)
+    assert len({*first.values()}) == len(first), "all of them differ"
+    assert identities(as_module=as_module) == first
+    assert identities("STEP = 1.0", "\n\n# A comment.\nSTEP = 1.0", as_module=as_module) == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differ"),
+    [
+        ("mine(0.1)", "mine(0.2)", {"mine"}),
+        ("STEP = 1.0", "STEP = 1.5", {"mine", "lambda", "cached", "decorated"}),
+        ("FACTOR = 0.5", "FACTOR = 0.6", {"mine", "model"}),
+        ("2 * x", "3 * x", {"mine", "model"}),
+        ("return w - STEP", "return w + STEP", {"mine"}),
+        ("(grad(W), c)", "(2 * grad(W), c)", {"mine"}),
+        ("2.0, 3.0]", "2.0, 3.5]", {"weighted"}),
+        ("label_smoothing=0.1", "label_smoothing=0.2", {"partial"}),
+        ("Focal(2.0)", "Focal(3.0)", {"object", "bound"}),
+        ("(1 - F", "(2 - F", {"object", "bound"}),
+        ("manual_seed(0)", "manual_seed(1)", {"model"}),
+        ('"ee"}', '"ef"}', {"set", "model"}),
+        ("F.mse_loss", "F.l1_loss", {"lambda", "open file"}),
+    ],
+)
+def test_what_changes_a_number_changes_the_identity(identities, old, new, differ):
+    before, after = identities(), identities(old, new)
+    assert {name for name in before if before[name] != after[name]} == differ
+
+
+def test_an_identity_has_the_bytes_of_tensors_and_arrays():
+    x = torch.arange(12.0).reshape(3, 4)
+    assert identify(x) == identify(x.clone()) == identify(x.T.contiguous().T)
+    assert identify(x) != identify(x.reshape(4, 3)) != identify(x.double().reshape(4, 3))
+    array = x.numpy()
+    assert identify(array) == identify(np.asfortranarray(array)) != identify(array.T)
+    for odd in (torch.zeros(0, 3), torch.tensor(1.0), torch.zeros(3, dtype=torch.complex64)):
+        assert identify(odd) == identify(odd.clone())
+    assert identify(torch.eye(3).to_sparse()) == identify(torch.eye(3))
+
+
+def test_values_alike_are_told_apart():
+    values = [0, 0.0, -0.0, False, None, "", b"", (), [], {}, set(), "0", (0,), [0], [[0]], ([0],)]
+    assert len({identify(value) for value in values}) == len(values)
+
+
+def test_what_contains_itself_is_identified():
+    def loop():
+        ring: list = [1]
+        ring.append(ring)
+        return Named(ring=ring)
+
+    assert identify(loop()) == identify(loop())
+
+
+def test_functions_typed_into_a_console_have_identities():
+    def typed(factor, constant):
+        names = {"F": F, "factor": factor}
+        exec(f"def loss(a, b):\n return factor * F.mse_loss(a, b) + {constant}", names)
+        return names["loss"]
+
+    assert identify(typed(1, 2)) == identify(typed(1, 2))
+    assert len({identify(typed(*numbers)) for numbers in ((1, 2), (2, 2), (1, 3))}) == 3
+
+
+def test_defaults_and_partials_count():
+    def loss(a, b, scale=1.0, *, power=2):
+        return scale * (a - b).pow(power).mean()
+
+    def other(a, b, scale=1.0, *, power=3):
+        return scale * (a - b).pow(power).mean()
+
+    losses = [loss, other, *(functools.partial(loss, scale=scale) for scale in (2.0, 3.0))]
+    assert len({*map(identify, losses)}) == 4
