@@ -4,7 +4,7 @@
     snakemake --cores all --configfile config/paper.yaml     the paper
     snakemake --profile slurm                                the paper, on a SLURM cluster
     snakemake --cores all table_accuracy                     one table
-    snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss/seed-42/metrics.csv
+    snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss-printed/seed-42/metrics.csv
 
 Paths: results/{runs,analysis,...}/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
 """

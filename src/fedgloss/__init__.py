@@ -1,4 +1,4 @@
-"""FedGloSS, rebuilt: thirteen federated methods, their sharpness, and every table of the paper."""
+"""FedGloSS, rebuilt: the paper's methods, their sharpness, and its tables as build targets."""
 
 from importlib import import_module
 from typing import Any

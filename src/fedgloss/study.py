@@ -262,13 +262,12 @@ class Study:
         return variants, algorithms.build_algorithm(method, variants)
 
     def _given(self, cell: Cell) -> dict[str, float]:
-        """The hyperparameters that are given for a cell."""
+        """The hyperparameters that are given for a cell; a `beta` replaces a weaker `alpha`."""
         definition = self.definition(cell.algorithm)
         known = self._constants(cell)["algorithms"].get(definition["method"], {})
-        return {
-            **_values(known.get("hyperparameters", {}), cell.alpha),
-            **definition.get("hyperparameters", {}),
-        }
+        values = _values(known.get("hyperparameters", {}), cell.alpha)
+        given = definition.get("hyperparameters", {})
+        return {k: v for k, v in values.items() if ALIASES.get(k) not in given} | given
 
     def _constants(self, cell: Cell) -> dict[str, Any]:
         source = self.datasets[cell.dataset]["source"]

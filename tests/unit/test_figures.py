@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedgloss.errors import InputError
 from fedgloss.report import figures, panels
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
-from fedgloss.report.names import METHODS
+from fedgloss.report.names import METHODS, algorithm
 from fedgloss.report.surfaces import Surface, _quads
 from fedgloss.study import Cell, Study
 from test_report_results import C10, ROWS, make_study, write_results
@@ -83,6 +83,22 @@ def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path
     ):
         figures.draw(make_study(), "x", folder, tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_variant_is_named_after_its_method_and_the_first_has_its_colour() -> None:
+    """FedGloSS's row of its own keeps FedGloSS's colour; without it the first variant has it."""
+    labels = ("fedgloss-printed", "fedgloss-released", "mine-printed")
+    assert [algorithm(label) for label in labels] == [
+        "FedGloSS (printed)",
+        "FedGloSS (released)",
+        "mine-printed",
+    ]
+    own = {label: {"method": "fedgloss"} for label in labels}
+    study = replace(make_study(algorithms=own), cells=tuple(Cell(*C10.values(), x, 0) for x in own))
+    drawn = [panels.colour(study, label) for label in labels]
+    assert drawn[0] == panels.COLOURS["fedgloss"] and len(set(drawn)) == 3
+    both = replace(study, cells=(*study.cells, Cell(*C10.values(), "fedgloss", 0)))
+    assert panels.COLOURS["fedgloss"] not in [panels.colour(both, label) for label in labels]
 
 
 def test_every_method_has_its_colour_and_ones_own_keep_theirs() -> None:

@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(
     path for path in (ROOT / "config").glob("*.yaml") if path.stem not in ("methods", "resources")
 )
-QUICKSTART = yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text(encoding="utf-8"))
+# Through JSON: YAML's aliases would let a change of one list change the others.
+QUICKSTART = json.loads(
+    json.dumps(yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text(encoding="utf-8")))
+)
 
 SMALL = """\
 study: tiny
@@ -513,6 +516,14 @@ def test_a_misspelt_file_is_refused_with_the_one_there_is(study_file, monkeypatc
 def test_broken_json_text_is_refused(text):
     with refused():
         load_study(text)
+
+
+def test_a_studys_beta_replaces_the_constants_alpha():
+    config = copy.deepcopy(QUICKSTART)
+    config["algorithms"]["feddyn-sam-printed"]["hyperparameters"] = {"beta": 4}
+    study = check_study(config, "quickstart.yaml")
+    settings = study.settings(study.select(algorithm="feddyn-sam-printed")[0])
+    assert settings["hyperparameters"] == {"alpha": 0.25, "rho_l": 0.05}
 
 
 def test_merged_keys_may_be_overridden(tmp_path):

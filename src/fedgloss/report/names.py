@@ -62,8 +62,14 @@ MODELS = {
 
 
 def algorithm(label: str) -> str:
-    """The display name of an algorithm's label; a label of the user's own stays as it is."""
-    return METHODS[label].display if label in METHODS else label
+    """The display name of an algorithm's label; a label of the user's own stays as it is.
+
+    A method's name with a word after it is a variant of it: fedgloss-printed, FedGloSS (printed).
+    """
+    if label in METHODS:
+        return METHODS[label].display
+    base, _, variant = label.rpartition("-")
+    return f"{METHODS[base].display} ({variant})" if base in METHODS and variant else label
 
 
 def client(study: "Study", label: str) -> str:

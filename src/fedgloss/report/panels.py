@@ -37,11 +37,20 @@ LOG_SPREAD = 20
 
 
 def colour(study: "Study", label: str) -> str:
-    """The colour of an algorithm, the same in all figures of a study."""
+    """The colour of an algorithm, the same in all figures of a study.
+
+    A method's colour is for the label that is its name, or else for its first; others are spare.
+    """
     if label in COLOURS:
         return COLOURS[label]
-    own = dict.fromkeys(c.algorithm for c in study.cells if c.algorithm not in COLOURS)
-    return SPARE_COLOURS[list(own).index(label) % len(SPARE_COLOURS)]
+    own = [*dict.fromkeys(c.algorithm for c in study.cells if c.algorithm not in COLOURS)]
+    taken = {c.algorithm for c in study.cells}.intersection(COLOURS)
+    first = {study.definition(name)["method"]: name for name in reversed(own)}
+    first = {name: method for method, name in first.items() if method in COLOURS.keys() - taken}
+    if label in first:
+        return COLOURS[first[label]]
+    own = [name for name in own if name not in first]
+    return SPARE_COLOURS[own.index(label) % len(SPARE_COLOURS)]
 
 
 def figure_cells(
