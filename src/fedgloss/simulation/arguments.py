@@ -113,7 +113,7 @@ def check_numbers(
 
 def check_last(last: int, rounds: int) -> None:
     """Refuse to average over more rounds than there are."""
-    if _integer("last", last, 1) > max(rounds, 1):
+    if _integer("last", last, 1) > rounds > 0:
         raise InputError(f"last: {last} of only {rounds} rounds")
 
 

@@ -22,7 +22,7 @@ from fedgloss.algorithms.declared import FACTS, FUNCTIONS, OF_RECORDS, check_nam
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 from fedgloss.simulation.clients import Batching, ClientData
-from fedgloss.simulation.cohort import Cohort, Counts
+from fedgloss.simulation.cohort import Cohort, Counts, Seeds
 from fedgloss.simulation.elementwise import Lazy, computed
 from fedgloss.simulation.local import PER_CLIENT, Gradient
 from fedgloss.simulation.rounds import Federation, Simulation, advance, federation
@@ -103,7 +103,9 @@ class _Quadratics:
     def __init__(self, lazy: bool) -> None:
         self.lazy = lazy
 
-    def __call__(self, W: Tensor, x: Tensor, y: Tensor, counts: Counts) -> Tensor:
+    def __call__(
+        self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
+    ) -> Tensor:
         """As `cohort.Gradients` says."""
         frequency, phase, curvature = x[..., None].unbind(-2)
         places = torch.arange(W.shape[-1], dtype=W.dtype, device=W.device)
