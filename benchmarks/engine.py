@@ -29,13 +29,13 @@ from plain import Images, Net, PlainLoop, SmallNet
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
 from fedgloss.models import build_model
+from fedgloss.simulation.assembly import build_gradients
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.evaluate import evaluate
 from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.rounds import Simulation, advance, federation
 from fedgloss.simulation.start import device_name, prepared
-from fedgloss.simulation.train import build_gradients
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.15}
 HYPERPARAMETERS |= {"lambda": 10.0}

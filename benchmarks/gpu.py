@@ -28,6 +28,7 @@ from torch import Tensor
 from cells import cells
 from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
 from fedgloss.models import build_model
+from fedgloss.simulation.assembly import build_gradients
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.fused import FusedGradients
@@ -35,7 +36,6 @@ from fedgloss.simulation.graph import CudaGraph, Recorded
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rounds import Simulation, advance, federation
 from fedgloss.simulation.start import prepared
-from fedgloss.simulation.train import build_gradients
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.15, "rho_l": 0.15}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 2000, "rho0": 0.001}

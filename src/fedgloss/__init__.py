@@ -13,7 +13,7 @@ _HOMES = {
     "Interrupted": "fedgloss.simulation.checkpoint",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.simulation.clients",
-    "Training": "fedgloss.simulation.train",
+    "Training": "fedgloss.simulation.assembly",
     "train": "fedgloss.simulation.train",
 }
 __all__ = sorted(_HOMES)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fedgloss.data.datasets import load, prepare
 from fedgloss.data.partitions import make_partition
+from fedgloss.simulation.assembly import Training
 from fedgloss.simulation.cell import CellFiles, train_cells
-from fedgloss.simulation.train import Training
 from fedgloss.study import load_study
 
 QUICK = {

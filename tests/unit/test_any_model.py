@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -279,6 +280,12 @@ def frozen():
     return model
 
 
+class Locked(Model):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 class Sparse(Model):
     def __init__(self):
         super().__init__(nn.Embedding(10, 8, sparse=True))
@@ -348,6 +355,11 @@ BROKEN = {
     ),
     "DataParallel": (lambda: nn.DataParallel(Model()), "model: is a DataParallel; give the plain"),
     "compiled": (lambda: torch.compile(Model()), "model: is a OptimizedModule; give the plain"),
+    "what cannot be copied": (
+        lambda: Model(nn.utils.weight_norm(nn.Linear(8, 8))),
+        "model: cannot be copied (Only Tensors created explicitly by the user",
+    ),
+    "a lock": (Locked, "model: cannot be copied (cannot pickle '_thread.lock' object)"),
     "on meta": (lambda: Model().to("meta"), "model: has parameters on meta"),
     "a class": (lambda: Model, "model: expected a torch.nn.Module, got type"),
     "a function": (lambda: F.relu, "model: expected a torch.nn.Module, got function"),
@@ -356,7 +368,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_cannot_work_is_refused_in_one_line_before_round_1(name):
     build, message = BROKEN[name]
@@ -445,7 +457,9 @@ def test_a_model_trains_as_autograd_says(name):
     model = seeded(ODD[name]).double()
     clients = federation((6,))
     whole = {"local_steps": 1, "batch_size": None}
-    result = train(model, clients=clients, schedule=[[0]] * 4, test=clients[0], **whole)
+    result = train(model, clients=clients, schedule=[[0]] * 4, **whole)
+    evaluated = train(model, clients=clients, schedule=[[0]] * 4, test=clients[0], **whole)
+    assert torch.equal(result.history, evaluated.history)
     plain = copy.deepcopy(model)
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.1)
     for _ in range(4):

@@ -24,6 +24,7 @@ from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.simulation import kernels
 from fedgloss.simulation.arguments import choose_backend
+from fedgloss.simulation.assembly import build_gradients
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.elementwise import Lazy, computed
 from fedgloss.simulation.flat import flatten
@@ -32,7 +33,6 @@ from fedgloss.simulation.graph import WARM_UP, Handover, Recorded, _room
 from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.train import build_gradients
 
 if type(kernels.gather_images).__name__ != "InterpretedFunction":
     pytest.skip("Triton was imported before TRITON_INTERPRET was set", allow_module_level=True)

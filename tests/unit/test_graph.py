@@ -14,12 +14,12 @@ from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameter
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.simulation.arguments import choose_backend
+from fedgloss.simulation.assembly import build_gradients
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import flatten
 from fedgloss.simulation.graph import WARM_UP, Recorded
 from fedgloss.simulation.rounds import Simulation, advance, federation
 from fedgloss.simulation.run import Plan, Run, run_rounds
-from fedgloss.simulation.train import build_gradients
 
 HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.1}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}
@@ -181,8 +181,8 @@ def test_whole_runs_with_evaluation_are_the_same():
         gradients = build_gradients("stacked", model, F.cross_entropy)
         pipeline = Pipeline((0.5,), (0.3,), "image_aug", 1)
         plan = Plan(
-            model, F.cross_entropy, gradients, Batching(5), pipeline, 8, 2, 3, ["norms"], True,
-            new_graph,
+            model, model, F.cross_entropy, gradients, "stacked", Batching(5), pipeline, 8, 2, 3,
+            ["norms"], True, new_graph,
         )  # fmt: skip
         run_rounds(runs, plan)
         return runs

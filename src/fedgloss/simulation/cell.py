@@ -27,21 +27,17 @@ from fedgloss.simulation.arguments import (
     check_last,
     check_names,
     check_numbers,
-    choose_backend,
     resolve_algorithm,
     resolve_participation,
 )
+from fedgloss.simulation.assembly import Training, assemble, summary
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import check_model, flatten
-from fedgloss.simulation.graph import CudaGraph
-from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.results import write_results
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import RECORDS, Plan, Row, Run, run_rounds
+from fedgloss.simulation.run import RECORDS, Row, Run, run_rounds
 from fedgloss.simulation.start import device_name, initial_model, prepared
-from fedgloss.simulation.train import Training, build_gradients, summary
-from fedgloss.simulation.trial import try_out
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
 
@@ -98,7 +94,9 @@ def train_cells(
         if weights is not None or settings["weights"] is not None:
             inputs["weights"] = _checked_weights(weights, settings["weights"])
 
-        plan, chosen = _plan(settings, dataset, weights, use_device, backend)
+        model = initial_model(settings["model"], dataset, settings["seed"], weights)
+        model = model.to(use_device)
+        check_model(model)
         machine = {"device": use_device.type, "backend": backend, "threads": threads}
         machine["torch"] = torch.__version__
         partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
@@ -111,10 +109,23 @@ def train_cells(
             store = cell.checkpoints and Checkpoints(
                 cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
             )
-            run = _run(cell, dataset, partitions[cell.partition], weights, plan, algorithms, store)
-            runs.append(run)
-            images.append(_images_a_round(run, settings["training"]["epochs"]))
-        rehearse([run.federation for run in runs], getattr(plan.gradients, "lazy", False))
+            clients = partitions[cell.partition]
+            runs.append(_run(cell, dataset, clients, weights, use_device, algorithms, store))
+            images.append(_images_a_round(runs[-1], settings["training"]["epochs"]))
+        training = settings["training"]
+        plan = assemble(
+            model,
+            F.cross_entropy,
+            runs,
+            batching=Batching(training["batch_size"], training["epochs"]),
+            pipeline=Pipeline(dataset.mean, dataset.std, training["augmentation"]),
+            rounds=training["rounds"],
+            evaluate_every=training["evaluate_every"],
+            last=training["last"],
+            record=training["record"],
+            backend=backend,
+            precision=settings["precision"],
+        )
 
         on_round = watch(_label(cells), plan.rounds, sum(images))
         rounds_here = 0
@@ -131,7 +142,7 @@ def train_cells(
         with _stop_on_signals() as stop:
             run_rounds(runs, plan, stop, counted)
         seconds = time.monotonic() - begun
-        results = [summary(run, plan, chosen) for run in runs]
+        results = [summary(run, plan) for run in runs]
         for run in runs:  # whoever took a run over writes its results
             if run.checkpoints:
                 run.checkpoints.leave_if_taken_over()
@@ -194,44 +205,16 @@ def _check_same_shape(cells: Sequence[CellFiles]) -> None:
                 )
 
 
-def _plan(
-    settings: Mapping[str, Any],
-    dataset: Dataset,
-    weights: Path | None,
-    device: torch.device,
-    backend: str,
-) -> tuple[Plan, str]:
-    """What the cells have in common, and the name of the backend."""
-    training = settings["training"]
-    check_names("training.record", training["record"], RECORDS)
-    model = initial_model(settings["model"], dataset, settings["seed"], weights).to(device)
-    check_model(model)
-    chosen = choose_backend(backend, model, F.cross_entropy, dataset.train_images)
-    plan = Plan(
-        model,
-        F.cross_entropy,
-        build_gradients(chosen, model, F.cross_entropy, settings["precision"]),
-        Batching(training["batch_size"], training["epochs"]),
-        Pipeline(dataset.mean, dataset.std, training["augmentation"]),
-        training["rounds"],
-        training["evaluate_every"],
-        training["last"],
-        training["record"],
-        new_graph=CudaGraph if chosen in ("graph", "fused") else None,
-    )
-    return plan, chosen
-
-
 def _run(
     cell: CellFiles,
     dataset: Dataset,
     clients: Partition,
     weights: Path | None,
-    plan: Plan,
+    device: torch.device,
     algorithms: dict[str, Any],
     checkpoints: Checkpoints | None,
 ) -> Run:
-    """A cell as a run of the plan; cells of one method share the `algorithms` entry."""
+    """A cell as a run; cells of one method share the `algorithms` entry."""
     settings, training = cell.settings, cell.settings["training"]
     if len(clients.clients) != training["clients"]:
         raise InputError(
@@ -256,15 +239,16 @@ def _run(
         settings["seed"],
     )
     check_last(training["last"], training["rounds"])
+    check_names("training.record", training["record"], RECORDS)
     model = initial_model(settings["model"], dataset, settings["seed"], weights)
-    w = flatten(model).to(next(plan.model.parameters()).device)
+    w = flatten(model).to(device)
     data = ClientData(dataset.train_images, dataset.train_labels, clients.clients)
     # A split may name the test images, too: the authors' leave one out.
     kept = slice(None) if clients.test is None else clients.test
     test = dataset.test_images[kept], dataset.test_labels[kept]
     if not len(test[0]):
         raise InputError(f"{cell.partition}: names no test images")
-    run = Run(
+    return Run(
         federation(
             algorithm,
             hyperparameters,
@@ -278,10 +262,6 @@ def _run(
         test,
         checkpoints,
     )
-    own = run.federation.data
-    if try_out(plan.model, plan.loss, w, own, plan.batching, plan.pipeline, test):
-        plan.gradients.draws = True  # the loop backend's: no other one takes such a model
-    return run
 
 
 def _images_a_round(run: Run, epochs: int) -> float:

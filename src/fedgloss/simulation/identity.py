@@ -40,7 +40,7 @@ from fedgloss.fingerprint import FOLDER, INSTALLED, STANDARD, exists, fingerprin
 from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.simulation.run import Plan, Run
 
-ENGINE = "fedgloss.simulation.train"
+ENGINE = "fedgloss.simulation.assembly"
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 # How bytecode reads a name of a module, in a function and in the body of a class.
 READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
@@ -55,7 +55,7 @@ INCIDENTAL = {
 }
 
 
-def of_run(run: Run, plan: Plan, backend: str) -> dict[str, Any]:
+def of_run(run: Run, plan: Plan) -> dict[str, Any]:
     """The identity of a run of `fedgloss.train`, by the names of its arguments."""
     federation, model = run.federation, plan.model
     drawn = isinstance(federation.participants, int)
@@ -87,7 +87,7 @@ def of_run(run: Run, plan: Plan, backend: str) -> dict[str, Any]:
         "record": sorted({*plan.record}),
         "keep_history": plan.keep_history,
         "device": federation.w.device.type,
-        "backend": backend,
+        "backend": plan.backend,
         "fedgloss": fingerprint(ENGINE),
         "torch": torch.__version__,
         "python": "{}.{}".format(*sys.version_info),  # bytecode is another in another version
@@ -95,15 +95,13 @@ def of_run(run: Run, plan: Plan, backend: str) -> dict[str, Any]:
 
 
 @contextmanager
-def kept(
-    run: Run, plan: Plan, backend: str, folder: Path | None, every_seconds: float
-) -> Iterator[None]:
+def kept(run: Run, plan: Plan, folder: Path | None, every_seconds: float) -> Iterator[None]:
     """Let a run of `fedgloss.train` keep its checkpoints in a folder, if there is one."""
     if folder is None:
         yield
         return
     run.checkpoints = Checkpoints(
-        folder, of_run(run, plan, backend), sys.maxsize, every_seconds, for_calls=True
+        folder, of_run(run, plan), sys.maxsize, every_seconds, for_calls=True
     )
     try:
         yield

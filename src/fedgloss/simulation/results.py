@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.simulation.assembly import Training
 from fedgloss.simulation.flat import parameter_shapes, unflatten
-from fedgloss.simulation.train import Training
 from fedgloss.tensors import save_tensors
 
 MANIFEST_FORMAT = 1

@@ -28,9 +28,13 @@ only infinity and NaN are known to be hopeless."""
 class Plan:
     """What the federations of one process have in common."""
 
+    original: nn.Module
+    """As it was given, and never run."""
     model: nn.Module
     loss: Loss
     gradients: Gradients
+    backend: str
+    """What computes them, by name."""
     batching: Batching
     pipeline: Pipeline | None
     rounds: int

@@ -1,8 +1,6 @@
 """`fedgloss.train`: any method of the paper on your own model, loss and clients."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,62 +15,20 @@ from fedgloss.simulation.arguments import (
     check_names,
     check_numbers,
     checked_test,
-    choose_backend,
     placed,
     placed_test,
     resolve_algorithm,
     resolve_participation,
     resolve_sizes,
 )
+from fedgloss.simulation.assembly import Training, assemble, copied, summary
 from fedgloss.simulation.checkpoint import resume_folder
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.cohort import Gradients
-from fedgloss.simulation.flat import check_model, flatten, parameter_shapes, unflatten
-from fedgloss.simulation.fused import FusedGradients
-from fedgloss.simulation.graph import CudaGraph
+from fedgloss.simulation.flat import check_model, flatten
 from fedgloss.simulation.identity import kept
-from fedgloss.simulation.loop import LoopGradients
-from fedgloss.simulation.losses import Loss, counting
-from fedgloss.simulation.rehearsal import rehearse
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import RECORDS, Plan, Run, run_rounds
-from fedgloss.simulation.stacked import StackedGradients
+from fedgloss.simulation.run import RECORDS, Run, run_rounds
 from fedgloss.simulation.start import find_device, prepared
-from fedgloss.simulation.trial import try_out
-
-
-@dataclass(frozen=True)
-class Training:
-    """What `train` returns."""
-
-    status: str
-    """`completed`, or `diverged`."""
-    diverged_in: int | None
-    """The round (1 first) after which the model was no longer finite, or its loss hopeless."""
-    w: Tensor
-    """The final global parameters, [P], in the order of `model.parameters()`."""
-    history: Tensor | None
-    """The global parameters after each round, [rounds, P], if `keep_history`."""
-    average: Tensor
-    """The mean of the global parameters over the last `last` rounds, [P]."""
-    state: dict[str, Tensor]
-    """The method's final state by name: server [P], clients [C, P]."""
-    metrics: list[dict[str, float]]
-    """One row for each evaluated round: round, accuracy and loss on `test`, what `record` asks.
-
-    None from the round in which the run diverged, so there may be none at all."""
-    participants: list[int]
-    """The clients of the last round."""
-    locals: Tensor
-    """Their models at the end of local training, [K, P]."""
-    bytes_down: int
-    bytes_up: int
-    """Bytes that crossed the network in all rounds."""
-    gradients_per_step: float
-    """Mini-batch gradients per local step, counted in the last round."""
-    backend: str
-    model: nn.Module
-    """A copy of the model with the final parameters."""
 
 
 def train(
@@ -82,7 +38,7 @@ def train(
     *,
     rounds: int | None = None,
     clients_per_round: int | None = None,
-    schedule: Sequence[Sequence[int]] | None = None,
+    schedule: Iterable[Iterable[int]] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     lr: float = 0.01,
     weight_decay: float = 0.0,
@@ -172,7 +128,7 @@ def train(
     check_loss(loss)
     if test is not None:
         test = checked_test(test, data)
-    model = copy.deepcopy(model)
+    model = copied(model)
     if device is not None:
         model = model.to(find_device(device))
     w = flatten(model)
@@ -193,67 +149,20 @@ def train(
         ),
         test,
     )
-    batching = Batching(batch_size, epochs, local_steps)
     with prepared(w.device):
-        draws = try_out(model, loss, w, run.federation.data, batching, pipeline, test)
-        counted = counting(loss, data.targets)
-        chosen = choose_backend(backend, model, counted, data.inputs)
-        plan = Plan(
+        plan = assemble(
             model,
             loss,
-            build_gradients(chosen, model, counted, draws=draws),
-            batching,
-            pipeline,
-            rounds,
-            evaluate_every,
-            last,
-            record,
-            keep_history,
-            CudaGraph if chosen in ("graph", "fused") else None,
+            [run],
+            batching=Batching(batch_size, epochs, local_steps),
+            pipeline=pipeline,
+            rounds=rounds,
+            evaluate_every=evaluate_every,
+            last=last,
+            record=record,
+            backend=backend,
+            keep_history=keep_history,
         )
-        rehearse([run.federation], getattr(plan.gradients, "lazy", False))
-        with kept(run, plan, chosen, folder, checkpoint_seconds):
+        with kept(run, plan, folder, checkpoint_seconds):
             run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
-    return summary(run, plan, chosen)
-
-
-def build_gradients(
-    backend: str, model: nn.Module, loss: Loss, precision: str = "float32", draws: bool = False
-) -> Gradients:
-    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks.
-
-    draws: the model draws random numbers itself, which the loop backend alone knows how to seed.
-    """
-    if backend == "fused":
-        return FusedGradients(model, loss, precision)
-    if precision in ("float16", "tf32x3"):
-        raise InputError(
-            f"precision: {precision!r} is the fused backend's, which does not train this model"
-            " here; allowed: float32, tf32, bfloat16"
-        )
-    dtype = torch.bfloat16 if precision == "bfloat16" else None
-    if backend == "loop":
-        return LoopGradients(model, loss, dtype, draws)
-    return StackedGradients(model, loss, dtype)
-
-
-def summary(run: Run, plan: Plan, backend: str) -> Training:
-    """What a finished run leaves."""
-    model = copy.deepcopy(plan.model)
-    model.load_state_dict(unflatten(run.w, parameter_shapes(model)), strict=False)
-    return Training(
-        status="completed" if run.diverged_in is None else "diverged",
-        diverged_in=run.diverged_in,
-        w=run.w,
-        history=torch.stack(run.history) if run.history else None,
-        average=run.average[0].to(run.w.dtype),
-        state=run.state,
-        metrics=run.metrics,
-        participants=run.participants,
-        locals=run.locals,
-        bytes_down=run.measured.bytes_down,
-        bytes_up=run.measured.bytes_up,
-        gradients_per_step=run.measured.gradients_per_step,
-        backend=backend,
-        model=model,
-    )
+    return summary(run, plan)
