@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,27 @@ DATA = {name for name in RESULTS if name.startswith("data")}
 PARTITIONS = {"partition dirichlet", "partition file"}
 
 
+READS = ("_source", "_spec", "_tree", "_imports", "_digest")
+KNOWN = {}
+
+
 def forget():
     """The sources are read once in a process."""
     importlib.invalidate_caches()
-    for read in ("_source", "_spec", "_tree", "_imports", "_digest"):
+    for read in READS:
         getattr(fingerprint, read).cache_clear()
+
+
+def by_content(read):
+    """A reading of modules that is done once for the same text, as these tests edit one of many."""
+
+    def known(module, **options):
+        key = read, module, *options.values(), Path(fingerprint._source(module)).read_bytes()
+        if key not in KNOWN:
+            KNOWN[key] = read(module, **options)
+        return KNOWN[key]
+
+    return cache(known)
 
 
 class Copy:
@@ -74,6 +90,8 @@ class Copy:
 def copy(tmp_path, monkeypatch):
     shutil.copytree(PACKAGE, tmp_path / "fedgloss", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "FOLDER", tmp_path / "fedgloss")
+    for read in ("_imports", "_digest"):
+        monkeypatch.setattr(fingerprint, read, by_content(getattr(fingerprint, read).__wrapped__))
     yield Copy(tmp_path / "fedgloss")
     forget()
 
