@@ -97,7 +97,18 @@ SWITCHES |= {
     for name in ("flash", "mem_efficient", "math", "cudnn")
     if hasattr(torch.backends.cuda, f"enable_{name}_sdp")
 }
+if hasattr(torch.backends, "mha"):
+    SWITCHES["attention's fast path"] = (
+        torch.backends.mha.get_fastpath_enabled,
+        torch.backends.mha.set_fastpath_enabled,
+    )
 SWITCHES |= {
+    "mkldnn.enabled": (
+        lambda: torch._C._get_mkldnn_enabled(),
+        lambda value: torch._C._set_mkldnn_enabled(value),
+    ),
+    "inference mode": (torch.is_inference_mode_enabled, lambda value: None),
+    "autocast": (lambda: torch.is_autocast_enabled("cpu"), lambda value: None),
     "deterministic algorithms": (
         _deterministic,
         lambda value: torch._C._set_deterministic_algorithms(value[0], warn_only=value[1]),

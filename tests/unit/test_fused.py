@@ -251,28 +251,39 @@ def test_lazy_tensors_of_mixed_types_and_under_other_functions():
     assert torch.equal(computed({"a": (lazy, 1)})["a"][0], W + 1)
 
 
-UNKNOWN = {
-    "W ** 2": (lambda W, g: g + W**2, "fails"),
-    "abs(W)": (lambda W, g: g + abs(W), "fails"),
-    "W > 0": (lambda W, g: torch.where(W > 0, g, 2 * g), "fails"),
-    "W == W": (lambda W, g: g * (1 + (W == W + 0)), "gives other numbers (the direction)"),
-    "isinstance": (lambda W, g: g if isinstance(W, torch.Tensor) else 2 * g, "gives other numbers"),
+OTHER_OPERATORS = {
+    "powers": lambda v, g: g**2 + 2.0**v,
+    "abs": lambda v, g: g + abs(v),
+    "comparisons": lambda v, g: torch.where((v > 0) & (g <= v), g, 2 * g) + (v < 0) + (v >= g),
+    "equality": lambda v, g: g * (1 + (v == v + 0)) + (v != g),
+    "remainders": lambda v, g: g % 0.3 + 5.0 % (v + 9) + g // 0.2 + 3 // (v + 9),
 }
 
 
-@pytest.mark.parametrize("what", UNKNOWN)
-def test_what_lazy_arithmetic_does_not_know_is_named_before_the_first_round(what):
-    line, words = UNKNOWN[what]
-    known = Algorithm(
+@pytest.mark.parametrize("what", OTHER_OPERATORS)
+def test_other_operators_are_done_at_once(what):
+    torch.manual_seed(0)
+    line, W, g = OTHER_OPERATORS[what], torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    torch.testing.assert_close(computed(line(Lazy.of(W), Lazy.of(g))), line(W, g), rtol=0, atol=0)
+
+
+def method(line):
+    """One whose direction is this line of the models and their gradients."""
+    return Algorithm(
         "mine",
-        lambda grad, W, down, c, h: (torch.sign(grad(W)) + h.lr**W / (1 + W * W), c),
+        lambda grad, W, down, c, h: (line(W, grad(W)), c),
         lambda w, down, up, s, h: (mean(up.w, h.p), s),
     )
+
+
+def test_a_method_that_lazy_arithmetic_changes_is_named_before_the_first_round():
     [simulation] = rounds_of("loop", ["fedavg"])
-    rehearse([replace(simulation.federations[0], algorithm=known)], lazy=True)
-    unknown = replace(known, direction=lambda grad, W, down, c, h: (line(W, grad(W)), c))
-    with refused("method 'mine': direction", words, "'fused'", "torch.pow", "'graph'"):
-        rehearse([replace(simulation.federations[0], algorithm=unknown)], lazy=True)
+    lines = {**OTHER_OPERATORS, "sign": lambda W, g: torch.sign(g) + W / (1 + W * W)}
+    for line in lines.values():
+        rehearse([replace(simulation.federations[0], algorithm=method(line))], lazy=True)
+    other = method(lambda W, g: g if isinstance(W, torch.Tensor) else 2 * g)
+    with refused("method 'mine': direction", "gives other numbers", "'fused'", "'graph'"):
+        rehearse([replace(simulation.federations[0], algorithm=other)], lazy=True)
 
 
 def headed(*layers):

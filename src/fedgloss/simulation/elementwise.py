@@ -98,6 +98,19 @@ _OPERATORS = {
     "*": operator.mul,
     "/": operator.truediv,
 }
+
+
+def _at_once(apply: Callable, reflected: bool = False) -> Callable:
+    """An operator on values, which makes a lazy tensor an ordinary one."""
+    if reflected:
+        return lambda b, a: apply(computed(a), computed(b))
+    return lambda *operands: apply(*computed(operands))
+
+
+for _name in ("pow", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "ne", "abs"):
+    setattr(Lazy, f"__{_name}__", _at_once(getattr(operator, _name)))
+for _name in ("pow", "floordiv", "mod"):
+    setattr(Lazy, f"__r{_name}__", _at_once(getattr(operator, _name), reflected=True))
 for _symbol, _name in (("+", "add"), ("-", "sub"), ("*", "mul"), ("/", "truediv")):
     setattr(Lazy, f"__{_name}__", lambda a, b, s=_symbol: _combine(s, a, b))
     setattr(Lazy, f"__r{_name}__", lambda a, b, s=_symbol: _combine(s, b, a))

@@ -48,8 +48,8 @@ PARTS = {
 """What each function returns."""
 ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
 LINE_BY_LINE = (
-    " on the backend 'fused', which knows + - * / and torch's functions (write torch.pow(x, 2),"
-    " torch.gt(x, y)); or use the backend 'graph'"
+    " on the backend 'fused', where a line's tensors are computed when they are wanted (and are no"
+    " torch.Tensor before); or use the backend 'graph'"
 )
 
 Arguments = tuple[Any, ...]

@@ -188,7 +188,7 @@ class Simulation:
             c_probe, up, down, evaluated = yield from self._exchange(
                 draw.probe, c, h, perturb=False
             )
-            exact = mean(down.w - up.w, h.p)
+            exact = mean(down.w - self.locals[1], h.p)
             if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
                 self._count(down, up)
                 evaluations = evaluated
@@ -319,7 +319,8 @@ class Simulation:
 
     def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
         """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
-        rho = h.rho if "delta" in self.algorithm.global_state else self.w.new_ones(())
+        perturbs = "delta" in self.algorithm.global_state and "rho" in h
+        rho = h.rho if perturbs else self.w.new_ones(())
         gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
         for s, measured in enumerate(self.measured):
             measured.latest["delta_epsilon"] = gap[s, 0, 0]
