@@ -12,6 +12,7 @@ from torch import nn
 
 import fedgloss
 import switches
+from zoo import ZOO
 
 CLASSES = 4
 
@@ -471,3 +472,34 @@ def test_a_model_trains_as_autograd_says(name):
     assert torch.equal(
         torch.cat([p.detach().flatten() for p in result.model.parameters()]), result.w
     )
+
+
+REFUSED = {
+    "inplace from the first": "model: its forward changes its inputs",
+    "spectral norm": "model: its forward changes the buffer",
+    "counting buffer": "model: its forward changes the buffer 'calls'",
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_kind_of_model_trains_as_autograd_says_or_is_refused(name):
+    model, (x, y) = ZOO[name].model().double(), ZOO[name].data()
+    x = x.double() if x.is_floating_point() else x
+    options = {"schedule": [[0]] * 2, "batch_size": None, "local_steps": 1, "test": (x, y)}
+    if name in REFUSED:
+        with pytest.raises(fedgloss.InputError) as caught:
+            train(model, clients=[(x, y)], **options)
+        assert str(caught.value).startswith(REFUSED[name])
+        return
+    result = train(model, clients=[(x, y)], **options)
+    plain = copy.deepcopy(model)
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        F.cross_entropy(plain(x), y).backward()
+        optimiser.step()
+    if not ZOO[name].draws:
+        expected = torch.cat([p.detach().flatten() for p in plain.parameters()])
+        assert torch.allclose(result.w, expected, rtol=1e-10, atol=1e-12)
+        loss = F.cross_entropy(plain.eval()(x), y).item()
+        assert result.metrics[-1]["loss"] == pytest.approx(loss, rel=1e-9)

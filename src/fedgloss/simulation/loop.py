@@ -25,7 +25,7 @@ class LoopGradients:
         dtype: torch.dtype | None = None,
         draws: bool = False,
     ) -> None:
-        self.model, self.loss, self.dtype, self.draws = model, loss, dtype, draws
+        self.differentiated, self.dtype, self.draws = _Differentiated(model, loss), dtype, draws
         self.shapes = parameter_shapes(model)
 
     def __call__(
@@ -43,13 +43,27 @@ class LoopGradients:
     def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         w = w.detach().requires_grad_()
         parameters = unflatten(w.to(self.dtype or w.dtype), self.shapes)
+        named = {f"model.{name}": parameter for name, parameter in parameters.items()}
         x = x.to(self.dtype) if self.dtype and x.is_floating_point() else x
-        output = functional_call(self.model, parameters, (x,)).to(w.dtype)
-        return torch.autograd.grad(self.loss(output, y), w)[0]
+        return functional_call(self.differentiated, named, (w, x, y))
 
     def clients_at_once(self, cohort: Cohort) -> int:
         """One: its parameters and gradients then stay in the processor's caches."""
         return 1
+
+
+class _Differentiated(nn.Module):
+    """A model's gradient as a module: what it computes again while it is differentiated, as
+    torch.utils.checkpoint does, it then computes with the same parameters."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, [loss]  # in a list: the parameters of a loss are not trained
+
+    def forward(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The gradient [P] at w [P], of which the model's parameters now are views."""
+        output = self.model(x).to(w.dtype)
+        return torch.autograd.grad(self.loss[0](output, y), w)[0]
 
 
 @contextlib.contextmanager

@@ -55,6 +55,8 @@ def _read() -> list[tuple[Callable[[Any], None], Any]]:
     found.append((lambda m: torch._C._set_deterministic_algorithms(m[0], warn_only=m[1]), mode))
     fill = "fill_uninitialized_memory"
     found.append((_setter(deterministic, fill), getattr(deterministic, fill)))
+    mha = torch.backends.mha
+    found.append((mha.set_fastpath_enabled, mha.get_fastpath_enabled()))
     found.append((torch.set_num_threads, torch.get_num_threads()))
     found.append((_set_workspace, os.environ.get(WORKSPACE)))
     return found
@@ -97,6 +99,8 @@ def compute_alike(cuda: bool) -> None:
     # rows are distinct. This is use_deterministic_algorithms without importing the compiler (2 s).
     torch._C._set_deterministic_algorithms(not cuda, warn_only=not cuda)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    # Without gradients it computes padded sequences otherwise than training does.
+    torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = cuda
     if cuda:  # read by cuBLAS when CUDA starts
