@@ -3,6 +3,7 @@
 import copy
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -167,6 +168,36 @@ def test_evaluation_is_in_eval_mode_and_leaves_the_mode_alone(name):
     )
 
 
+class DrawsForSome(Model):
+    """Dropout for large inputs alone, which no trial of a few samples meets."""
+
+    def hidden(self, h):
+        return F.dropout(h, 0.5, self.training and bool((h > 20).any()))
+
+
+def test_draws_for_some_inputs_alone_are_seeded_too():
+    clients = federation((12, 12))
+    clients[1][0][11] *= 1000
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = switches.generators()
+        model = seeded(DrawsForSome).double()
+        runs.append(train(model, clients=clients, epochs=2, local_steps=None, test=clients[1]).w)
+        assert switches.generators() == before
+    assert torch.equal(*runs)
+
+
+def test_trainings_in_threads_take_turns():
+    model = seeded(DRAWING["nn.Dropout"]).double()
+    alone = [train(model, seed=seed).w for seed in range(4)]
+    before = switches.read()
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda seed: train(model, seed=seed).w, range(4))
+    assert all(map(torch.equal, together, alone))
+    assert switches.differences(before) == []
+
+
 def test_a_model_given_in_eval_mode_is_trained_in_it():
     model = seeded(DRAWING["nn.Dropout"]).double().eval()
     ours, plain = train(model), train(seeded(Model).double())
@@ -281,6 +312,28 @@ def frozen():
     return model
 
 
+class Aliased(Model):
+    def __init__(self):
+        super().__init__()
+        self.others = [self.embed.weight]
+
+    def hidden(self, h):
+        return h + F.linear(h[:, :6], self.others[0])
+
+
+def hooked_parameter():
+    model = Model()
+    model.embed.weight.register_hook(lambda gradient: gradient * 0)
+    return model
+
+
+def with_nan():
+    model = Model()
+    with torch.no_grad():
+        model.head.bias[1] = float("nan")
+    return model
+
+
 class Locked(Model):
     def __init__(self):
         super().__init__()
@@ -335,7 +388,26 @@ BROKEN = {
     "nothing": (lambda: Returns(lambda z: None), "model: returns NoneType"),
     "a number": (lambda: Returns(lambda z: 0.5), "model: returns float"),
     "outputs detached": (lambda: Returns(lambda z: z.detach()), "clients: inputs [6]"),
-    "outputs that are classes": (lambda: Returns(lambda z: z.argmax(1)), "clients: inputs [6]"),
+    "outputs that are classes": (
+        lambda: Returns(lambda z: z.argmax(1)),
+        "model: returns torch.int64, must return real numbers",
+    ),
+    "complex outputs": (
+        lambda: Returns(lambda z: torch.complex(z, z)),
+        "model: returns torch.complex",
+    ),
+    "a parameter read from elsewhere": (
+        Aliased,
+        "model: its forward reads parameter 'embed.weight' from elsewhere",
+    ),
+    "a hook on a parameter": (
+        hooked_parameter,
+        "model: parameter 'embed.weight' has a hook",
+    ),
+    "parameters that are not numbers": (
+        with_nan,
+        "model: parameter 'head.bias' has NaN or infinite entries",
+    ),
     "an error": (Raises, "clients: inputs [6] and targets [] do not pass through the model"),
     "no use of its parameters": (Constant, "clients: inputs [6]"),
     "pairs only": (OnlyPairs, "clients: inputs [6] and targets [] do not pass"),
@@ -472,6 +544,45 @@ def test_a_model_trains_as_autograd_says(name):
     assert torch.equal(
         torch.cat([p.detach().flatten() for p in result.model.parameters()]), result.w
     )
+
+
+class Loads(Model):
+    """Its state comes and goes in another form."""
+
+    def load_state_dict(self, state, strict=True):
+        raise RuntimeError("not for us")
+
+
+def test_the_result_is_a_model_whatever_loading_means_to_it():
+    result = train(seeded(Loads).double())
+    parameters = torch.cat([p.detach().flatten() for p in result.model.parameters()])
+    assert torch.equal(parameters, result.w)
+
+
+class Clamps(Model):
+    def forward(self, x):
+        return super().forward(x.clamp_(-1, 1) if not self.training and len(x) > 3 else x)
+
+
+def test_the_programs_own_data_stay_as_they_are():
+    clients, test = federation(), federation((9,))[0]
+    kept = test[0].clone()
+    train(seeded(Clamps).double(), clients=clients, test=test)
+    assert torch.equal(test[0], kept)
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_the_mode_around_a_call_makes_no_difference(mode):
+    model = seeded(Model).double()
+    expected = train(model, test=federation()[0])
+    with mode():
+        found = train(model, test=federation()[0])
+        inside = train(model, clients=[(x + 0, y) for x, y in federation()])
+    assert torch.equal(found.history, expected.history)
+    assert torch.equal(inside.history, expected.history)
+    assert found.metrics == expected.metrics
 
 
 REFUSED = {

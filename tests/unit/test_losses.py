@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fedgloss
+from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.simulation.evaluate import evaluate
 from fedgloss.simulation.flat import flatten
 
@@ -51,6 +52,45 @@ LOSSES = {
         F.normalize(z) @ F.normalize(z).T / 0.5, torch.arange(len(z))
     ),
 }
+
+
+def test_a_loss_may_draw_and_change_its_outputs():
+    """Dropout of the outputs: seeded like a model's own, and off in evaluation."""
+
+    class Noisy(nn.Module):
+        def forward(self, z, y):
+            return F.cross_entropy(F.dropout(z.mul_(2), 0.3, self.training), y)
+
+    test, runs = samples(9, 3), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        runs.append(train(loss=Noisy(), test=test))
+        assert runs[-1].backend == "loop"
+    assert torch.equal(runs[0].w, runs[1].w)
+    with torch.no_grad():
+        expected = F.cross_entropy(2 * runs[0].model(test[0]), test[1]).item()
+    assert runs[0].metrics[-1]["loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "class weights", "another label left out"])
+@pytest.mark.parametrize("backend", ["loop", "stacked"])
+def test_the_gradient_of_all_samples_is_that_of_their_mean(name, backend):
+    """More than are passed at once, of which some do not count."""
+    x, y = samples(2500, 1)
+    y[:1200] = 2 if "label" in name else -100
+    full = Algorithm(
+        "full",
+        lambda grad, W, down, c, h: (h.full_gradient(down.w) + 0 * W, c),
+        lambda w, down, up, s, h: (mean(up.w, h.p), s),
+        gradients=0,
+    )
+    model, loss = network(), LOSSES[name]
+    result = fedgloss.train(
+        model, [(x, y)], full, rounds=1, lr=1.0, batch_size=None, loss=loss, backend=backend
+    )
+    gradients = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
+    expected = flatten(model) - torch.cat([gradient.flatten() for gradient in gradients])
+    assert torch.allclose(result.w, expected, rtol=1e-10, atol=1e-12)
 
 
 # Evaluation
@@ -150,7 +190,52 @@ def text(z, y):
     return "0.5"
 
 
+class Temperature(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, z, y):
+        return F.cross_entropy(z / self.temperature, y)
+
+
+class Grows(nn.Module):
+    calls = 0
+
+    def forward(self, z, y):
+        self.calls += 1
+        return F.cross_entropy(z, y) * self.calls
+
+
+MODEL = network()
+
 REFUSED = {
+    "a regulariser of the model's parameters": (
+        {
+            "model": MODEL,
+            "loss": lambda z, y: (
+                F.cross_entropy(z, y) + 0.1 * sum(p.pow(2).sum() for p in MODEL.parameters())
+            ),
+        },
+        "loss: depends on parameters other than by the outputs",
+    ),
+    "parameters of its own": ({"loss": Temperature()}, "loss: depends on parameters other than"),
+    "memory": ({"loss": Grows()}, "loss: two calls on one mini-batch differ"),
+    "targets changed": (
+        {"loss": lambda z, y: F.cross_entropy(z, y.mul_(0))},
+        "loss: changes its targets",
+    ),
+    "draws in eval mode": (
+        {
+            "loss": lambda z, y: F.cross_entropy(z + torch.randn_like(z), y),
+            "test": samples(5),
+        },
+        "loss: draws random numbers in eval mode too",
+    ),
+    "draws, stacked": (
+        {"loss": lambda z, y: F.cross_entropy(F.dropout(z), y), "backend": "stacked"},
+        "backend: 'stacked' has no seeds for what the model or the loss draws",
+    ),
     "a sum": (
         {"loss": partial(F.cross_entropy, reduction="sum")},
         "loss: must return the mean over a mini-batch, not the sum",

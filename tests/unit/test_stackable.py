@@ -13,7 +13,7 @@ from torch import nn
 import fedgloss
 
 CLASSES = 3
-SAMPLES = [(2, 6, 6), (1, 7, 5), (6, 6), (4, 5), (9,)]
+SAMPLES = [(2, 6, 6), (1, 7, 5), (6, 6), (4, 5), (9,), (2, 3, 2, 2)]
 """Images, rows of features, features."""
 
 

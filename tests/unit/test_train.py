@@ -363,6 +363,28 @@ BAD = [
         {"test": (torch.zeros(2, 1, 4, 4), torch.tensor([-100, -100]))},
         "test: every target is -100, which the loss leaves out",
     ),
+    ({"on_round": None}, "on_round: expected a function, not None"),
+    ({"should_stop": True}, "should_stop: expected a function, not True"),
+    ({"rounds": "1"}, "rounds: '1' is not an integer of at least 0"),
+    ({"sizes": [10**400] * 4}, "sizes: expected 4 positive numbers"),
+    (
+        {"clients": [(torch.zeros(2, 16).to_sparse(), torch.zeros(2).long())]},
+        "clients[0]: inputs are not dense tensors with values",
+    ),
+    (
+        {"clients": [(torch.zeros(2, 16, device="meta"), torch.zeros(2).long())]},
+        "clients[0]: inputs are not dense tensors with values",
+    ),
+    (
+        {
+            "clients": [
+                (torch.full((4, 1, 4, 4), 1e300, dtype=torch.float64), torch.zeros(4).long())
+            ]
+            * 4,
+            "model": network(dtype=torch.float32),
+        },
+        "clients[0]: inputs contain NaN or infinity (as torch.float32)",
+    ),
     ({"backend": "graph"}, "backend: 'graph' is for CUDA devices; allowed here"),
     ({"backend": None}, "backend: None is unknown"),
 ]
@@ -412,6 +434,37 @@ def test_a_schedule_may_be_anything_that_lists_clients():
         [iter([0, 1, 2]), {1: None, 3: None}.keys(), (k for k in (2, 0))],
     ):
         assert torch.equal(run("fedavg", schedule=schedule).history, expected)
+
+
+def test_only_the_ratios_of_sizes_count():
+    expected = run("fedavg", sizes=[1, 2, 3, 4])
+    others = [[1e307, 2e307, 3e307, 4e307], [1e-300, 2e-300, 3e-300, 4e-300], np.arange(1, 5)]
+    for sizes in others:
+        found = run("fedavg", sizes=sizes)
+        assert torch.allclose(found.history, expected.history, **TOLERANCE)
+
+
+def test_what_on_round_does_to_its_row_is_its_own():
+    rows = []
+    result = run(test=federation()[0], on_round=lambda t, row: rows.append(row) or row.clear())
+    assert rows == [{}, {}, {}]
+    assert [row["round"] for row in result.metrics] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_round_after_which_the_caller_fails_is_kept(error, tmp_path):
+    """Though the next checkpoint was not due for minutes."""
+
+    def failing(t, row):
+        if t == 2:
+            raise error
+
+    expected, seen = run(), []
+    with pytest.raises(error):
+        run(resume=tmp_path / "kept", on_round=failing)
+    found = run(resume=tmp_path / "kept", on_round=lambda t, row: seen.append(t))
+    assert seen == [3]
+    assert torch.equal(found.history, expected.history)
 
 
 def test_a_network_may_end_in_images():

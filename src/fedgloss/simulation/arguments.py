@@ -52,7 +52,7 @@ def resolve_participation(
         if clients_per_round is not None:
             raise InputError("clients_per_round: not used together with schedule")
         schedule = [_ids(t, ids, m) for t, ids in enumerate(_iterable("schedule", schedule))]
-        if rounds is not None and rounds > len(schedule):
+        if rounds is not None and _integer("rounds", rounds, 0) > len(schedule):
             raise InputError(f"rounds: {rounds}, but the schedule has {len(schedule)}")
         count = len(schedule) if rounds is None else rounds
         return _integer("rounds", count, 0), schedule
@@ -129,12 +129,20 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name}: {value!r} is unknown{did_you_mean(value, list(allowed))}")
 
 
-def check_names(argument: str, names: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse what is no list of allowed words."""
+def check_names(argument: str, names: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """These words, if all are allowed; InputError if not."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"{argument}: expected a list of names, not {names!r:.40}")
+    names = tuple(names)
     for name in names:
         check_choice(argument, name, allowed)
+    return names
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise InputError(f"{name}: expected a function, not {value!r:.40}")
 
 
 def check_loss(loss: Any) -> None:
@@ -145,13 +153,22 @@ def check_loss(loss: Any) -> None:
         raise InputError(f"loss: expected a function of (outputs, targets), not {loss!r:.40}")
 
 
-def choose_backend(backend: str, model: nn.Module, loss: Loss, inputs: Tensor) -> str:
+def choose_backend(
+    backend: str, model: nn.Module, loss: Loss, inputs: Tensor, draws: bool = False
+) -> str:
     """A backend by name, as asked, or the fastest of those that can train this model.
 
-    inputs: [N, ...], of which the shape of a sample is taken.
+    inputs: [N, ...], of which the shape of a sample is taken. draws: model or loss draw random
+    numbers, for which the loop alone has seeds.
     """
     sample = tuple(inputs.shape[1:])
     check_choice("backend", backend, BACKENDS)
+    if draws and backend in ("auto", "loop"):
+        return "loop"
+    if draws:
+        raise InputError(
+            f"backend: {backend!r} has no seeds for what the model or the loss draws; use 'loop'"
+        )
     cuda = next(model.parameters()).is_cuda
     if backend in ("graph", "fused") and not cuda:
         raise InputError(
@@ -180,11 +197,11 @@ def resolve_sizes(sizes: Sequence[float] | None, m: int, algorithm: Algorithm) -
         raise InputError("sizes: centralized training pools the samples, it weighs no clients")
     try:
         sizes = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"sizes: expected {m} positive numbers, one for each client") from None
     if sizes.shape != (m,) or not torch.isfinite(sizes).all() or not (sizes > 0).all():
         raise InputError(f"sizes: expected {m} positive numbers, one for each client")
-    return sizes
+    return sizes / sizes.max()  # only their ratios count, and their sum must not overflow
 
 
 def placed(data: ClientData, w: Tensor, loss: Loss, pipeline: Pipeline | None) -> ClientData:
@@ -210,8 +227,6 @@ def checked_test(test: tuple[Tensor, Tensor], data: ClientData) -> tuple[Tensor,
             )
         if given.is_floating_point() != theirs.is_floating_point():
             raise InputError(f"test: {what} are {given.dtype}, the clients' {theirs.dtype}")
-        if given.is_floating_point() and not torch.isfinite(given).all():
-            raise InputError(f"test: {what} contain NaN or infinity")
     return test[0], test[1]
 
 
@@ -219,7 +234,11 @@ def placed_test(
     test: tuple[Tensor, Tensor], w: Tensor, loss: Loss, pipeline: Pipeline | None
 ) -> tuple[Tensor, Tensor]:
     """The test set on the model's device, as `placed` makes the clients' data."""
-    return _placed(test, w, loss, pipeline)
+    placed = _placed(test, w, loss, pipeline)
+    for what, tensor in zip(("inputs", "targets"), placed, strict=True):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"test: {what} contain NaN or infinity (as {tensor.dtype})")
+    return placed
 
 
 def _placed(

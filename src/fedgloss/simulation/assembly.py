@@ -83,8 +83,8 @@ def assemble(
         draws |= try_out(model, loss, own.w, own.data, batching, pipeline, run.test)
     data = runs[0].federation.data
     counted = counting(loss, data.targets)
-    chosen = choose_backend(backend, model, counted, data.inputs)
-    gradients = build_gradients(chosen, model, counted, precision, draws)
+    chosen = choose_backend(backend, model, counted, data.inputs, draws)
+    gradients = build_gradients(chosen, model, counted, precision)
     rehearse([run.federation for run in runs], getattr(gradients, "lazy", False))
     return Plan(
         original,
@@ -113,12 +113,9 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def build_gradients(
-    backend: str, model: nn.Module, loss: Loss, precision: str = "float32", draws: bool = False
+    backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
 ) -> Gradients:
-    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks.
-
-    draws: the model draws random numbers itself, which the loop backend alone knows how to seed.
-    """
+    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks."""
     if backend == "fused":
         return FusedGradients(model, loss, precision)
     if precision in ("float16", "tf32x3"):
@@ -128,14 +125,18 @@ def build_gradients(
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     if backend == "loop":
-        return LoopGradients(model, loss, dtype, draws)
+        return LoopGradients(model, loss, dtype)
     return StackedGradients(model, loss, dtype)
 
 
 def summary(run: Run, plan: Plan) -> Training:
     """What a finished run leaves."""
     model = copied(plan.original)
-    model.load_state_dict(unflatten(run.w, parameter_shapes(model)), strict=False)
+    with torch.no_grad():  # not load_state_dict, which a module may have changed
+        for parameter, values in zip(
+            model.parameters(), unflatten(run.w, parameter_shapes(model)).values(), strict=True
+        ):
+            parameter.copy_(values)
     return Training(
         status="completed" if run.diverged_in is None else "diverged",
         diverged_in=run.diverged_in,

@@ -37,6 +37,14 @@ class ClientData:
             ):
                 raise InputError(f"clients[{k}]: expected a pair of tensors (inputs, targets)")
             x, y = pair
+            for what, tensor in zip(("inputs", "targets"), pair, strict=True):
+                if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+                    raise InputError(f"clients[{k}]: {what} are not dense tensors with values")
+                if tensor.device != clients[0][0].device:
+                    raise InputError(
+                        f"clients[{k}]: {what} are on {tensor.device}, the inputs of clients[0] on"
+                        f" {clients[0][0].device}"
+                    )
             if not x.ndim or not y.ndim or len(x) != len(y):
                 raise InputError(
                     f"clients[{k}]: inputs {list(x.shape)} and targets {list(y.shape)}"
@@ -67,7 +75,9 @@ class ClientData:
                 bad = ~torch.isfinite(tensor.flatten(1)).all(dim=1) if tensor.ndim > 1 else None
                 bad = ~torch.isfinite(tensor) if bad is None else bad
                 k = next(k for k, index in enumerate(self.indices) if bad[index].any())
-                raise InputError(f"clients[{k}]: {what} contain NaN or infinity")
+                raise InputError(
+                    f"clients[{k}]: {what} contain NaN or infinity (as {tensor.dtype})"
+                )
         return self
 
     def pooled(self) -> "ClientData":

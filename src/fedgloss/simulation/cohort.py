@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedgloss import rng
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
+from fedgloss.simulation.losses import weight_of
 
 Counts = Sequence[int] | Tensor
 """How many samples of each row's mini-batch count, 0 for clients that have finished: numbers, or a
@@ -139,11 +140,15 @@ class Cohort:
         for s in range(S):
             for k, client in enumerate(self.ids[s]):
                 indices = self.data[s].indices[client].to(self.index.device)
+                weights = 0.0
                 for i, part in enumerate(indices.split(chunk)):
                     x, y = self._inputs(part[None], None), self._targets(part[None])
                     seeds = self.keys and [_model_seed("model/all", self.keys[s * K + k], i)]
                     gradient = gradients(w[s], x, y, [len(part)], seeds)[0]
-                    total[s, k] += gradient * (len(part) / len(indices))
+                    weight = weight_of(getattr(gradients, "loss", None), y[0])
+                    total[s, k] += gradient * weight
+                    weights += weight
+                total[s, k] /= max(weights, 1e-300)
         return total
 
     def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedgloss.simulation.clients import Pipeline
-from fedgloss.simulation.flat import parameter_shapes, unflatten
+from fedgloss.simulation.flat import parameter_shapes, seeded, unflatten
 from fedgloss.simulation.losses import Loss, ignored_label
 
 BATCH_SIZE = 2000
@@ -32,14 +32,15 @@ def evaluate(
     """
     parameters = unflatten(w, parameter_shapes(model))
     outputs, labels = [], []
-    with evaluating(model):
+    with evaluating(model, loss), seeded(0, w.device):
         for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
             x = x.to(w.device, non_blocking=True)
-            x = x if pipeline is None else pipeline(x, None, w.dtype)
-            outputs.append(functional_call(model, parameters, (x,)))
+            # A copy: neither a model nor a loss can then change the data in place.
+            x = x.clone() if pipeline is None else pipeline(x, None, w.dtype)
+            outputs.append(functional_call(model, parameters, (x,)).to(w.dtype))
             labels.append(y.to(w.device, non_blocking=True))
-    z, y = torch.cat(outputs), torch.cat(labels)
-    result = {"loss": float(loss(z, y))}
+        z, y = torch.cat(outputs), torch.cat(labels)
+        result = {"loss": float(loss(z.clone(), y.clone()))}
     if are_classes(z, y):
         ignored = ignored_label(loss)
         counted = y >= 0 if ignored is None else y != ignored
@@ -54,10 +55,12 @@ def are_classes(outputs: Tensor, targets: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, each part then back in its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluating(*parts: object) -> Iterator[None]:
+    """Modules in eval mode, each part of them then back in its own."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    modes = [(module, module.training) for part in modules for module in part.modules()]
+    for part in modules:
+        part.eval()
     try:
         yield
     finally:

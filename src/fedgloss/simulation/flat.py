@@ -4,6 +4,9 @@ The order is that of `model.parameters()`. Buffers are not part of the vector: n
 averages running statistics, so models that keep them are refused.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +63,14 @@ def check_model(model: nn.Module) -> None:
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise InputError(f"model: has parameters on {', '.join(sorted(devices))}; use one device")
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(f"model: parameter {name!r} has NaN or infinite entries")
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise InputError(
+                f"model: parameter {name!r} has a hook, which the gradients here do not pass by;"
+                " hooks of modules are kept"
+            )
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     if frozen:
         raise InputError(f"model: parameter {frozen[0]!r} is frozen; all parameters are trained")
@@ -69,3 +80,15 @@ def check_model(model: nn.Module) -> None:
                 f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"
                 " which cannot be averaged; use GroupNorm"
             )
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """PyTorch's random numbers follow from `seed` in the block, and are unaffected by it after."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -136,7 +136,7 @@ class FusedGradients:
     def __init__(self, model: nn.Module, loss: Callable, precision: str = "tf32") -> None:
         from fedgloss.simulation import kernels  # needs Triton
 
-        self.kernels, self.precision = kernels, precision
+        self.kernels, self.loss, self.precision = kernels, loss, precision
         self.dtype, self.multiply = STORAGE[precision]
         blocks = blocks_of(model)
         if blocks is None:

@@ -1,21 +1,21 @@
 """The reference: one client after another, autograd on the user's own module."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedgloss.simulation.cohort import Cohort, Counts, Seeds
-from fedgloss.simulation.flat import parameter_shapes, unflatten
+from fedgloss.simulation.flat import parameter_shapes, seeded, unflatten
 
 
 class LoopGradients:
     """The gradient of each client's mean loss, for any module and any loss.
 
     dtype: the model computes in this type, where it is not that of the parameters.
-    draws: the model draws random numbers itself; each row's then follow from its seed.
+    What model or loss draw at random follows from the rows' seeds.
     """
 
     def __init__(
@@ -23,10 +23,11 @@ class LoopGradients:
         model: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
         dtype: torch.dtype | None = None,
-        draws: bool = False,
     ) -> None:
-        self.differentiated, self.dtype, self.draws = _Differentiated(model, loss), dtype, draws
+        self.differentiated, self.loss, self.dtype = _Differentiated(model, loss), loss, dtype
         self.shapes = parameter_shapes(model)
+
+    draws = True
 
     def __call__(
         self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
@@ -64,15 +65,3 @@ class _Differentiated(nn.Module):
         """The gradient [P] at w [P], of which the model's parameters now are views."""
         output = self.model(x).to(w.dtype)
         return torch.autograd.grad(self.loss[0](output, y), w)[0]
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's random numbers follow from `seed` in the block, and are unaffected by it after."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

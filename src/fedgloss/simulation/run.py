@@ -187,8 +187,13 @@ def run_rounds(
                     rows[id(run)] = run.after_round(plan, stack.simulation, s)
                     if run.diverged_in is not None or t + 1 == plan.rounds:
                         run.finish(stack.simulation, s, plan.rounds)
-        on_round(t + 1, [rows.get(id(run)) for run in runs])
-        stop = t + 1 < plan.rounds and should_stop()
+        try:
+            on_round(t + 1, [rows.get(id(run)) for run in runs])
+            stop = t + 1 < plan.rounds and should_stop()
+        except BaseException:  # a caller's own, or Ctrl-C meanwhile: the round is done
+            for stack in stacks:
+                stack.save(plan, True)
+            raise
         for stack in stacks if stop else now:
             stack.save(plan, stop)
         if stop:

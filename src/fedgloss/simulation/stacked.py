@@ -103,10 +103,15 @@ def _pair(size: int | Sequence[int]) -> list[int]:
     return [size, size] if isinstance(size, int) else list(size)
 
 
+def _plain_linear(layer: nn.Linear) -> bool:
+    return layer.weight.shape == (layer.out_features, layer.in_features) and layer.out_features > 0
+
+
 def _plain_convolution(layer: nn.Conv2d) -> bool:
     k, p = layer.kernel_size, layer.padding
     return (
         isinstance(p, tuple)
+        and layer.weight.shape == (layer.out_channels, layer.in_channels, *k)
         and k[0] == k[1]
         and p[0] == p[1]
         and layer.stride == (1, 1)
@@ -128,7 +133,7 @@ def _plain_pooling(layer: nn.MaxPool2d) -> bool:
 
 LAYERS: dict[type, tuple[type, Callable[[Any], bool]]] = {
     nn.Conv2d: (Convolution, _plain_convolution),
-    nn.Linear: (Linear, lambda layer: True),
+    nn.Linear: (Linear, _plain_linear),
     nn.MaxPool2d: (MaxPool, _plain_pooling),
     nn.ReLU: (ReLU, lambda layer: True),
     nn.Flatten: (Flatten, lambda layer: (layer.start_dim, layer.end_dim) == (1, -1)),
@@ -143,7 +148,7 @@ def can_stack(model: nn.Module, sample: Sequence[int]) -> bool:
     for layer in (layers := plain_layers(model)):
         kind = type(layer)
         known = kind in LAYERS and LAYERS[kind][1](layer)
-        if not known or rank != RANKS.get(kind, rank) or rank < 1:
+        if not known or rank != RANKS.get(kind, rank) or not 1 <= rank <= 3:
             return False
         rank = 1 if kind is nn.Flatten else rank
     return bool(layers)
@@ -289,5 +294,6 @@ class StackedGradients:
             raise InputError("backend: 'graph' takes the cross-entropy alone; use 'stacked'")
         with torch.enable_grad():
             z = z.requires_grad_()
-            losses = [self.loss(z[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
+            rows = z.clone()  # which a loss may change
+            losses = [self.loss(rows[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
             return torch.autograd.grad(sum(losses), z)[0]

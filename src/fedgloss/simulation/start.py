@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def initial_model(
         return build_model(name, shape, len(dataset.classes), weights)
 
 
+ONE_AT_A_TIME = threading.RLock()
 PRECISIONS = ("float32", "tf32", "tf32x3", "float16", "bfloat16")
 
 
@@ -38,10 +40,11 @@ def prepared(
 
     TF32 is off unless `precision` asks for it, and so is what surrounds the call: autocast, and
     modes without gradients. threads: None leaves their number as it is. All of PyTorch's switches
-    are put back afterwards. Raises InputError before any is touched.
+    are put back afterwards. Raises InputError before any is touched. The switches are the whole
+    process's, and so are random generators: other threads wait.
     """
     chosen = find_device(device, precision)
-    with switches.put_back():
+    with ONE_AT_A_TIME, switches.put_back():
         if threads is not None:
             torch.set_num_threads(threads)
         _keep_freed_memory()

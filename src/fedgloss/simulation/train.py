@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError
 from fedgloss.simulation.arguments import (
+    check_callable,
     check_last,
     check_loss,
     check_names,
@@ -27,10 +28,11 @@ from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.flat import check_model, flatten
 from fedgloss.simulation.identity import kept
 from fedgloss.simulation.rounds import federation
-from fedgloss.simulation.run import RECORDS, Run, run_rounds
+from fedgloss.simulation.run import RECORDS, Row, Run, run_rounds
 from fedgloss.simulation.start import find_device, prepared
 
 
+@torch.inference_mode(False)
 def train(
     model: nn.Module,
     clients: Sequence[tuple[Tensor, Tensor]] | ClientData,
@@ -84,7 +86,7 @@ def train(
     rounds and clients_per_round: participants are drawn uniformly from `seed`; or give `schedule`,
     the client numbers of each round.
     loss: (outputs, targets) -> the mean loss of a mini-batch. Samples that a cross-entropy leaves
-    out (label -100, or its ignore_index) count nowhere.
+    out (label -100, or its ignore_index) count in no mean; they do count in N_k, see `sizes`.
     batch_size, epochs, local_steps: local work; batch_size None is the whole client, local_steps
     replaces epochs.
     hyperparameters: by the names of docs/methods.md (rho, rho_l, beta, ...).
@@ -119,12 +121,13 @@ def train(
     check_model(model)
     algorithm, hyper = resolve_algorithm(algorithm, variants, hyperparameters)
     data = clients if isinstance(clients, ClientData) else ClientData.from_list(clients)
-    data = data.checked()
     m = len(data.indices)
     rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m, algorithm)
     check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, seed)
     check_last(last, rounds)
-    check_names("record", record, RECORDS)
+    record = check_names("record", record, RECORDS)
+    for name, function in (("should_stop", should_stop), ("on_round", on_round)):
+        check_callable(name, function)
     check_loss(loss)
     if test is not None:
         test = checked_test(test, data)
@@ -132,7 +135,7 @@ def train(
     if device is not None:
         model = model.to(find_device(device))
     w = flatten(model)
-    data = placed(data, w, loss, pipeline)
+    data = placed(data, w, loss, pipeline).checked()
     if test is not None:
         test = placed_test(test, w, loss, pipeline)
     run = Run(
@@ -164,5 +167,10 @@ def train(
             keep_history=keep_history,
         )
         with kept(run, plan, folder, checkpoint_seconds):
-            run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, rows[0]))
+            run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, _copy(rows[0])))
     return summary(run, plan)
+
+
+def _copy(row: Row) -> Row:
+    """Another's to change; the run's own is saved and returned."""
+    return None if row is None else dict(row)

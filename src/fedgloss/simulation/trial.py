@@ -5,7 +5,7 @@ What cannot work is refused in one line before any work: after it, hours of trai
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch.func import functional_call
 from fedgloss.errors import InputError
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.evaluate import BATCH_SIZE, are_classes, evaluating
-from fedgloss.simulation.flat import parameter_shapes, unflatten
-from fedgloss.simulation.loop import LoopGradients, seeded
+from fedgloss.simulation.flat import parameter_shapes, seeded, unflatten
+from fedgloss.simulation.loop import LoopGradients
 from fedgloss.simulation.losses import Loss, ignored_label
 
 SAME = 1e-3
@@ -33,7 +33,7 @@ def try_out(
     pipeline: Pipeline | None = None,
     test: tuple[Tensor, Tensor] | None = None,
 ) -> bool:
-    """Whether the model draws random numbers of its own, like dropout.
+    """Whether the model or the loss draws random numbers, like dropout.
 
     model: on w's device, and changed by nothing here. loss: must be a mean. data: of one
     federation. The mini-batches tried have the smallest and the largest size that will occur.
@@ -46,8 +46,7 @@ def try_out(
     ]
     draws = [trial.draws(x, y) for x, y in batches]
     trial.check_targets("clients", data.inputs, data.targets)
-    for x, y in batches:
-        trial.differentiate(x, y)
+    draws += [trial.differentiate(x, y) for x, y in batches]
     if test is not None:
         inputs, targets = test
         last = len(inputs) % BATCH_SIZE or BATCH_SIZE
@@ -86,16 +85,42 @@ class _Trial:
                 )
         return draws
 
-    def differentiate(self, x: Tensor, y: Tensor) -> None:
-        """A gradient on this mini-batch."""
+    def differentiate(self, x: Tensor, y: Tensor) -> bool:
+        """A gradient on this mini-batch; whether the loss draws."""
         with _refusing("clients", x, y), seeded(0, self.w.device):
-            self._check_loss(self._forward(x)[0], y)
-            LoopGradients(self.model, self.loss)(self.w[None], x[None], y[None], [len(y)])
+            draws = self._check_loss(self._forward(x)[0], y)
+            gradients = LoopGradients(self.model, self.loss)
+            gradients(self.w[None], x[None].clone(), y[None].clone(), [len(y)], [0])
+            self._check_reads(x, y)
+        return draws
+
+    @torch.enable_grad()
+    def _check_reads(self, x: Tensor, y: Tensor) -> None:
+        """Refuse a model that reads its parameters past the module's attributes."""
+        point = self.w.clone().requires_grad_()
+        named = dict(self.model.named_parameters())
+        output = functional_call(self.model, unflatten(point, self.shapes), (x.clone(),))
+        value = self.loss(output.to(point.dtype), y.clone())
+        found = torch.autograd.grad(value.sum(), [point, *named.values()], allow_unused=True)[1:]
+        for name, gradient in zip(named, found, strict=True):
+            if gradient is not None:
+                raise InputError(
+                    f"model: its forward reads parameter {name!r} from elsewhere than the module"
+                    " that it belongs to; use the module's attribute"
+                )
 
     def evaluate(self, x: Tensor, y: Tensor) -> None:
         """A pass in eval mode."""
-        with _refusing("test", x, y), evaluating(self.model), torch.no_grad():
-            self.loss(self._forward(x)[0], y)
+        with _refusing("test", x, y), evaluating(self.model, self.loss), torch.no_grad():
+            if self._draws(lambda: self.loss(self._forward(x)[0].to(self.w.dtype), y)):
+                raise InputError("loss: draws random numbers in eval mode too")
+
+    def _draws(self, compute: Callable[[], object]) -> bool:
+        """Whether this draws from PyTorch's generators, which are then as before."""
+        with seeded(0, self.w.device):
+            before = _torch_generators(self.w.device)
+            compute()
+            return not all(map(torch.equal, before, _torch_generators(self.w.device)))
 
     @torch.no_grad()
     def _forward(self, x: Tensor) -> tuple[Tensor, bool]:
@@ -108,6 +133,8 @@ class _Trial:
             draws = not all(map(torch.equal, before, _torch_generators(w.device)))
         if not isinstance(output, Tensor):
             raise InputError(f"model: returns {type(output).__name__}, must return one tensor")
+        if not output.is_floating_point():
+            raise InputError(f"model: returns {output.dtype}, must return real numbers")
         for name, buffer in self.model.named_buffers():
             if name not in buffers or not _same(buffer, buffers[name]):
                 raise InputError(
@@ -126,15 +153,32 @@ class _Trial:
         return output, draws
 
     @torch.no_grad()
-    def _check_loss(self, output: Tensor, y: Tensor) -> None:
-        value = self.loss(output, y)
+    def _check_loss(self, output: Tensor, y: Tensor) -> bool:
+        """Refuse what is no mean loss of the outputs alone; whether it draws."""
+        output = output.to(self.w.dtype)
+        with torch.enable_grad(), seeded(0, self.w.device):
+            value = self.loss(output.clone(), targets := y.clone())
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise InputError(
+                "loss: depends on parameters other than by the outputs, in ways that no gradient"
+                " here sees: use weight_decay, or let the model return what is to be trained"
+            )
+        if not _same(targets, y):
+            raise InputError("loss: changes its targets")
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise InputError("loss: must return the mean loss of a mini-batch, a scalar tensor")
+        with seeded(0, self.w.device):
+            again = self.loss(output.clone(), y.clone())
+        if not _alike(value, again):
+            raise InputError(
+                "loss: two calls on one mini-batch differ: it keeps something from call to call"
+            )
         twice = self.loss(torch.cat([output, output]), torch.cat([y, y]))
         if value.abs() > 0 and torch.allclose(twice, 2 * value, rtol=1e-5, atol=0):
             raise InputError(
                 "loss: must return the mean over a mini-batch, not the sum (reduction='mean')"
             )
+        return self._draws(lambda: self.loss(output.clone(), y.clone()))
 
     def check_targets(self, what: str, inputs: Tensor, targets: Tensor) -> None:
         """Refuse labels that the model has no output for."""
@@ -142,6 +186,9 @@ class _Trial:
             return
         flat = targets.flatten(1).max(dim=1).values if targets.ndim > 1 else targets
         rows = [int(flat.argmin()), int(flat.argmax())]
+        if self.pipeline is None and not inputs.is_floating_point() and inputs[0].numel():
+            tokens = inputs.flatten(1) if inputs.ndim > 1 else inputs[:, None]
+            rows += [int(tokens.amin(1).argmin()), int(tokens.amax(1).argmax())]
         x, y = self.inputs(inputs[rows]), targets[rows].to(self.w.device)
         with _refusing(what, x, y), evaluating(self.model):
             output = self._forward(x)[0]
@@ -160,7 +207,7 @@ class _Trial:
         elif self.w.device.type == "cpu" and are_classes(output, targets):
             # On a GPU a label out of range would end the process, not raise.
             with _refusing(what, x, y), torch.no_grad():
-                self.loss(output, y)
+                self.loss(output.clone(), y.clone())
 
 
 @contextlib.contextmanager
@@ -178,7 +225,7 @@ def _refusing(what: str, x: Tensor, y: Tensor) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{what}: inputs {list(x.shape[1:])} and targets {list(y.shape[1:])} do not pass"
             f" through the model and the loss, {len(x)} at once ({reason})"
