@@ -430,7 +430,12 @@ def test_clients_that_have_finished_may_get_what_they_like():
         g = grad(W)
         return g / g.norm(dim=-1, keepdim=True) - c.drift / h.steps, c
 
+    def following(grad, W, down, c, h):
+        g = grad(W)
+        return torch.where(g.norm(dim=-1, keepdim=True) > 0, g, W.mean(-2, keepdim=True)), c
+
     rehearse([of(mine(direction=steepest))])
+    rehearse([of(mine(direction=following))])
 
 
 def test_an_interruption_is_not_the_methods():
