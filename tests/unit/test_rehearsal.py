@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,26 @@ def tracked(grad, W, down, c, h):
     return grad(W.detach()) + W, c
 
 
+def scaled_by_the_busiest(grad, W, down, c, h):
+    return grad(W) / h.steps * h.steps.max(), c
+
+
+def scaled_by_the_idlest(grad, W, down, c, h):
+    return grad(W) / h.steps * h.steps.amin(-2, keepdim=True), c
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def failing(error):
+    def aggregate(w, down, up, s, h):
+        raise error
+
+    return {"aggregate": aggregate}
+
+
 A = [2, 3, 7]  # federations, participants, parameters
 WRONG = {
     "a sum over all dimensions": (
@@ -178,6 +199,22 @@ WRONG = {
         {"finish": lambda W, down, c, h: (c, Named(w=W - W.mean(-2, keepdim=True)))},
         ("finish mixes the clients", "the message: w"),
     ),
+    "the local steps of all federations' clients": (
+        {"direction": scaled_by_the_busiest},
+        ("direction mixes the federations", "the direction", "over dim=-1 (parameters)"),
+    ),
+    "the local steps of other clients": (
+        {"direction": scaled_by_the_idlest},
+        ("direction mixes the clients (the direction)", "aggregate"),
+    ),
+    "the weights of other clients": (
+        {"finish": lambda W, down, c, h: (c, Named(w=W * h.share / h.share.amax(-2, True)))},
+        ("finish mixes the clients (the message: w)",),
+    ),
+    "the busiest client of all federations": (
+        {"aggregate": lambda w, down, up, s, h: (mean(up.w, h.p) / h.steps.max(), s)},
+        ("aggregate mixes the federations", "the model"),
+    ),
     "clients taken for the first dimension": (
         {"aggregate": lambda w, down, up, s, h: (up.w.mean(0), s)},
         ("aggregate returns as the model", "[3, 7]", "[2, 1, 7]", "[S, 1, P]"),
@@ -193,6 +230,38 @@ WRONG = {
     "a direction for all clients at once": (
         {"direction": lambda grad, W, down, c, h: (down.w, c)},
         ("direction returns as the direction", "[2, 1, 7]", "[2, 3, 7]", "[S, K, P]"),
+    ),
+    "one number for each client's direction": (
+        {"direction": lambda grad, W, down, c, h: (grad(W).norm(dim=-1, keepdim=True), c)},
+        ("direction returns as the direction", "[2, 3, 1]", "[2, 3, 7]", "[S, K, P]"),
+    ),
+    "one number for a direction where the model is large": (
+        {"direction": lambda grad, W, down, c, h: (grad(W)[..., : 7 if W.shape[-1] < 8 else 1], c)},
+        ("direction returns as the direction", "[2, 3, 1]", "[2, 3, 30]", "[S, K, P]"),
+    ),
+    "the first entries alone": (
+        {"direction": lambda grad, W, down, c, h: (grad(W)[..., :10], c)},
+        ("direction returns as the direction", "[2, 3, 10]", "[2, 3, 30]", "[S, K, P]"),
+    ),
+    "an error that begins with an empty line": (
+        failing(ValueError("\n \n  too far\nby ten")),
+        ("aggregate fails", ": ValueError: too far (test_rehearsal.py, line"),
+    ),
+    "an error without words": (
+        failing(ValueError),
+        ("aggregate fails", ": ValueError (test_rehearsal.py, line"),
+    ),
+    "an error that cannot be printed": (
+        failing(Unspeakable()),
+        ("aggregate fails", ": Unspeakable: (its message cannot be read)"),
+    ),
+    "an exit": (
+        {"finish": lambda W, down, c, h: sys.exit("enough")},
+        ("finish fails", ": SystemExit: enough (test_rehearsal.py, line"),
+    ),
+    "an exit in a schedule": (
+        {"schedule": lambda hyper, t: sys.exit(3)},
+        ("schedule fails in round 0: SystemExit: 3",),
     ),
     "shapes that do not broadcast": (
         {"aggregate": lambda w, down, up, s, h: (w - up.w @ up.w, s)},
@@ -354,6 +423,60 @@ def test_what_is_wrong_is_named(what):
         rehearse([of(mine(**changes))])
 
 
+def test_clients_that_have_finished_may_get_what_they_like():
+    """Their gradient is zero, and they stay where they are: 0 / 0 harms nobody."""
+
+    def steepest(grad, W, down, c, h):
+        g = grad(W)
+        return g / g.norm(dim=-1, keepdim=True) - c.drift / h.steps, c
+
+    def following(grad, W, down, c, h):
+        g = grad(W)
+        return torch.where(g.norm(dim=-1, keepdim=True) > 0, g, W.mean(-2, keepdim=True)), c
+
+    rehearse([of(mine(direction=steepest))])
+    rehearse([of(mine(direction=following))])
+
+
+def test_an_interruption_is_not_the_methods():
+    with pytest.raises(KeyboardInterrupt):
+        rehearse([of(mine(**failing(KeyboardInterrupt())))])
+
+
+@pytest.mark.parametrize(
+    ("momentum", "words"),
+    [
+        (lambda t: 1 / (57 - t), "fails in round 57: ZeroDivisionError: "),
+        (lambda t: None if t > 3 else 0.9, "returns None as 'momentum' in round 4, no finite"),
+        (lambda t: 1e36 * t, "as 'momentum' in round 341, no finite"),
+        (lambda t: random.random() if t == 99 else 0.9, "called again in round 99"),
+    ],
+)
+def test_a_schedule_is_asked_for_every_round_of_the_run(momentum, words):
+    method = mine(schedule=lambda hyper, t: {"momentum": momentum(t)})
+    rehearse([of(method)], rounds=3)
+    with refused("method 'mine': schedule ", words):
+        rehearse([of(method)], rounds=400)
+
+
+def test_a_schedule_need_not_reach_past_the_end_of_the_run():
+    method = mine(schedule=lambda hyper, t: {"momentum": [0.9, 0.8, 0.7, 0.6, 0.5][t]})
+    rehearse([of(method)], rounds=5)
+    with refused("schedule fails in round 5: IndexError"):
+        rehearse([of(method)], rounds=6)
+
+
+def test_of_a_very_long_schedule_a_first_part_is_looked_at():
+    asked = []
+
+    def schedule(hyper, t):
+        asked.append(t)
+        return hyper
+
+    rehearse([of(mine(schedule=schedule)), of(mine(schedule=schedule))], rounds=10**9)
+    assert max(asked) == rehearsal.MOST_ROUNDS - 1
+
+
 def test_a_branch_on_a_number_that_differs_is_refused_only_where_it_differs():
     def branching(w, down, up, s, h):
         return (w if h.momentum > 0.7 else mean(up.w, h.p)), s
@@ -391,6 +514,9 @@ def test_the_exchange_of_a_probe_is_rehearsed_too():
             ({"hyperparameters": {name: 0.1}}, ("hyperparameters", repr(name)))
             for name in ("m", "lr", "full_gradient", "keys", "self", "my-rate", "_hidden", "0", "")
         ),
+        *(({"name": name}, ("name", "printable", repr(name))) for name in (3, None, "", " ")),
+        ({"name": "a\nb"}, ("name", "printable", r"a\nb")),
+        ({"name": "\x1b[2J"}, ("name", "printable", r"\x1b")),
         ({"hyperparameters": ["momentum"]}, ("hyperparameters", "dict")),
         ({"global_state": ("get",)}, ("global_state", "'get'")),
         ({"client_state": ("a b",)}, ("client_state", "'a b'")),
@@ -406,8 +532,9 @@ def test_the_exchange_of_a_probe_is_rehearsed_too():
     ],
 )
 def test_what_cannot_be_declared_is_named(changes, words):
-    with refused("method 'mine'", *words):
-        train(mine(**changes), hyperparameters={})
+    method = mine(**changes)
+    with refused(f"method {method.name!r}: ", *words):
+        train(method, hyperparameters={})
 
 
 # The methods at hand

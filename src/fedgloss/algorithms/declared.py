@@ -19,6 +19,9 @@ def check_declared(method: str, algorithm: Algorithm) -> None:
     Raises InputError with one line that names the entry of `Algorithm` and what is allowed.
     """
     label = f"method {method!r}"
+    name = algorithm.name
+    if not isinstance(name, str) or not name.isprintable() or not name.strip():
+        raise InputError(f"{label}: name: expected printable text on one line, not {name!r:.60}")
     for function in FUNCTIONS:
         if not callable(getattr(algorithm, function)):
             raise InputError(f"{label}: {function}: expected a function")

@@ -29,8 +29,17 @@ from fedgloss.simulation.rounds import Federation, Simulation, advance, federati
 
 # All different, so that no shape passes for another.
 FEDERATIONS, PARTICIPANTS, CLIENTS, PARAMETERS = 2, 3, 4, 7
-STEPS, ROUNDS, SAMPLES = 2, 2, 2
+ROUNDS = 2
+SAMPLES = ((1, 2, 2, 1), (1, 1, 1, 1))
+"""Of each federation's clients, and so their local steps: those of any three participants of the
+first differ, and so do the busiest clients of the two."""
+LARGER = 1000
+"""Parameters of a second rehearsal, in case the model has as many."""
+MOST_ROUNDS = 100_000
+"""Of a schedule, looked at beforehand: a second of work, or so."""
 
+FAILURES = (Exception, SystemExit)
+"""What a user's function may end with; an interruption is the user's own."""
 OF_ANY_SIZE = (AttributeError, KeyError, NameError, TypeError)
 """Exceptions that would arise in a model of any size."""
 
@@ -46,6 +55,8 @@ PARTS = {
     "aggregate": (MODEL, SERVER_STATE),
 }
 """What each function returns."""
+ON_CLIENTS = ("direction", "finish")
+"""The functions that a client runs, which knows of no other."""
 ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
 LINE_BY_LINE = (
     " on the backend 'fused', where a line's tensors are computed when they are wanted (and are no"
@@ -56,10 +67,11 @@ Arguments = tuple[Any, ...]
 """Of a function, without `grad`; the last is `h`."""
 
 
-def rehearse(federations: Sequence[Federation], lazy: bool = False) -> None:
+def rehearse(federations: Sequence[Federation], lazy: bool = False, rounds: int = 3) -> None:
     """Refuse methods that would go wrong, with the numbers that these federations have.
 
-    lazy: the backend does the methods' arithmetic line by line (elementwise.py). Draws nothing from
+    lazy: the backend does the methods' arithmetic line by line (elementwise.py). rounds: those for
+    which a schedule is asked beforehand, all of the run where they are known. Draws nothing from
     the global random generators. Raises InputError with one line that names the method, its
     function, and what is wrong.
     """
@@ -69,26 +81,25 @@ def rehearse(federations: Sequence[Federation], lazy: bool = False) -> None:
     for mine in methods.values():
         # The package's own are rehearsed by its tests.
         if not all(_is_ours(getattr(mine[0].algorithm, name)) for name in FUNCTIONS):
-            _rehearse(mine, lazy)
+            _rehearse(mine, lazy, rounds)
 
 
-def _rehearse(federations: Sequence[Federation], lazy: bool) -> None:
-    for one in federations:
-        _check_schedule(one)
+def _rehearse(federations: Sequence[Federation], lazy: bool, rounds: int) -> None:
     # Where numbers differ a method sees [S, 1, 1]; where they do not, a scalar.
     numbers = [(f.hyperparameters, f.lr, f.weight_decay) for f in federations]
     different = [f for i, f in enumerate(federations) if numbers[i] not in numbers[:i]]
+    for one in different:
+        _check_schedule(one, rounds)
     cast = (different * FEDERATIONS)[:FEDERATIONS]
     like = cast[0].w[:0]
-    exact = like.double().cpu()
+    size = cast[0].w.numel()
     try:
-        _play(cast, exact, PARAMETERS, thorough=True)
+        _play(cast, like.double().cpu(), PARAMETERS, thorough=True)
+        _play(cast, like, min(size, LARGER))
     except _Raised:
         # It may count on what the real model has: its layers, or a hundred parameters.
-        _play(cast, like, cast[0].w.numel(), thorough=True)
+        _play(cast, like, size, thorough=True)
         return
-    if (like.dtype, like.device) != (exact.dtype, exact.device):
-        _play(cast, like, PARAMETERS)
     if lazy:
         _play(cast, like, PARAMETERS, lazy=True)
 
@@ -106,11 +117,12 @@ class _Quadratics:
     def __call__(
         self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
     ) -> Tensor:
-        """As `cohort.Gradients` says."""
+        """As `cohort.Gradients` says, for mini-batches that count in whole or not at all."""
         frequency, phase, curvature = x[..., None].unbind(-2)
         places = torch.arange(W.shape[-1], dtype=W.dtype, device=W.device)
         away = W[:, None] - torch.sin(frequency * places + phase)
-        return (curvature * away).mean(dim=1)
+        active = torch.as_tensor(counts, device=W.device)[:, None] > 0
+        return torch.where(active, (curvature * away).mean(dim=1), 0)
 
     def clients_at_once(self, cohort: Cohort) -> int:
         return PARTICIPANTS
@@ -121,9 +133,10 @@ def _play(
 ) -> Simulation:
     """Two rounds of two federations of P parameters, of the device and type of `like`."""
     S, m = len(cast), CLIENTS
-    numbers = rng.uniform(0, "rehearsal", S * m * SAMPLES * 3).reshape(-1, 3)
+    samples = [count for counts in SAMPLES for count in counts]
+    numbers = rng.uniform(0, "rehearsal", sum(samples) * 3).reshape(-1, 3)
     inputs = torch.tensor(0.5 + numbers, dtype=like.dtype, device=like.device)
-    indices = torch.arange(len(inputs)).view(S, m, SAMPLES)
+    indices = torch.arange(len(inputs)).split(samples)
     places = torch.arange(P, dtype=like.dtype, device=like.device)
     algorithm = cast[0].algorithm
     K = 1 if algorithm.pooled else PARTICIPANTS
@@ -133,7 +146,7 @@ def _play(
             watched.algorithm(),
             one.hyperparameters,
             torch.cos(places + s),
-            ClientData(inputs, inputs[:, 0], tuple(indices[s])),
+            ClientData(inputs, inputs[:, 0], indices[s * m : (s + 1) * m]),
             lr=one.lr,
             weight_decay=one.weight_decay,
             participants=PARTICIPANTS,
@@ -142,7 +155,8 @@ def _play(
         )
         for s, one in enumerate(cast)
     ]
-    simulation = Simulation(players, _Quadratics(lazy), batching=Batching(1, steps=STEPS))
+    batching = Batching(1, steps=2 if algorithm.pooled else None)
+    simulation = Simulation(players, _Quadratics(lazy), batching=batching)
     for _ in range(ROUNDS):
         advance([simulation])
     if thorough:
@@ -168,6 +182,7 @@ class _Watched:
         self.given, self.shape, self.like, self.thorough = given, shape, like, thorough
         self.asked: list[int] = []  # gradients, in each call of direction
         self.lazy, self.when = lazy, ""  # when: what is special about the present call
+        self.step = 0  # local steps of the present exchange that are done
 
     def algorithm(self) -> Algorithm:
         """The method for the engine."""
@@ -203,10 +218,18 @@ class _Watched:
         if self.thorough:
             self._again(function, arguments, grad, result)
             self._alone(function, arguments, grad, result)
-            if function in ("direction", "finish"):
+            if function in ON_CLIENTS:
                 self._one_by_one(function, arguments, grad, result)
             self._again(function, arguments, grad, result)
+        self.step = self.step + 1 if function == "direction" else 0
         return result
+
+    def _counting(self, function: str, result: Any, h: Named) -> Any:
+        """What counts of a result: clients that have done all their steps stay where they are."""
+        if function != "direction":
+            return result
+        active = h.steps > self.step
+        return _map(result, lambda value: torch.where(active, value, 0))
 
     def _again(
         self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
@@ -226,6 +249,8 @@ class _Watched:
         """Each federation must get what it gets when it is trained alone."""
         S, K, P = self.shape
         *others, h = arguments
+        clients = "" if function in ON_CLIENTS else "dim=-2 (clients) or "
+        dims = f"{clients}dim=-1 (parameters)"
         for s in range(S):
             here = (slice(s, s + 1),)
 
@@ -240,13 +265,13 @@ class _Watched:
             facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), here, here)
             given = (*(_map(value, mine) for value in others), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
-            found, _ = self._call(function, given, part, (1, K, P), " when one federation is alone")
-            if name := _difference(function, _map(result, mine), found):
+            found, _ = self._call(function, given, part, (1, K, P), ALONE)
+            results = (self._counting(function, r, given[-1]) for r in (_map(result, mine), found))
+            if name := _difference(function, *results):
                 raise self._refusal(
                     function,
-                    f"mixes the federations that are trained together ({name}): reduce over dim=-2"
-                    " (clients) or dim=-1 (parameters), never over all dimensions, and keep nothing"
-                    " between calls",
+                    f"mixes the federations that are trained together ({name}): reduce over {dims},"
+                    " never over all dimensions, and keep nothing between calls",
                 )
 
     def _one_by_one(
@@ -266,7 +291,8 @@ class _Watched:
             given = (own(W), down, _map(c, own), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
             found, _ = self._call(function, given, part, (S, 1, P), BY_ITSELF)
-            if name := _difference(function, _map(result, own), found):
+            results = (self._counting(function, r, given[-1]) for r in (_map(result, own), found))
+            if name := _difference(function, *results):
                 raise self._refusal(
                     function,
                     f"mixes the clients ({name}): a client knows its own model, state and data;"
@@ -306,7 +332,7 @@ class _Watched:
             result = ours(*given)
         except InputError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             where = f"tensors [S, K, P] = {list(shape)}"
             refusal = self._refusal(function, f"fails on {where}{when}: {_reason(error, ours)}")
             raise (refusal if isinstance(error, OF_ANY_SIZE) else _Raised(str(refusal))) from None
@@ -408,22 +434,25 @@ class _Kept:
         return self.tensor._version != self.version or not _equal(self.tensor, self.copy)
 
 
-def _check_schedule(one: Federation) -> None:
-    """The hyperparameters in force, by the names that are declared, in the first rounds."""
+def _check_schedule(one: Federation, rounds: int) -> None:
+    """The hyperparameters in force, by the names that are declared, in all these rounds."""
     algorithm, hyper = one.algorithm, one.hyperparameters
     label = f"method {algorithm.name!r}: schedule"
     first: Mapping[str, float] = {}
-    for t in (0, 1, 2):
+    rounds = ROUNDS if _is_ours(algorithm.schedule) else min(rounds, MOST_ROUNDS)
+    for t in range(max(rounds, ROUNDS)):
         given = dict(hyper)
         try:
             found, again = algorithm.schedule(given, t), algorithm.schedule(dict(hyper), t)
-        except Exception as error:
+        except FAILURES as error:
             reason = _reason(error, algorithm.schedule)
             raise InputError(f"{label} fails in round {t}: {reason}") from None
         if given != hyper:
             raise InputError(f"{label} changes the hyperparameters it was given; return others")
         if not isinstance(found, Mapping):
-            raise InputError(f"{label} returns {_kind(found)}, expected hyperparameters by name")
+            raise InputError(
+                f"{label} returns {_kind(found)} in round {t}, expected hyperparameters by name"
+            )
         first = first or found
         for name in (*hyper, *first):
             if name not in found:
@@ -437,7 +466,7 @@ def _check_schedule(one: Federation) -> None:
                 raise InputError(f"{label} returns {name!r} in round {t}, but not in round 0")
         check_names(label, found, (*FACTS, *OF_RECORDS))
         if found != again:
-            raise InputError(f"{label} gives another result when it is called again")
+            raise InputError(f"{label} gives another result when it is called again in round {t}")
 
 
 def _part(
@@ -525,12 +554,15 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _reason(error: Exception, function: Callable) -> str:
-    """The first line of an error, and the line of the method's file in which it arose."""
-    text = next(iter(str(error).splitlines()), "")
+def _reason(error: BaseException, function: Callable) -> str:
+    """An error's first line that says something, and where in the method's file it arose."""
+    try:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    except FAILURES:
+        text = "(its message cannot be read)"
     if isinstance(error, AttributeError) and isinstance(error.obj, Named):
         text = f"there is no {error.name!r}{did_you_mean(error.name, [*error.obj])}"
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     where = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {text}{where}"
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{where}"
