@@ -233,6 +233,24 @@ def test_a_model_whose_eval_returns_nothing() -> None:
     assert Objective(model, *vectors()).loss(flatten(model))[0] > 0
 
 
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_what_is_computed_again_is_so_at_the_same_parameters(batch_size: int) -> None:
+    """Not at the module's own, nor in their type: torch.utils.checkpoint, in the backward pass."""
+    model, (inputs, targets) = ZOO["checkpointed"].model(), ZOO["checkpointed"].data()
+    plain = ZOO["checkpointed"].model()
+    plain.reentrant = None
+    found, expected = (Objective(m, inputs, targets, batch_size) for m in (model, plain))
+    own = flatten(model)
+    V = torch.stack([torch.linspace(-1, 1, len(own)), own])
+    for w in (own, 2 * own + 0.1, 2 * own.double() + 0.1):
+        assert found.loss(w) == expected.loss(w)
+        torch.testing.assert_close(found.gradient(w), expected.gradient(w))
+        V = V.to(w)
+        torch.testing.assert_close(found.hessian_vector(w, V), expected.hessian_vector(w, V))
+        assert found.hessian_vector(w, V).any()
+    assert torch.equal(flatten(model), own)
+
+
 def test_single_precision_inside_is_no_obstacle() -> None:
     """Outputs are converted to the parameters' type, as training does."""
     model = Observed(lambda x: x.bfloat16())
@@ -313,6 +331,36 @@ def test_inside_no_grad(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(objective.gradient(w), expected[0])
         assert torch.equal(objective.hessian_vector(w, v), expected[1])
+
+
+@pytest.mark.parametrize("batch_size", [4, 6])
+@pytest.mark.parametrize("name", ["perceptron", "checkpointed", "prototypes", "spectral norm"])
+def test_inside_inference_mode(name: str, batch_size: int) -> None:
+    """Whatever is made there: the vectors, the data, the model, the objective."""
+
+    def measured(objective: Objective, w: Tensor, v: Tensor) -> list[object]:
+        return [
+            objective.loss(w),
+            objective.gradient(w).tolist(),
+            objective.hessian_vector(w, v).tolist(),
+            objective.hessian_vector(w, torch.stack([v, w])).tolist(),
+            top_eigenvalues(objective, w, count=2),
+        ]
+
+    _, w, v, inputs, targets = problem(name)
+    outside = objective_of(name, batch_size=batch_size)
+    expected = measured(objective_of(name, batch_size=batch_size), w, v)
+    assert expected[4].eigenvalues[0] > 0
+    with torch.inference_mode():
+        model = ZOO[name].model().double()
+        inside = Objective(model, inputs.clone(), targets.clone(), batch_size)
+        made = w.clone(), v.clone()
+        assert made[0].is_inference()
+        for objective in (outside, inside):
+            assert measured(objective, w, v) == expected
+            assert measured(objective, *made) == expected
+        assert not torch.is_grad_enabled()
+    assert measured(inside, *made) == expected
 
 
 # Targets

@@ -5,6 +5,8 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from torch.nn.functional import cross_entropy
 from fedgloss.errors import InputError
 from fedgloss.simulation import switches
 from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+
+T = TypeVar("T")
 
 PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear)
 """Layers that are known to take images in any layout in memory."""
@@ -87,6 +91,7 @@ class Objective:
     _batches: list[tuple[int, int, float]] = field(init=False, repr=False)
     """Of each batch that has labels: its first index, how many labels count, and its weight."""
     _layout: torch.memory_format = field(init=False, repr=False)
+    _holder: "_Holder" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets) or len(self.targets) == 0:
@@ -96,9 +101,11 @@ class Objective:
             )
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} (allowed: at least 1)")
-        model = copy.deepcopy(self.model)
+        with torch.inference_mode(False):
+            model = copy.deepcopy(self.model)
         model.eval()
         object.__setattr__(self, "model", model)
+        object.__setattr__(self, "_holder", _Holder(model))
         # The same numbers up to rounding. The paper's CNN is up to twice as fast with channels
         # last; residual networks are slower, and a user's `x.view(len(x), -1)` would be refused.
         last = self.inputs.device.type == "cpu" and _is_plain(model)
@@ -107,17 +114,16 @@ class Objective:
         self._try_out()
         object.__setattr__(self, "_batches", self._weighed())
 
-    @torch.no_grad()
     def loss(self, w: Tensor) -> tuple[float, float]:
         """Loss and accuracy in percent at w [P]; the loss can overflow to inf or NaN far out.
 
         Where targets are probabilities, a prediction is right if it is the most probable class.
         """
-        w = w.detach().clone()  # a model may clamp its parameters
-        total = torch.zeros(2, dtype=torch.float64, device=w.device)
         with self._arithmetic():
+            w = w.clone()  # a model may clamp its parameters
+            total = torch.zeros(2, dtype=torch.float64, device=w.device)
             for start, count, weight in self._batches:
-                logits, targets = self._logits(w, start)
+                logits, targets = self._at(w, start, partial(self._logits, w, start))
                 wanted = targets.argmax(dim=1) if targets.is_floating_point() else targets
                 accuracy = 100 * ((logits.argmax(dim=1) == wanted).sum().double() / count)
                 total += weight * torch.stack([cross_entropy(logits, targets).double(), accuracy])
@@ -125,8 +131,8 @@ class Objective:
 
     def gradient(self, w: Tensor) -> Tensor:
         """The loss' gradient at w, [P]."""
-        total = torch.zeros_like(w, memory_format=torch.contiguous_format)
         with self._arithmetic():
+            total = torch.zeros_like(w, memory_format=torch.contiguous_format)
             for start, _, weight in self._batches:
                 total.add_(self._gradient(w, start, create_graph=False)[1], alpha=weight)
         return total
@@ -162,11 +168,14 @@ class Objective:
 
     def _products(self, w: Tensor, rows: Tensor, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         """H times each of rows [b, P]; kept: the single batch's point and gradient."""
-        total = torch.zeros_like(rows, memory_format=torch.contiguous_format)
         with self._arithmetic(twice=True):
+            rows = rows.clone(memory_format=torch.contiguous_format)
+            total = torch.zeros_like(rows)
             for start, _, weight in self._batches:
                 # Nothing here names the graph: it is freed before the next batch's is built.
-                Hv = _derivatives(*(kept or self._gradient(w, start, create_graph=True)), rows)
+                Hv = self._derivatives(
+                    *(kept or self._gradient(w, start, create_graph=True)), rows, start
+                )
                 total.add_(Hv, alpha=weight)
         return total
 
@@ -192,7 +201,7 @@ class Objective:
             with self._arithmetic(twice=True):
                 point, gradient = self._gradient(w, 0, create_graph=True, size=2)
                 if not any(name.endswith(ONCE_ONLY) for name in _operations(gradient)):
-                    _derivatives(point, gradient, torch.ones_like(w)[None])
+                    self._derivatives(point, gradient, torch.ones_like(point)[None], 0)
                     return True
         except RuntimeError as error:
             if "derivative for" not in str(error):
@@ -225,8 +234,9 @@ class Objective:
     def _try_out(self) -> None:
         """Pass two samples through (batch normalisation refuses one), and look at all targets."""
         try:
-            with torch.no_grad(), self._arithmetic():
-                logits, targets = self._logits(flatten(self.model), 0, 2)
+            with self._arithmetic():
+                w = flatten(self.model)
+                logits, targets = self._at(w, 0, partial(self._logits, w, 0, 2))
                 self._check_classes(logits.shape[1])
                 cross_entropy(logits, targets)
         except InputError:
@@ -250,8 +260,25 @@ class Objective:
                     f" {classes - 1}, and {IGNORED} where there is none)"
                 )
 
+    def _at(self, w: Tensor, seed: int, compute: Callable[[], T]) -> T:
+        """What `compute` returns where the model's parameters are views of w [P].
+
+        Not the forward pass alone has to run in here but each derivative too: what
+        torch.utils.checkpoint computes again then would else be of the model's own parameters.
+        """
+        tensors = parameter_views(self.model, w)
+        for name, buffer in self.model.named_buffers():  # copies here too
+            dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
+            tensors[name] = buffer.to(dtype, copy=True)
+        named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        with _same_draws(seed, w.device):
+            return functional_call(self._holder, named, (compute,))
+
     def _logits(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The outputs [B, classes, ...] and targets of the batch, or its first `size` samples."""
+        """The outputs [B, classes, ...] and targets of the batch, or its first `size` samples.
+
+        To be called at w: see `_at`.
+        """
         batch = slice(start, start + (size or self.batch_size))
         # A copy: neither the model nor the transform can then change the data in place.
         inputs = self.inputs[batch].clone(memory_format=torch.contiguous_format)
@@ -261,31 +288,44 @@ class Objective:
             inputs = inputs.to(w.dtype)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._layout)
-        tensors = parameter_views(self.model, w)
-        for name, buffer in self.model.named_buffers():  # copies here too
-            dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
-            tensors[name] = buffer.to(dtype, copy=True)
-        with _same_draws(start, w.device):
-            logits = functional_call(self.model, tensors, inputs)
+        logits = self.model(inputs)
         if not isinstance(logits, Tensor) or logits.dim() < 2:
             found = _name(logits) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(f"model: returns {found} (allowed: a tensor [N, classes, ...])")
         targets = self.targets[batch]
         dtype = w.dtype if targets.is_floating_point() else torch.int64
-        return logits.to(w.dtype), targets.to(dtype)
+        return logits.to(w.dtype), targets.to(dtype, copy=True)
 
     @torch.enable_grad()
     def _gradient(
         self, w: Tensor, start: int, create_graph: bool, size: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """One batch's gradient [P], and the copy of w [P] that it was taken at."""
-        point = w.detach().clone().requires_grad_()
-        loss = cross_entropy(*self._logits(point, start, size))
-        return point, _derivative(loss, point, create_graph=create_graph)
+        point = w.clone().detach().requires_grad_()
+
+        def gradient() -> Tensor:
+            loss = cross_entropy(*self._logits(point, start, size))
+            return _derivative(loss, point, create_graph=create_graph)
+
+        return point, self._at(point, start, gradient)
+
+    @torch.enable_grad()
+    def _derivatives(self, point: Tensor, gradient: Tensor, rows: Tensor, start: int) -> Tensor:
+        """d(gradient . v) / d(point) for every row v of rows [b, P], from a batch's `_gradient`."""
+
+        def derivatives() -> Tensor:
+            # A scalar, since passing v as grad_outputs makes PyTorch import SymPy: a second.
+            return torch.stack([_derivative(gradient @ v, point, retain_graph=True) for v in rows])
+
+        return self._at(point, start, derivatives)
 
     @contextlib.contextmanager
     def _arithmetic(self, twice: bool = False) -> Iterator[None]:
-        """Full precision, and operations with the derivatives that are needed: `twice`, second."""
+        """Full precision, and operations with the derivatives that are needed: `twice`, second.
+
+        Nothing is recorded for them but where it is asked for, whatever mode the caller is in. What
+        is computed from must be made in here: a caller's tensors may be of the inference mode.
+        """
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         before = mha.get_fastpath_enabled(), cudnn.enabled
         attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
@@ -295,6 +335,8 @@ class Objective:
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
                 cudnn.enabled = False  # it has no derivatives in eval mode, nor second ones
             with (
+                torch.inference_mode(False),
+                torch.no_grad(),
                 full_precision(),
                 attention,
                 torch.autocast(self.inputs.device.type, enabled=False),
@@ -303,6 +345,17 @@ class Objective:
         finally:
             mha.set_fastpath_enabled(before[0])
             cudnn.enabled = before[1]
+
+
+class _Holder(nn.Module):
+    """A model's owner: any computation runs where `functional_call` has lent the model tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], T]) -> T:
+        return compute()
 
 
 def _is_plain(model: nn.Module) -> bool:
@@ -335,13 +388,6 @@ def _derivative(value: Tensor, point: Tensor, **options: bool) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(point)
     return torch.autograd.grad(value, point, materialize_grads=True, **options)[0]
-
-
-@torch.enable_grad()
-def _derivatives(point: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-    """d(gradient . v) / d(point) for every row v of rows [b, P]."""
-    # A scalar, since passing v as grad_outputs makes PyTorch import SymPy, which takes a second.
-    return torch.stack([_derivative(gradient @ v, point, retain_graph=True) for v in rows])
 
 
 def _labels(targets: Tensor) -> int:
