@@ -2,6 +2,8 @@
 
 import copy
 import json
+import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -14,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import switches
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.analysis.hessian import top_eigenvalues
+from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
 from fedgloss.analysis.landscape import filter_normalized_directions, surface
 from fedgloss.analysis.objective import Objective
 from fedgloss.analysis.run import hessian, landscape
@@ -251,6 +253,30 @@ def test_what_is_computed_again_is_so_at_the_same_parameters(batch_size: int) ->
     assert torch.equal(flatten(model), own)
 
 
+@pytest.mark.parametrize("layers", [[], [nn.Linear(5, 5)]])
+def test_reentrant_checkpoints_are_refused(layers: list[nn.Module]) -> None:
+    """Their gradient is an error, or zero where their inputs need none: in the first layer."""
+    model = ZOO["checkpointed"].model()
+    model.reentrant = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of the zero
+        with refused("model", "use_reentrant=True", "allowed: use_reentrant=False"):
+            Objective(nn.Sequential(*layers, model), *ZOO["checkpointed"].data())
+
+
+def test_sparse_gradients_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(15, 3))
+    with refused("model: cannot be differentiated", "sparse"):
+        Objective(model, torch.arange(45).reshape(9, 5) % 9, torch.arange(9) % 3)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Linear(5, 3)
+    model.lock = threading.Lock()
+    with refused("model: cannot be copied", "lock"):
+        Objective(model, *vectors())
+
+
 def test_single_precision_inside_is_no_obstacle() -> None:
     """Outputs are converted to the parameters' type, as training does."""
     model = Observed(lambda x: x.bfloat16())
@@ -363,6 +389,30 @@ def test_inside_inference_mode(name: str, batch_size: int) -> None:
     assert measured(inside, *made) == expected
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda objective, w: objective.loss(w),
+        lambda objective, w: objective.gradient(w),
+        lambda objective, w: objective.hessian(w),
+        lambda objective, w: top_eigenvalues(objective, w),
+        lambda objective, w: filter_normalized_directions(objective.model, w, seed=0),
+    ],
+)
+def test_a_vector_of_numpys_is_refused(use: Callable[[Objective, np.ndarray], object]) -> None:
+    with refused("w", "ndarray", "a tensor [P]"):
+        use(objective_of("linear"), problem("linear")[1].numpy())
+
+
+@pytest.mark.parametrize("value", [0, 2.0, "2", True, None])
+def test_counts_are_integers(value: object) -> None:
+    with refused("batch_size", repr(value), "an integer, at least 1"):
+        objective_of("linear", batch_size=value)
+    for method in (top_eigenvalues, power_iteration):
+        with refused("count", repr(value), "an integer, at least 1"):
+            method(objective_of("linear"), problem("linear")[1], count=value)
+
+
 # Targets
 
 
@@ -423,7 +473,7 @@ def test_probabilities(name: str, batch_size: int) -> None:
     torch.testing.assert_close(found.gradient(w), objective_of(name).gradient(w))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32, torch.bool])
 def test_classes_of_any_integer_type(dtype: torch.dtype) -> None:
     model, w, _, inputs, targets = problem("linear")
     targets = targets.clamp(max=1)

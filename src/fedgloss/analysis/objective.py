@@ -1,11 +1,12 @@
 """The mean loss of a model on a dataset, as a function of one flat parameter vector."""
 
 import contextlib
-import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from fedgloss.errors import InputError
 from fedgloss.simulation import switches
+from fedgloss.simulation.assembly import copied
 from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
 
 T = TypeVar("T")
@@ -46,9 +48,22 @@ def full_precision() -> Iterator[None]:
 
 
 def require_finite(w: Tensor) -> None:
-    """Raise InputError unless every entry of w is finite."""
+    """Raise InputError unless w is a tensor of which every entry is finite."""
+    require_tensor(w)
     if not bool(torch.isfinite(w).all()):
         raise InputError("w: has NaN or infinite entries (allowed: finite parameters)")
+
+
+def require_tensor(w: Tensor) -> None:
+    """Raise InputError for a vector of another kind, NumPy's for example."""
+    if not isinstance(w, Tensor):
+        raise InputError(f"w: is a {type(w).__name__} (allowed: a tensor [P])")
+
+
+def require_integer(name: str, value: int, least: int) -> None:
+    """Raise InputError unless the named argument is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}: {value!r} (allowed: an integer, at least {least})")
 
 
 def parameter_views(model: nn.Module, w: Tensor) -> dict[str, Tensor]:
@@ -99,10 +114,9 @@ class Objective:
                 f"inputs, targets: have {len(self.inputs)} and {len(self.targets)} entries "
                 "(allowed: as many of one as of the other, at least 1)"
             )
-        if self.batch_size < 1:
-            raise InputError(f"batch_size: {self.batch_size} (allowed: at least 1)")
+        require_integer("batch_size", self.batch_size, least=1)
         with torch.inference_mode(False):
-            model = copy.deepcopy(self.model)
+            model = copied(self.model)
         model.eval()
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "_holder", _Holder(model))
@@ -119,6 +133,7 @@ class Objective:
 
         Where targets are probabilities, a prediction is right if it is the most probable class.
         """
+        require_tensor(w)
         with self._arithmetic():
             w = w.clone()  # a model may clamp its parameters
             total = torch.zeros(2, dtype=torch.float64, device=w.device)
@@ -131,6 +146,7 @@ class Objective:
 
     def gradient(self, w: Tensor) -> Tensor:
         """The loss' gradient at w, [P]."""
+        require_tensor(w)
         with self._arithmetic():
             total = torch.zeros_like(w, memory_format=torch.contiguous_format)
             for start, _, weight in self._batches:
@@ -152,6 +168,7 @@ class Objective:
         """
         # With a single batch the gradient's graph, which a product needs in memory anyway, is
         # built once and kept: a product then takes half the time.
+        require_tensor(w)
         kept, exact = None, self._differentiable_twice
         if exact and len(self._batches) == 1:
             with self._arithmetic(twice=True):
@@ -232,7 +249,8 @@ class Objective:
         ]
 
     def _try_out(self) -> None:
-        """Pass two samples through (batch normalisation refuses one), and look at all targets."""
+        """Pass two samples through and back (batch normalisation refuses one sample), and look at
+        all targets."""
         try:
             with self._arithmetic():
                 w = flatten(self.model)
@@ -248,11 +266,17 @@ class Objective:
                 f"inputs, targets: {_name(self.inputs)} and {_name(self.targets)} do not pass"
                 f" through the model and the cross-entropy ({_reason(error)}){hint}"
             ) from None
+        try:
+            with self._arithmetic(), _no_reentrant_checkpoints():
+                self._gradient(w, 0, create_graph=False, size=2)
+        except RuntimeError as error:
+            raise InputError(f"model: cannot be differentiated ({_reason(error)})") from None
 
     def _check_classes(self, classes: int) -> None:
         if self.targets.is_floating_point():
             return
-        counted = self.targets[self.targets.long() != IGNORED]
+        labels = self.targets.long()
+        counted = labels[labels != IGNORED]
         for label in (counted.min(), counted.max()) if len(counted) else ():
             if not 0 <= int(label) < classes:
                 raise InputError(
@@ -356,6 +380,27 @@ class _Holder(nn.Module):
 
     def forward(self, compute: Callable[[], T]) -> T:
         return compute()
+
+
+@contextlib.contextmanager
+def _no_reentrant_checkpoints() -> Iterator[None]:
+    """Raise InputError where a gradient is taken through a checkpoint with use_reentrant=True.
+
+    PyTorch refuses to, or, where a checkpoint's inputs need no gradient, gives zero and warns.
+    """
+    silent = "None of the inputs have requires_grad=True"
+    loud = "When use_reentrant=True", "Checkpointing is not compatible"  # newer and older PyTorch
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=silent)
+            yield
+    except (UserWarning, RuntimeError) as error:
+        if not str(error).startswith((silent, *loud)):
+            raise
+        raise InputError(
+            "model: uses torch.utils.checkpoint with use_reentrant=True, which gives parameters no"
+            " gradient here (allowed: use_reentrant=False)"
+        ) from None
 
 
 def _is_plain(model: nn.Module) -> bool:
