@@ -2,6 +2,8 @@
 
 import copy
 import json
+import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -14,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import switches
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.analysis.hessian import top_eigenvalues
+from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
 from fedgloss.analysis.landscape import filter_normalized_directions, surface
 from fedgloss.analysis.objective import Objective
 from fedgloss.analysis.run import hessian, landscape
@@ -233,6 +235,48 @@ def test_a_model_whose_eval_returns_nothing() -> None:
     assert Objective(model, *vectors()).loss(flatten(model))[0] > 0
 
 
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_what_is_computed_again_is_so_at_the_same_parameters(batch_size: int) -> None:
+    """Not at the module's own, nor in their type: torch.utils.checkpoint, in the backward pass."""
+    model, (inputs, targets) = ZOO["checkpointed"].model(), ZOO["checkpointed"].data()
+    plain = ZOO["checkpointed"].model()
+    plain.reentrant = None
+    found, expected = (Objective(m, inputs, targets, batch_size) for m in (model, plain))
+    own = flatten(model)
+    V = torch.stack([torch.linspace(-1, 1, len(own)), own])
+    for w in (own, 2 * own + 0.1, 2 * own.double() + 0.1):
+        assert found.loss(w) == expected.loss(w)
+        torch.testing.assert_close(found.gradient(w), expected.gradient(w))
+        V = V.to(w)
+        torch.testing.assert_close(found.hessian_vector(w, V), expected.hessian_vector(w, V))
+        assert found.hessian_vector(w, V).any()
+    assert torch.equal(flatten(model), own)
+
+
+@pytest.mark.parametrize("layers", [[], [nn.Linear(5, 5)]])
+def test_reentrant_checkpoints_are_refused(layers: list[nn.Module]) -> None:
+    """Their gradient is an error, or zero where their inputs need none: in the first layer."""
+    model = ZOO["checkpointed"].model()
+    model.reentrant = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of the zero
+        with refused("model", "use_reentrant=True", "allowed: use_reentrant=False"):
+            Objective(nn.Sequential(*layers, model), *ZOO["checkpointed"].data())
+
+
+def test_sparse_gradients_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(15, 3))
+    with refused("model: cannot be differentiated", "sparse"):
+        Objective(model, torch.arange(45).reshape(9, 5) % 9, torch.arange(9) % 3)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Linear(5, 3)
+    model.lock = threading.Lock()
+    with refused("model: cannot be copied", "lock"):
+        Objective(model, *vectors())
+
+
 def test_single_precision_inside_is_no_obstacle() -> None:
     """Outputs are converted to the parameters' type, as training does."""
     model = Observed(lambda x: x.bfloat16())
@@ -315,6 +359,60 @@ def test_inside_no_grad(name: str) -> None:
         assert torch.equal(objective.hessian_vector(w, v), expected[1])
 
 
+@pytest.mark.parametrize("batch_size", [4, 6])
+@pytest.mark.parametrize("name", ["perceptron", "checkpointed", "prototypes", "spectral norm"])
+def test_inside_inference_mode(name: str, batch_size: int) -> None:
+    """Whatever is made there: the vectors, the data, the model, the objective."""
+
+    def measured(objective: Objective, w: Tensor, v: Tensor) -> list[object]:
+        return [
+            objective.loss(w),
+            objective.gradient(w).tolist(),
+            objective.hessian_vector(w, v).tolist(),
+            objective.hessian_vector(w, torch.stack([v, w])).tolist(),
+            top_eigenvalues(objective, w, count=2),
+        ]
+
+    _, w, v, inputs, targets = problem(name)
+    outside = objective_of(name, batch_size=batch_size)
+    expected = measured(objective_of(name, batch_size=batch_size), w, v)
+    assert expected[4].eigenvalues[0] > 0
+    with torch.inference_mode():
+        model = ZOO[name].model().double()
+        inside = Objective(model, inputs.clone(), targets.clone(), batch_size)
+        made = w.clone(), v.clone()
+        assert made[0].is_inference()
+        for objective in (outside, inside):
+            assert measured(objective, w, v) == expected
+            assert measured(objective, *made) == expected
+        assert not torch.is_grad_enabled()
+    assert measured(inside, *made) == expected
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda objective, w: objective.loss(w),
+        lambda objective, w: objective.gradient(w),
+        lambda objective, w: objective.hessian(w),
+        lambda objective, w: top_eigenvalues(objective, w),
+        lambda objective, w: filter_normalized_directions(objective.model, w, seed=0),
+    ],
+)
+def test_a_vector_of_numpys_is_refused(use: Callable[[Objective, np.ndarray], object]) -> None:
+    with refused("w", "ndarray", "a tensor [P]"):
+        use(objective_of("linear"), problem("linear")[1].numpy())
+
+
+@pytest.mark.parametrize("value", [0, 2.0, "2", True, None])
+def test_counts_are_integers(value: object) -> None:
+    with refused("batch_size", repr(value), "an integer, at least 1"):
+        objective_of("linear", batch_size=value)
+    for method in (top_eigenvalues, power_iteration):
+        with refused("count", repr(value), "an integer, at least 1"):
+            method(objective_of("linear"), problem("linear")[1], count=value)
+
+
 # Targets
 
 
@@ -375,7 +473,7 @@ def test_probabilities(name: str, batch_size: int) -> None:
     torch.testing.assert_close(found.gradient(w), objective_of(name).gradient(w))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32, torch.bool])
 def test_classes_of_any_integer_type(dtype: torch.dtype) -> None:
     model, w, _, inputs, targets = problem("linear")
     targets = targets.clamp(max=1)

@@ -396,6 +396,8 @@ sequential(
 
 @animal("checkpointed", VECTOR)
 class Checkpointed(nn.Module):
+    reentrant: bool | None = False  # the kind of checkpoint; None: no checkpoints
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(2))
@@ -403,7 +405,10 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False)
+            if self.reentrant is None:
+                x = block(x)
+            else:
+                x = checkpoint(block, x, use_reentrant=self.reentrant)
         return self.last(x)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedgloss import rng
-from fedgloss.analysis.objective import Objective, require_finite
+from fedgloss.analysis.objective import Objective, require_finite, require_integer
 from fedgloss.errors import InputError
 
 # A Hessian-vector product is known to a few units of rounding of ||H||; a residual below this
@@ -162,8 +162,7 @@ def power_iteration(
 
 def _check(w: Tensor, count: int) -> None:
     require_finite(w)
-    if count < 1:
-        raise InputError(f"count: {count} (allowed: at least 1)")
+    require_integer("count", count, least=1)
 
 
 def _finite(Hv: Tensor) -> Tensor:

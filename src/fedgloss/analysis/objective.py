@@ -1,10 +1,13 @@
 """The mean loss of a model on a dataset, as a function of one flat parameter vector."""
 
 import contextlib
-import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from numbers import Integral
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,10 @@ from torch.nn.functional import cross_entropy
 
 from fedgloss.errors import InputError
 from fedgloss.simulation import switches
+from fedgloss.simulation.assembly import copied
 from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+
+T = TypeVar("T")
 
 PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear)
 """Layers that are known to take images in any layout in memory."""
@@ -42,9 +48,22 @@ def full_precision() -> Iterator[None]:
 
 
 def require_finite(w: Tensor) -> None:
-    """Raise InputError unless every entry of w is finite."""
+    """Raise InputError unless w is a tensor of which every entry is finite."""
+    require_tensor(w)
     if not bool(torch.isfinite(w).all()):
         raise InputError("w: has NaN or infinite entries (allowed: finite parameters)")
+
+
+def require_tensor(w: Tensor) -> None:
+    """Raise InputError for a vector of another kind, NumPy's for example."""
+    if not isinstance(w, Tensor):
+        raise InputError(f"w: is a {type(w).__name__} (allowed: a tensor [P])")
+
+
+def require_integer(name: str, value: int, least: int) -> None:
+    """Raise InputError unless the named argument is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}: {value!r} (allowed: an integer, at least {least})")
 
 
 def parameter_views(model: nn.Module, w: Tensor) -> dict[str, Tensor]:
@@ -87,6 +106,7 @@ class Objective:
     _batches: list[tuple[int, int, float]] = field(init=False, repr=False)
     """Of each batch that has labels: its first index, how many labels count, and its weight."""
     _layout: torch.memory_format = field(init=False, repr=False)
+    _holder: "_Holder" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets) or len(self.targets) == 0:
@@ -94,11 +114,12 @@ class Objective:
                 f"inputs, targets: have {len(self.inputs)} and {len(self.targets)} entries "
                 "(allowed: as many of one as of the other, at least 1)"
             )
-        if self.batch_size < 1:
-            raise InputError(f"batch_size: {self.batch_size} (allowed: at least 1)")
-        model = copy.deepcopy(self.model)
+        require_integer("batch_size", self.batch_size, least=1)
+        with torch.inference_mode(False):
+            model = copied(self.model)
         model.eval()
         object.__setattr__(self, "model", model)
+        object.__setattr__(self, "_holder", _Holder(model))
         # The same numbers up to rounding. The paper's CNN is up to twice as fast with channels
         # last; residual networks are slower, and a user's `x.view(len(x), -1)` would be refused.
         last = self.inputs.device.type == "cpu" and _is_plain(model)
@@ -107,17 +128,17 @@ class Objective:
         self._try_out()
         object.__setattr__(self, "_batches", self._weighed())
 
-    @torch.no_grad()
     def loss(self, w: Tensor) -> tuple[float, float]:
         """Loss and accuracy in percent at w [P]; the loss can overflow to inf or NaN far out.
 
         Where targets are probabilities, a prediction is right if it is the most probable class.
         """
-        w = w.detach().clone()  # a model may clamp its parameters
-        total = torch.zeros(2, dtype=torch.float64, device=w.device)
+        require_tensor(w)
         with self._arithmetic():
+            w = w.clone()  # a model may clamp its parameters
+            total = torch.zeros(2, dtype=torch.float64, device=w.device)
             for start, count, weight in self._batches:
-                logits, targets = self._logits(w, start)
+                logits, targets = self._at(w, start, partial(self._logits, w, start))
                 wanted = targets.argmax(dim=1) if targets.is_floating_point() else targets
                 accuracy = 100 * ((logits.argmax(dim=1) == wanted).sum().double() / count)
                 total += weight * torch.stack([cross_entropy(logits, targets).double(), accuracy])
@@ -125,8 +146,9 @@ class Objective:
 
     def gradient(self, w: Tensor) -> Tensor:
         """The loss' gradient at w, [P]."""
-        total = torch.zeros_like(w, memory_format=torch.contiguous_format)
+        require_tensor(w)
         with self._arithmetic():
+            total = torch.zeros_like(w, memory_format=torch.contiguous_format)
             for start, _, weight in self._batches:
                 total.add_(self._gradient(w, start, create_graph=False)[1], alpha=weight)
         return total
@@ -146,6 +168,7 @@ class Objective:
         """
         # With a single batch the gradient's graph, which a product needs in memory anyway, is
         # built once and kept: a product then takes half the time.
+        require_tensor(w)
         kept, exact = None, self._differentiable_twice
         if exact and len(self._batches) == 1:
             with self._arithmetic(twice=True):
@@ -162,11 +185,14 @@ class Objective:
 
     def _products(self, w: Tensor, rows: Tensor, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         """H times each of rows [b, P]; kept: the single batch's point and gradient."""
-        total = torch.zeros_like(rows, memory_format=torch.contiguous_format)
         with self._arithmetic(twice=True):
+            rows = rows.clone(memory_format=torch.contiguous_format)
+            total = torch.zeros_like(rows)
             for start, _, weight in self._batches:
                 # Nothing here names the graph: it is freed before the next batch's is built.
-                Hv = _derivatives(*(kept or self._gradient(w, start, create_graph=True)), rows)
+                Hv = self._derivatives(
+                    *(kept or self._gradient(w, start, create_graph=True)), rows, start
+                )
                 total.add_(Hv, alpha=weight)
         return total
 
@@ -192,7 +218,7 @@ class Objective:
             with self._arithmetic(twice=True):
                 point, gradient = self._gradient(w, 0, create_graph=True, size=2)
                 if not any(name.endswith(ONCE_ONLY) for name in _operations(gradient)):
-                    _derivatives(point, gradient, torch.ones_like(w)[None])
+                    self._derivatives(point, gradient, torch.ones_like(point)[None], 0)
                     return True
         except RuntimeError as error:
             if "derivative for" not in str(error):
@@ -223,10 +249,12 @@ class Objective:
         ]
 
     def _try_out(self) -> None:
-        """Pass two samples through (batch normalisation refuses one), and look at all targets."""
+        """Pass two samples through and back (batch normalisation refuses one sample), and look at
+        all targets."""
         try:
-            with torch.no_grad(), self._arithmetic():
-                logits, targets = self._logits(flatten(self.model), 0, 2)
+            with self._arithmetic():
+                w = flatten(self.model)
+                logits, targets = self._at(w, 0, partial(self._logits, w, 0, 2))
                 self._check_classes(logits.shape[1])
                 cross_entropy(logits, targets)
         except InputError:
@@ -238,11 +266,17 @@ class Objective:
                 f"inputs, targets: {_name(self.inputs)} and {_name(self.targets)} do not pass"
                 f" through the model and the cross-entropy ({_reason(error)}){hint}"
             ) from None
+        try:
+            with self._arithmetic(), _no_reentrant_checkpoints():
+                self._gradient(w, 0, create_graph=False, size=2)
+        except RuntimeError as error:
+            raise InputError(f"model: cannot be differentiated ({_reason(error)})") from None
 
     def _check_classes(self, classes: int) -> None:
         if self.targets.is_floating_point():
             return
-        counted = self.targets[self.targets.long() != IGNORED]
+        labels = self.targets.long()
+        counted = labels[labels != IGNORED]
         for label in (counted.min(), counted.max()) if len(counted) else ():
             if not 0 <= int(label) < classes:
                 raise InputError(
@@ -250,8 +284,25 @@ class Objective:
                     f" {classes - 1}, and {IGNORED} where there is none)"
                 )
 
+    def _at(self, w: Tensor, seed: int, compute: Callable[[], T]) -> T:
+        """What `compute` returns where the model's parameters are views of w [P].
+
+        Not the forward pass alone has to run in here but each derivative too: what
+        torch.utils.checkpoint computes again then would else be of the model's own parameters.
+        """
+        tensors = parameter_views(self.model, w)
+        for name, buffer in self.model.named_buffers():  # copies here too
+            dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
+            tensors[name] = buffer.to(dtype, copy=True)
+        named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        with _same_draws(seed, w.device):
+            return functional_call(self._holder, named, (compute,))
+
     def _logits(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The outputs [B, classes, ...] and targets of the batch, or its first `size` samples."""
+        """The outputs [B, classes, ...] and targets of the batch, or its first `size` samples.
+
+        To be called at w: see `_at`.
+        """
         batch = slice(start, start + (size or self.batch_size))
         # A copy: neither the model nor the transform can then change the data in place.
         inputs = self.inputs[batch].clone(memory_format=torch.contiguous_format)
@@ -261,31 +312,44 @@ class Objective:
             inputs = inputs.to(w.dtype)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._layout)
-        tensors = parameter_views(self.model, w)
-        for name, buffer in self.model.named_buffers():  # copies here too
-            dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
-            tensors[name] = buffer.to(dtype, copy=True)
-        with _same_draws(start, w.device):
-            logits = functional_call(self.model, tensors, inputs)
+        logits = self.model(inputs)
         if not isinstance(logits, Tensor) or logits.dim() < 2:
             found = _name(logits) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(f"model: returns {found} (allowed: a tensor [N, classes, ...])")
         targets = self.targets[batch]
         dtype = w.dtype if targets.is_floating_point() else torch.int64
-        return logits.to(w.dtype), targets.to(dtype)
+        return logits.to(w.dtype), targets.to(dtype, copy=True)
 
     @torch.enable_grad()
     def _gradient(
         self, w: Tensor, start: int, create_graph: bool, size: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """One batch's gradient [P], and the copy of w [P] that it was taken at."""
-        point = w.detach().clone().requires_grad_()
-        loss = cross_entropy(*self._logits(point, start, size))
-        return point, _derivative(loss, point, create_graph=create_graph)
+        point = w.clone().detach().requires_grad_()
+
+        def gradient() -> Tensor:
+            loss = cross_entropy(*self._logits(point, start, size))
+            return _derivative(loss, point, create_graph=create_graph)
+
+        return point, self._at(point, start, gradient)
+
+    @torch.enable_grad()
+    def _derivatives(self, point: Tensor, gradient: Tensor, rows: Tensor, start: int) -> Tensor:
+        """d(gradient . v) / d(point) for every row v of rows [b, P], from a batch's `_gradient`."""
+
+        def derivatives() -> Tensor:
+            # A scalar, since passing v as grad_outputs makes PyTorch import SymPy: a second.
+            return torch.stack([_derivative(gradient @ v, point, retain_graph=True) for v in rows])
+
+        return self._at(point, start, derivatives)
 
     @contextlib.contextmanager
     def _arithmetic(self, twice: bool = False) -> Iterator[None]:
-        """Full precision, and operations with the derivatives that are needed: `twice`, second."""
+        """Full precision, and operations with the derivatives that are needed: `twice`, second.
+
+        Nothing is recorded for them but where it is asked for, whatever mode the caller is in. What
+        is computed from must be made in here: a caller's tensors may be of the inference mode.
+        """
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         before = mha.get_fastpath_enabled(), cudnn.enabled
         attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
@@ -295,6 +359,8 @@ class Objective:
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
                 cudnn.enabled = False  # it has no derivatives in eval mode, nor second ones
             with (
+                torch.inference_mode(False),
+                torch.no_grad(),
                 full_precision(),
                 attention,
                 torch.autocast(self.inputs.device.type, enabled=False),
@@ -303,6 +369,38 @@ class Objective:
         finally:
             mha.set_fastpath_enabled(before[0])
             cudnn.enabled = before[1]
+
+
+class _Holder(nn.Module):
+    """A model's owner: any computation runs where `functional_call` has lent the model tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], T]) -> T:
+        return compute()
+
+
+@contextlib.contextmanager
+def _no_reentrant_checkpoints() -> Iterator[None]:
+    """Raise InputError where a gradient is taken through a checkpoint with use_reentrant=True.
+
+    PyTorch refuses to, or, where a checkpoint's inputs need no gradient, gives zero and warns.
+    """
+    silent = "None of the inputs have requires_grad=True"
+    loud = "When use_reentrant=True", "Checkpointing is not compatible"  # newer and older PyTorch
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=silent)
+            yield
+    except (UserWarning, RuntimeError) as error:
+        if not str(error).startswith((silent, *loud)):
+            raise
+        raise InputError(
+            "model: uses torch.utils.checkpoint with use_reentrant=True, which gives parameters no"
+            " gradient here (allowed: use_reentrant=False)"
+        ) from None
 
 
 def _is_plain(model: nn.Module) -> bool:
@@ -335,13 +433,6 @@ def _derivative(value: Tensor, point: Tensor, **options: bool) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(point)
     return torch.autograd.grad(value, point, materialize_grads=True, **options)[0]
-
-
-@torch.enable_grad()
-def _derivatives(point: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-    """d(gradient . v) / d(point) for every row v of rows [b, P]."""
-    # A scalar, since passing v as grad_outputs makes PyTorch import SymPy, which takes a second.
-    return torch.stack([_derivative(gradient @ v, point, retain_graph=True) for v in rows])
 
 
 def _labels(targets: Tensor) -> int:
