@@ -17,8 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from fedgloss.errors import InputError
 from fedgloss.simulation import switches
-from fedgloss.simulation.assembly import copied
-from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+from fedgloss.simulation.flat import copied, flatten, parameter_shapes, unflatten
 
 T = TypeVar("T")
 

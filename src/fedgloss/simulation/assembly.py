@@ -1,6 +1,5 @@
 """How runs are put together, by `fedgloss.train` and the training jobs; and what they leave."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from fedgloss.errors import InputError
 from fedgloss.simulation.arguments import choose_backend
 from fedgloss.simulation.clients import Batching, Pipeline
 from fedgloss.simulation.cohort import Gradients
-from fedgloss.simulation.flat import parameter_shapes, unflatten
+from fedgloss.simulation.flat import copied, parameter_shapes, unflatten
 from fedgloss.simulation.fused import FusedGradients
 from fedgloss.simulation.graph import CudaGraph
 from fedgloss.simulation.loop import LoopGradients
@@ -85,7 +84,7 @@ def assemble(
     counted = counting(loss, data.targets)
     chosen = choose_backend(backend, model, counted, data.inputs, draws)
     gradients = build_gradients(chosen, model, counted, precision)
-    rehearse([run.federation for run in runs], getattr(gradients, "lazy", False))
+    rehearse([run.federation for run in runs], getattr(gradients, "lazy", False), rounds)
     return Plan(
         original,
         model,
@@ -101,15 +100,6 @@ def assemble(
         keep_history,
         CudaGraph if chosen in ("graph", "fused") else None,
     )
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model; InputError for one that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever the attributes of a user's module raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model: cannot be copied ({reason})") from None
 
 
 def build_gradients(

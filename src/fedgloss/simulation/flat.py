@@ -5,6 +5,7 @@ averages running statistics, so models that keep them are refused.
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -80,6 +81,15 @@ def check_model(model: nn.Module) -> None:
                 f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"
                 " which cannot be averaged; use GroupNorm"
             )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model; InputError for one that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever the attributes of a user's module raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model: cannot be copied ({reason})") from None
 
 
 @contextlib.contextmanager

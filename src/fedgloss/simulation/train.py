@@ -22,10 +22,10 @@ from fedgloss.simulation.arguments import (
     resolve_participation,
     resolve_sizes,
 )
-from fedgloss.simulation.assembly import Training, assemble, copied, summary
+from fedgloss.simulation.assembly import Training, assemble, summary
 from fedgloss.simulation.checkpoint import resume_folder
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.flat import check_model, flatten
+from fedgloss.simulation.flat import check_model, copied, flatten
 from fedgloss.simulation.identity import kept
 from fedgloss.simulation.rounds import federation
 from fedgloss.simulation.run import RECORDS, Row, Run, run_rounds
