@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import fields
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms.core import Algorithm, Named, mean
+from fedgloss.simulation.checkpoint import resume_folder
 from fedgloss.simulation.clients import ClientData
 from fedgloss.simulation.identity import identify
 from refusal import refused
@@ -303,6 +305,65 @@ def test_the_same_run_may_be_said_in_other_words(tmp_path):
     assert_equal(result, train(**RUNS["fedgloss"]))
 
 
+class Parts(nn.Module):
+    """Calls its parts, and those that it keeps in a plain dict, one after the other."""
+
+    def __init__(self, parts, more=None):
+        super().__init__()
+        self.parts, self.more = parts, more or {}
+
+    def forward(self, x):
+        for part in (*self.parts.values(), *self.more.values()):
+            x = part(x)
+        return x
+
+
+def layers(names):
+    flat, linear, *_, last = network()
+    made = {"flat": flat, "linear": linear, "relu": nn.ReLU(), "tanh": nn.Tanh(), "last": last}
+    return {name: made[name] for name in names.split()}
+
+
+MODELS = {
+    "OrderedDict": lambda a, b: nn.Sequential(OrderedDict(layers(f"flat linear {a} {b} last"))),
+    "ModuleDict": lambda a, b: Parts(nn.ModuleDict(layers(f"flat linear {a} {b} last"))),
+    "dict": lambda a, b: Parts(nn.ModuleDict(layers("flat linear last")), layers(f"{a} {b}")),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_of_the_same_parts_in_another_order_is_another(kind, tmp_path):
+    model, options = MODELS[kind], {"resume": tmp_path / "kept", "rounds": 3}
+    result = train(model("relu", "tanh"), **options)
+    with refused("another run (model differ)"):
+        train(model("tanh", "relu"), **options)
+    assert_equal(result, train(model("relu", "tanh"), **options))
+
+
+def halve(module, args, output):
+    return output / 2
+
+
+def double(module, args, output):
+    return output * 2 + 1
+
+
+def hooked(*hooks):
+    model = network()
+    for hook in hooks:
+        model[1].register_forward_hook(hook)
+    return model
+
+
+def test_a_model_with_hooks_may_be_made_again(tmp_path):
+    options = {"resume": tmp_path / "kept", "rounds": 3, "backend": "loop"}
+    result = train(hooked(halve, double), **options)
+    assert_equal(result, train(hooked(halve, double), **options))
+    for other in (hooked(), hooked(halve), hooked(double, halve)):
+        with refused("another run (model differ)"):
+            train(other, **options)
+
+
 def test_a_run_of_another_folder_is_not_disturbed_by_a_refusal(tmp_path):
     """It would end at its next look if the refused call had made the folder its own."""
 
@@ -348,6 +409,33 @@ def test_files_and_places_under_files_are_refused(tmp_path):
         train(resume="/")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="there is no /proc")
+def test_a_place_where_nothing_can_be_made_is_refused_even_to_root():
+    with refused("resume: /proc/xx/y is not writable"):
+        train(resume="/proc/xx/y")
+
+
+def test_a_look_at_a_folder_leaves_nothing_there(tmp_path):
+    assert resume_folder(tmp_path / "a" / "b", 1.0) == tmp_path / "a" / "b"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 5000, "n/" * 2500, b"n" * 5000], ids=["one name", "many", "bytes"]
+)
+def test_a_path_that_is_far_too_long_is_refused_in_a_short_line(name):
+    with pytest.raises(fedgloss.InputError, match=r"resume: .*n") as caught:
+        train(resume=name)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_folder_in_which_no_file_could_be_named_is_refused(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_PATH_MAX")
+    deep = f"{tmp_path}{'/n' * ((longest - len(str(tmp_path))) // 2 - 10)}"
+    with refused("resume:", "cannot be used as a folder"):
+        train(resume=deep)
+
+
 @pytest.mark.parametrize("value", [-1, float("nan"), "5", None, True])
 def test_seconds_that_are_none_are_refused(value, tmp_path):
     with refused("checkpoint_seconds:", repr(value)):
@@ -371,7 +459,7 @@ def twice(x):
     return 2 * x
 '''
 METHODS = """
-import functools, json, sys, threading
+import functools, json, random, sys, threading
 import torch, torch.nn.functional as F
 from torch import nn
 import fedgloss, helpers
@@ -397,6 +485,24 @@ class Focal:
 
     def __call__(self, output, target):
         return (1 - F.softmax(output, 1)).pow(self.gamma).mean()
+
+def hooked(kwargs_first):
+    layer = nn.ReLU()
+    for _ in range(random.randrange(5)):  # the handles are numbered through all models
+        nn.ReLU().register_forward_hook(print)
+    layer.register_forward_hook(print, with_kwargs=kwargs_first)
+    layer.handle = layer.register_forward_hook(print, with_kwargs=not kwargs_first)
+    return layer
+
+# Each is found to be something else from within the other, and a set begins anywhere.
+def even(n):
+    return n == 0 or odd(n - 1)
+
+def odd(n):
+    return n != 0 and even(n - 1)
+
+class Names(set):
+    pass
 
 @functools.cache
 def table():
@@ -428,6 +534,15 @@ VALUES = {
     "decorated": decorated,
     "function": F.cross_entropy,
     "operator": torch.relu,
+    "dict": {"a": 1, "b": 2},
+    "other dict": {"b": 2, "a": 1},
+    "modules": nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh()}),
+    "other modules": nn.ModuleDict({"b": nn.Tanh(), "a": nn.ReLU()}),
+    "hooks": hooked(True),
+    "other hooks": hooked(False),
+    "recursive": lambda n: (even(n), odd(n)),
+    "set of functions": {even, odd},
+    "own set": Names(NAMES),
 }
 
 if __name__ == "__main__":
@@ -476,7 +591,8 @@ def test_identities_are_equal_in_every_process(identities, as_module):
         ("Focal(2.0)", "Focal(3.0)", {"object", "bound"}),
         ("(1 - F", "(2 - F", {"object", "bound"}),
         ("manual_seed(0)", "manual_seed(1)", {"model"}),
-        ('"ee"}', '"ef"}', {"set", "model"}),
+        ('"ee"}', '"ef"}', {"set", "model", "own set"}),
+        ("n != 0", "n > 0", {"recursive", "set of functions"}),
         ("F.mse_loss", "F.l1_loss", {"lambda", "open file"}),
     ],
 )
@@ -529,3 +645,73 @@ def test_defaults_and_partials_count():
 
     losses = [loss, other, *(functools.partial(loss, scale=scale) for scale in (2.0, 3.0))]
     assert len({*map(identify, losses)}) == 4
+
+
+def test_the_order_of_a_dict_counts_and_that_of_a_set_does_not():
+    for kind in (dict, OrderedDict, lambda pairs: Named(**dict(pairs))):
+        one, other = kind([("a", 1), ("b", 2)]), kind([("b", 2), ("a", 1)])
+        assert identify(one) == identify(kind([("a", 1), ("b", 2)])) != identify(other)
+    # 0 and 8 lie in the same place of a small set: the first that comes takes it.
+    assert list({0, 8}) != list({8, 0})
+    assert identify({0, 8}) == identify({8, 0}) != identify(frozenset({0, 8}))
+
+
+def test_the_order_of_what_a_class_defines_does_not_count():
+    def made(*names):
+        return type("Made", (), {name: {"a": 1, "b": 2}[name] for name in names})
+
+    assert identify(made("a", "b")) == identify(made("b", "a")) != identify(made("a"))
+
+
+KINDS = {
+    "forward": lambda module, hook: module.register_forward_hook(hook),
+    "forward, with kwargs": lambda module, hook: module.register_forward_hook(
+        hook, with_kwargs=True
+    ),
+    "forward, always": lambda module, hook: module.register_forward_hook(hook, always_call=True),
+    "before": lambda module, hook: module.register_forward_pre_hook(hook),
+    "before, with kwargs": lambda module, hook: module.register_forward_pre_hook(
+        hook, with_kwargs=True
+    ),
+    "backward": lambda module, hook: module.register_full_backward_hook(hook),
+    "before backward": lambda module, hook: module.register_full_backward_pre_hook(hook),
+    "state": lambda module, hook: module.register_state_dict_post_hook(hook),
+    "before state": lambda module, hook: module.register_state_dict_pre_hook(hook),
+    "load": lambda module, hook: module.register_load_state_dict_post_hook(hook),
+    "before load": lambda module, hook: module.register_load_state_dict_pre_hook(hook),
+}
+
+
+def registered(kind, *hooks):
+    module = nn.ReLU()
+    module.handles = [KINDS[kind](module, hook) for hook in hooks]
+    return module
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hook_is_what_it_does_and_not_its_number(kind):
+    one = registered(kind, halve, double)
+    assert identify(one) == identify(registered(kind, halve, double))
+    others = [one, *(registered(kind, *hooks) for hooks in ((double, halve), (halve,), ()))]
+    assert len({*map(identify, others)}) == 4
+
+
+def test_every_kind_of_hook_is_another():
+    assert len({identify(registered(kind, halve)) for kind in KINDS}) == len(KINDS)
+
+
+def test_which_of_two_hooks_gets_the_keywords_counts():
+    def model(first):
+        module = nn.ReLU()
+        module.register_forward_hook(halve, with_kwargs=first)
+        module.register_forward_hook(double, with_kwargs=not first)
+        return module
+
+    assert identify(model(True)) == identify(model(True)) != identify(model(False))
+
+
+def test_a_hook_that_was_removed_leaves_nothing():
+    model = network()
+    before = identify(model)
+    model[1].register_forward_hook(halve).remove()
+    assert identify(model) == before

@@ -20,6 +20,7 @@ import platform
 import re
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 KEPT = 2
 CHECKPOINT = "round-*.safetensors"
 PIECE = "history-*.safetensors"
+LONGEST_NAME = ".history-0000000-0000000.safetensors.00000000.tmp"
+"""Of what is written into a folder (files.py), as long as the longest file's name."""
 
 
 class Interrupted(Exception):
@@ -154,7 +157,7 @@ class Checkpoints:
                 continue  # it is damaged, whosever it is
             if changed:
                 raise InputError(
-                    f"resume: {self.folder} holds the checkpoints of another run ({changed}"
+                    f"resume: {_shown(self.folder)} holds the checkpoints of another run ({changed}"
                     " differ); name another folder or remove it"
                 )
             return
@@ -263,24 +266,45 @@ class Checkpoints:
 def resume_folder(resume: Path | str | None, seconds: float) -> Path | None:
     """The folder of `fedgloss.train(resume=...)`, absolute, if checkpoints can be written there.
 
-    Nothing is made yet. Raises InputError naming the argument.
+    Nothing is left there yet. Raises InputError naming the argument.
     """
     if isinstance(seconds, bool) or not is_finite(seconds) or seconds < 0:
-        raise InputError(f"checkpoint_seconds: {seconds!r} is not a finite number of at least 0")
+        raise InputError(
+            f"checkpoint_seconds: {seconds!r:.60} is not a finite number of at least 0"
+        )
     if resume is None:
         return None
     if not isinstance(resume, (str, os.PathLike)) or not str(resume):
-        raise InputError(f"resume: {resume!r} is not a folder: give its path (a str or a Path)")
+        raise InputError(f"resume: {resume!r:.60} is not a folder: give its path (a str or a Path)")
     try:
         folder = Path(resume).expanduser().resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(folder / LONGEST_NAME)  # it may be too long, or behind a closed door
         there = next(place for place in (folder, *folder.parents) if place.exists())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"resume: {str(resume)!r} cannot be used as a folder ({error})") from None
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error  # a file's name is in the whole of it
+        raise InputError(
+            f"resume: {_shown(str(resume))!r} cannot be used as a folder ({why!s:.60})"
+        ) from None
     if not there.is_dir():
-        raise InputError(f"resume: {folder} cannot be a folder: {there} is a file")
-    if not folder.name or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"resume: {folder} is not writable; give a folder for checkpoints")
+        raise InputError(f"resume: {_shown(folder)} cannot be a folder: {_shown(there)} is a file")
+    if not folder.name or not _takes_folders(there):
+        raise InputError(f"resume: {_shown(folder)} is not writable; give a folder for checkpoints")
     return folder
+
+
+def _takes_folders(folder: Path) -> bool:
+    """Whether something can be made in a folder: what is asked of /proc says yes to root."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".fedgloss-", dir=folder))
+    except OSError:
+        return False
+    return True
+
+
+def _shown(path: Path | str) -> str:
+    """A path for a message: whole, so that it is found again, unless it is far too long to read."""
+    return str(path) if len(str(path)) <= 255 else f"{str(path)[:60]}..."
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -10,8 +10,11 @@ are, so that the same script finds the same identity in every process:
 - A tensor or an array is its type, shape and bytes.
 - Any other object is what pickle would write of it. What pickle refuses (an open file, a lock, a
   generator) is its type alone: nothing else of it is the same in another process.
+- A hook of a module is what it does and its place among the others; torch numbers them through all
+  models of a process.
 
-The order of a set or a dict does not count.
+The order of a dict counts: that of a model's parts is the order in which they may be called. The
+order of a set does not, nor that of what the body of a class defines.
 """
 
 import hashlib
@@ -33,7 +36,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fedgloss.files import sha256
 from fedgloss.fingerprint import FOLDER, INSTALLED, STANDARD, exists, fingerprint
@@ -53,6 +57,8 @@ INCIDENTAL = {
     # Of copyreg and of abstract base classes, caches; of a dataclass, what it says elsewhere.
     *("__slotnames__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__"),
 }
+# The dictionaries in which every module keeps its hooks, by the numbers of their handles.
+HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 
 def of_run(run: Run, plan: Plan) -> dict[str, Any]:
@@ -163,6 +169,8 @@ class _Walk:
                 return self._class(value)
             case staticmethod() | classmethod():
                 return self._all(type(value).__name__, [value.__func__])
+            case RemovableHandle():
+                return self._all("handle", _handle(value))
             case property():
                 return self._all("property", [value.fget, value.fset, value.fdel])
             case torch.jit.ScriptFunction():
@@ -172,14 +180,26 @@ class _Walk:
                 return self._all("script", [code, dict(value.state_dict())])
         if type(value) in (tuple, list):
             return self._all(type(value).__name__, value)
-        if type(value) in (set, frozenset):
-            return _hash(type(value).__name__, *sorted(map(self.digest, value)))
+        if isinstance(value, (set, frozenset)):
+            kind = self._all("set", [type(value), getattr(value, "__dict__", None)])
+            return _hash("set", kind, *sorted(map(self._alone, value)))
         if type(value) is dict:
-            return _hash("dict", *sorted(self._all("item", item) for item in value.items()))
+            return _hash("dict", *(self._all("item", item) for item in value.items()))
         return self._object(value)
 
     def _all(self, what: str, values: Iterable[Any]) -> bytes:
         return _hash(what, *map(self.digest, values))
+
+    def _alone(self, value: Any) -> bytes:
+        """The digest of an element of a set, the same whichever elements were visited before it.
+
+        Where two refer to each other, what each is found to be depends on where the walk entered.
+        """
+        before = len(self.done)
+        found = self.digest(value)
+        while len(self.done) > before:
+            self.done.popitem()
+        return found
 
     def _tensor(self, tensor: Tensor) -> bytes:
         what = f"tensor {tensor.dtype} {[*tensor.shape]}"
@@ -221,8 +241,10 @@ class _Walk:
     def _class(self, found: type) -> bytes:
         if _is_installed_module(found.__module__):
             return _installed(found)
-        says = {name: value for name, value in vars(found).items() if name not in INCIDENTAL}
-        slots = sorted(n for n, value in says.items() if isinstance(value, MemberDescriptorType))
+        # By name: a method may move within its class. Of an enumeration's members and a dataclass's
+        # fields, where the order counts, there is a list.
+        says = {name: vars(found)[name] for name in sorted({*vars(found)} - INCIDENTAL, key=str)}
+        slots = [n for n, value in says.items() if isinstance(value, MemberDescriptorType)]
         says = {name: value for name, value in says.items() if name not in slots}
         return self._all("class", [found.__name__, slots, found.__bases__, says])
 
@@ -237,6 +259,8 @@ class _Walk:
             wrapped = self.digest(getattr(value, "__wrapped__", None))
             return _hash("object", kind, reduced.encode(), wrapped)
         make, arguments, state, items, pairs = (*reduced, *[None] * 5)[:5]
+        if isinstance(value, nn.Module) and isinstance(state, dict):
+            state = _with_places_of_hooks(state)
         parts = [make, arguments, state, list(items or ()), dict(pairs or ())]
         return _hash("object", kind, *map(self.digest, parts))
 
@@ -255,6 +279,30 @@ def _content(cell: Any) -> Any:
         return "empty"
 
 
+def _with_places_of_hooks(state: dict[str, Any]) -> dict[str, Any]:
+    """A module's attributes, with a hook's place in the first dictionary that has it as its number.
+
+    The others (`_forward_hooks_with_kwargs`) say more of it under the same number.
+    """
+    hooks = {name: state[name] for name in HOOKS if name in state}
+    places: dict[Any, tuple[str, int]] = {}
+    for name, numbered in hooks.items():
+        for place, number in enumerate(numbered):
+            places.setdefault(number, (name, place))
+    placed = {
+        name: [(places[number], hook) for number, hook in numbered.items()]
+        for name, numbered in hooks.items()
+    }
+    return {**state, **placed}
+
+
+def _handle(handle: RemovableHandle) -> list[Any]:
+    """The hooks among which a handle's is, and its place there, if it was not removed."""
+    hooks = handle.hooks_dict_ref() or {}
+    numbers = [*hooks]
+    return [[*hooks.values()], numbers.index(handle.id) if handle.id in numbers else None]
+
+
 def _codes(code: CodeType) -> Iterable[CodeType]:
     """A function's code and that of the functions in it."""
     yield code
@@ -263,11 +311,12 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
             yield from _codes(constant)
 
 
-def _read(code: CodeType) -> tuple[set[str], set[str]]:
-    """The names that a function reads of its module, and the modules that it imports."""
+def _read(code: CodeType) -> tuple[list[str], list[str]]:
+    """The names that a function reads of its module, and the modules that it imports; sorted."""
     steps = [step for inner in _codes(code) for step in get_instructions(inner)]
     names = {s.argval for s in steps if s.opname in READS}
-    return names, {s.argval for s in steps if s.opname == "IMPORT_NAME" and s.argval}
+    modules = {s.argval for s in steps if s.opname == "IMPORT_NAME" and s.argval}
+    return sorted(names), sorted(modules)
 
 
 @cache
