@@ -1184,3 +1184,47 @@ def test_natural_needs_data_with_users():
         with_datasets(["natural"])
     with refused("datasets.digits.partition", "'0.5'", "no users"):
         with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "natural"}})
+
+
+# Code of one's own that is no method, or fails
+
+
+OWN_METHODS = """\
+from typing import Literal
+from fedgloss.algorithms.core import Algorithm, mean, named
+NUMBER = 7
+def fails(*, kind: Literal["a"] = "a"):
+    return 1 / 0
+def nothing(*, kind: Literal["a"] = "a"): ...
+def required(*, kind: Literal["a"]): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("own:named", ["'own:named' is not a method"]),
+        ("own:mean", ["'own:mean' is not a method"]),
+        ("own:required", ["'own:required' is not a method", "default"]),
+        ("own:NUMBER", ["not a function"]),
+        ("own:nope", ["cannot be imported", "nope"]),
+        ("own:fails", ["cannot be built", "ZeroDivisionError: division by zero", "own.py line 5"]),
+        ("own:nothing", ["returns no Algorithm"]),
+        ("divides:f", ["cannot be imported", "ZeroDivisionError", "divides.py line 2"]),
+        ("leaves:f", ["cannot be imported", "SystemExit: 3", "leaves.py line 2"]),
+        ("breaks:f", ["cannot be imported", "SyntaxError"]),
+    ],
+)
+def test_code_that_is_no_method_is_refused_in_one_line(
+    method, words, study_file, tmp_path, monkeypatch
+):
+    files = {"own": OWN_METHODS, "divides": "\n1 / 0\n", "breaks": "def (:\n"}
+    for name, text in (files | {"leaves": "import sys\nsys.exit(3)\n"}).items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = 'algorithms:\n  mine: {method: "' + method + '"}\n'
+    file = study_file("algorithms:\n", entry)
+    file.write_text(file.read_text().replace("[fedavg, gentle]}", "[fedavg, mine, gentle]}"))
+    with refused(file, "mine", *words):
+        load_study(file)
