@@ -120,7 +120,7 @@ def test_another_spelling_of_a_number_is_refused_with_its_one_text(text, study_f
         load_study(study_file('"0.5"]', f'"{text}"]'))
 
 
-@pytest.mark.parametrize("text", ["0", "5", "10", "1000", "0.05", "0.5", "10.5", "0.000000001"])
+@pytest.mark.parametrize("text", ["5", "10", "1000", "0.05", "10.5", "0.000000001"])
 def test_the_one_text_of_a_number_stays_as_it_is(text, study_file):
     study = load_study(study_file('alphas: ["0", "0.5"]', f'alphas: ["0", "0.5", "{text}"]'))
     assert {cell.alpha for cell in study.cells} == {"0", "0.5", text}
@@ -448,6 +448,33 @@ BAD = {
     "seed too large": ("[0, 1]", f"[{2**64}]", ["seeds[0]", "at most"]),
     "seed as 1.0": ("[0, 1]", "[0, 1.0]", ["seeds[1]", "1.0", "an integer"]),
     "seed twice": ("[0, 1]", "[1, 1]", ["seeds", "twice"]),
+    "alpha twice": ('"0.5"]', '"0"]', ["grid[0].alphas: must have no entry twice"]),
+    "algorithm twice": ("gentle]}", "fedavg]}", ["grid[0].algorithms: must have no entry twice"]),
+    "row twice": ("rows: [gentle]", "rows: [gentle, gentle]", ["curves.rows: must have no entry"]),
+    "column twice": (
+        'columns: [{dataset: digits, alpha: "0", model: smallcnn}]',
+        'columns: [&c {dataset: digits, alpha: "0", model: smallcnn}, *c]',
+        ["tables.accuracy.columns: must have no entry twice"],
+    ),
+    **{
+        f"too many {key}": ("rounds: 6", f"{key}: {2**31}", [f"training.{key}", "at most"])
+        for key in ("rounds", "epochs", "batch_size", "evaluate_every")
+    },
+    "landscape of all seeds": (
+        "kind: curves",
+        "kind: landscape",
+        ["figures.curves.seed: missing, must be given"],
+    ),
+    "no root": (
+        "grid:\n  - {dataset: digits",
+        "datasets: {pets: {source: folder, partition: {scheme: iid}}}\ngrid:\n  - {dataset: pets",
+        ["datasets.pets.root: missing, must be given for source folder"],
+    ),
+    "alpha and beta": (
+        "{method: fedgloss, hyperparameters: {rho: 0.01}, variants: {sigma_scaling: paper}}",
+        "{method: feddyn, hyperparameters: {alpha: 0.01, beta: 100}}",
+        ["hyperparameters: both alpha and beta for feddyn; give one of the two"],
+    ),
     "no seeds": ("[0, 1]", "[]", ["seeds", "at least 1"]),
     "study's name a path": ("study: tiny", "study: ../tiny", ["study", "../tiny", "letters"]),
     "study's name empty": ("study: tiny", "study: ''", ["study", "letters"]),
