@@ -27,6 +27,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     refuse_job_arrays()
+    refuse_unusable()
     claim(STUDY)
 
 

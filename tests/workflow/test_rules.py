@@ -359,3 +359,19 @@ def test_an_unknown_way_of_packing_is_refused(fresh):
     shown = snakemake(fresh, SMOKE, "--config", "together=everything", "--dry-run")
     assert shown.returncode == 2
     assert "together: 'everything' is unknown; allowed: cells, seeds" in shown.stderr
+
+
+def test_a_model_of_ones_own_that_fails_is_refused_before_finished_runs_are_lost(fresh):
+    file = fresh / "config" / "smoke.yaml"
+    text = file.read_text(encoding="utf-8").replace("model: smallcnn", "model: mine")
+    file.write_text(text + 'models: {mine: {model: "my_net:net"}}\n', encoding="utf-8")
+    (fresh / "src" / "my_net.py").write_text("def net(shape, classes):\n    return 1 / 0\n")
+    run = "results/runs/smoke/digits/alpha-0/mine/fedavg/seed-0/metrics.csv"
+    (fresh / run).parent.mkdir(parents=True)
+    (fresh / run).write_text("finished")
+    shown = snakemake(fresh, SMOKE, run)
+    said = [line for line in shown.stderr.splitlines() if line.startswith("fedgloss: error: ")]
+    assert shown.returncode == 2 and len(said) == 1, shown.stderr
+    assert "config/smoke.yaml: models.mine.model: " in said[0]
+    assert "ZeroDivisionError" in said[0] and "my_net.py line 2" in said[0]
+    assert (fresh / run).read_text() == "finished"
