@@ -27,6 +27,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     refuse_job_arrays()
+    refuse_unusable()
     claim(STUDY)
 
 
@@ -85,6 +86,6 @@ refuse_unknown_targets(
         "all",
         *(f"table_{table}" for table in STUDY.tables),
         *(f"figure_{figure}" for figure in STUDY.figures),
-        *(f"only_{cell.algorithm}" for cell in STUDY.cells),
+        *(f"only_{algorithm}" for algorithm in dict.fromkeys(c.algorithm for c in STUDY.cells)),
     ]
 )

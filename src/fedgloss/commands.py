@@ -181,10 +181,12 @@ def report(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.claims import check_claim
+    from fedgloss.own import check_own
     from fedgloss.study import load_study
 
     study = load_study(options.config)
     check_claim(study)
+    check_own(study)
     for line in study.warnings():
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")

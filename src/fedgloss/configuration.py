@@ -163,23 +163,24 @@ def _explain(error: Any) -> str:
         key = _key([*error.absolute_path, str(unknown)])
         return f"{key}: unknown key{did_you_mean(str(unknown), allowed)}"
     value, wanted = error.instance, error.validator_value
-    what = "value" if isinstance(value, (dict, list)) else json.dumps(value, default=str)
-    what = what if len(what) <= 60 else f"{what[:57]}..."
+    # A list, or keys and values, are told by their key: only what is short is repeated.
+    what = "" if isinstance(value, (dict, list)) else json.dumps(value, default=str)
+    what = f"{what if len(what) <= 60 else f'{what[:57]}...'} " if what else ""
     hint = error.schema.get("description", "")
     hint = f" ({hint})" if hint else ""
     if isinstance(value, str) and error.validator == "type":
         hint = _meant_number(value, wanted) or hint
     if error.validator == "enum":
         allowed = [str(v) for v in wanted]
-        return f"{where}: {what} is unknown{did_you_mean(str(value), allowed)}"
+        return f"{where}: {what}is unknown{did_you_mean(str(value), allowed)}"
     if error.validator == "type":
         kinds = [
             KINDS.get(kind, kind) for kind in ([wanted] if isinstance(wanted, str) else wanted)
         ]
-        return f"{where}: {what} must be {' or '.join(kinds)}{hint}"
+        return f"{where}: {what}must be {' or '.join(kinds)}{hint}"
     if error.validator in LIMITS:
-        return f"{where}: {what} must {LIMITS[error.validator].format(wanted)}{hint}"
-    return f"{where}: {what} is not allowed{hint}"
+        return f"{where}: {what}must {LIMITS[error.validator].format(wanted)}{hint}"
+    return f"{where}: {what}is not allowed{hint}"
 
 
 def _meant_number(text: str, wanted: str) -> str:

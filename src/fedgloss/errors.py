@@ -1,9 +1,15 @@
 """The one exception that means "the input is wrong", as opposed to "the program is"."""
 
 import difflib
+import importlib
+import traceback
+from collections.abc import Sequence
+from typing import Any
 
-# What importing a module by a user's path raises: TypeError for ".a", ValueError for "".
-IMPORT_ERRORS = (ImportError, AttributeError, SyntaxError, TypeError, ValueError)
+OWN_ERRORS = (Exception, SystemExit)
+"""What code of the user's own may raise while it is imported or called."""
+SHOWN = 24
+"""More allowed names than these are not listed."""
 
 
 class InputError(ValueError):
@@ -23,8 +29,31 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def did_you_mean(given: str, allowed: list[str]) -> str:
-    """The end of an error message: the nearest allowed name, and all of them."""
-    near = difflib.get_close_matches(str(given), allowed, n=1)
+def did_you_mean(given: str, allowed: Sequence[str]) -> str:
+    """The end of an error message: the nearest allowed name, and all of them.
+
+    Of a long list the nearest come first, and the rest is counted.
+    """
+    near = difflib.get_close_matches(str(given), allowed, n=SHOWN)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; allowed: {', '.join(allowed) or 'none'}"
+    names, more = ", ".join(allowed) or "none", ""
+    if len(allowed) > SHOWN:
+        names = ", ".join([*dict.fromkeys([*near, *allowed])][:SHOWN])
+        more = f" and {len(allowed) - SHOWN} more"
+    return f"{hint}; allowed: {names}{more}"
+
+
+def from_path(path: str) -> Any:
+    """What "package.module:name" names; raises any of OWN_ERRORS, which `cause` puts in words."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def cause(error: BaseException) -> str:
+    """An error of the user's own code in a few words, with the line that raised it."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    # An import that fails ends in Python's own machinery, or in the function above.
+    inside = [f for f in frames[1:] if f.filename != __file__ and "importlib" not in f.filename]
+    inside = [frame for frame in inside if not frame.filename.startswith("<")]
+    return f"{text}, {inside[-1].filename} line {inside[-1].lineno}" if inside else text

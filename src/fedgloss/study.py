@@ -402,6 +402,10 @@ def _splits(study: Study) -> Iterator[tuple[tuple[str, str], inputs.Split]]:
                 raise InputError(
                     f"{where}.{key}: is for {' and '.join(sources)}, not for {definition['source']}"
                 )
+        if definition["source"] != "digits" and "root" not in definition:
+            raise InputError(
+                f"{where}.root: missing, must be given for source {definition['source']}"
+            )
         where += ".partition"
         arguments = inputs.partition_arguments(definition, alpha)
         if arguments["scheme"] == "natural" and definition["source"] != "landmarks":
@@ -517,6 +521,8 @@ def _check_kind(study: Study, where: str, entry: Mapping[str, Any]) -> None:
                     f"{where}: kind communication counts against fedavg, which the grid lacks at"
                     f" {'/'.join(column.values())}"
                 )
+    if entry["kind"] == "landscape" and "seed" not in entry:
+        raise InputError(f"{where}.seed: missing, must be given: a landscape is of one seed")
     record = RECORD_OF.get(entry.get("metric", ""))
     for cell in study.cells_of(entry) if record else ():
         if record not in study.settings(cell)["training"]["record"]:

@@ -137,3 +137,9 @@ def test_it_is_read_without_what_takes_long():
     code = "import sys, fedgloss.invocation; print([*{'torch', 'numpy', 'yaml'} & {*sys.modules}])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.stdout.strip() == "[]", shown.stderr
+
+
+def test_of_many_targets_the_nearest_are_named_and_the_rest_counted():
+    known = [f"table_{i}" for i in range(500)] + ["only_fedavg"]
+    with refused("did you mean 'only_fedavg'", "allowed: only_fedavg, ", "and 477 more"):
+        invocation.check_target("only_fedvag", False, known)

@@ -120,7 +120,7 @@ def test_another_spelling_of_a_number_is_refused_with_its_one_text(text, study_f
         load_study(study_file('"0.5"]', f'"{text}"]'))
 
 
-@pytest.mark.parametrize("text", ["0", "5", "10", "1000", "0.05", "0.5", "10.5", "0.000000001"])
+@pytest.mark.parametrize("text", ["5", "10", "1000", "0.05", "10.5", "0.000000001"])
 def test_the_one_text_of_a_number_stays_as_it_is(text, study_file):
     study = load_study(study_file('alphas: ["0", "0.5"]', f'alphas: ["0", "0.5", "{text}"]'))
     assert {cell.alpha for cell in study.cells} == {"0", "0.5", text}
@@ -448,6 +448,33 @@ BAD = {
     "seed too large": ("[0, 1]", f"[{2**64}]", ["seeds[0]", "at most"]),
     "seed as 1.0": ("[0, 1]", "[0, 1.0]", ["seeds[1]", "1.0", "an integer"]),
     "seed twice": ("[0, 1]", "[1, 1]", ["seeds", "twice"]),
+    "alpha twice": ('"0.5"]', '"0"]', ["grid[0].alphas: must have no entry twice"]),
+    "algorithm twice": ("gentle]}", "fedavg]}", ["grid[0].algorithms: must have no entry twice"]),
+    "row twice": ("rows: [gentle]", "rows: [gentle, gentle]", ["curves.rows: must have no entry"]),
+    "column twice": (
+        'columns: [{dataset: digits, alpha: "0", model: smallcnn}]',
+        'columns: [&c {dataset: digits, alpha: "0", model: smallcnn}, *c]',
+        ["tables.accuracy.columns: must have no entry twice"],
+    ),
+    **{
+        f"too many {key}": ("rounds: 6", f"{key}: {2**31}", [f"training.{key}", "at most"])
+        for key in ("rounds", "epochs", "batch_size", "evaluate_every")
+    },
+    "landscape of all seeds": (
+        "kind: curves",
+        "kind: landscape",
+        ["figures.curves.seed: missing, must be given"],
+    ),
+    "no root": (
+        "grid:\n  - {dataset: digits",
+        "datasets: {pets: {source: folder, partition: {scheme: iid}}}\ngrid:\n  - {dataset: pets",
+        ["datasets.pets.root: missing, must be given for source folder"],
+    ),
+    "alpha and beta": (
+        "{method: fedgloss, hyperparameters: {rho: 0.01}, variants: {sigma_scaling: paper}}",
+        "{method: feddyn, hyperparameters: {alpha: 0.01, beta: 100}}",
+        ["hyperparameters: both alpha and beta for feddyn; give one of the two"],
+    ),
     "no seeds": ("[0, 1]", "[]", ["seeds", "at least 1"]),
     "study's name a path": ("study: tiny", "study: ../tiny", ["study", "../tiny", "letters"]),
     "study's name empty": ("study: tiny", "study: ''", ["study", "letters"]),
@@ -1184,3 +1211,47 @@ def test_natural_needs_data_with_users():
         with_datasets(["natural"])
     with refused("datasets.digits.partition", "'0.5'", "no users"):
         with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "natural"}})
+
+
+# Code of one's own that is no method, or fails
+
+
+OWN_METHODS = """\
+from typing import Literal
+from fedgloss.algorithms.core import Algorithm, mean, named
+NUMBER = 7
+def fails(*, kind: Literal["a"] = "a"):
+    return 1 / 0
+def nothing(*, kind: Literal["a"] = "a"): ...
+def required(*, kind: Literal["a"]): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("own:named", ["'own:named' is not a method"]),
+        ("own:mean", ["'own:mean' is not a method"]),
+        ("own:required", ["'own:required' is not a method", "default"]),
+        ("own:NUMBER", ["not a function"]),
+        ("own:nope", ["cannot be imported", "nope"]),
+        ("own:fails", ["cannot be built", "ZeroDivisionError: division by zero", "own.py line 5"]),
+        ("own:nothing", ["returns no Algorithm"]),
+        ("divides:f", ["cannot be imported", "ZeroDivisionError", "divides.py line 2"]),
+        ("leaves:f", ["cannot be imported", "SystemExit: 3", "leaves.py line 2"]),
+        ("breaks:f", ["cannot be imported", "SyntaxError"]),
+    ],
+)
+def test_code_that_is_no_method_is_refused_in_one_line(
+    method, words, study_file, tmp_path, monkeypatch
+):
+    files = {"own": OWN_METHODS, "divides": "\n1 / 0\n", "breaks": "def (:\n"}
+    for name, text in (files | {"leaves": "import sys\nsys.exit(3)\n"}).items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = 'algorithms:\n  mine: {method: "' + method + '"}\n'
+    file = study_file("algorithms:\n", entry)
+    file.write_text(file.read_text().replace("[fedavg, gentle]}", "[fedavg, mine, gentle]}"))
+    with refused(file, "mine", *words):
+        load_study(file)

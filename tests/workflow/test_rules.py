@@ -359,3 +359,29 @@ def test_an_unknown_way_of_packing_is_refused(fresh):
     shown = snakemake(fresh, SMOKE, "--config", "together=everything", "--dry-run")
     assert shown.returncode == 2
     assert "together: 'everything' is unknown; allowed: cells, seeds" in shown.stderr
+
+
+OWN_MODEL = """\
+study: own
+seeds: [0]
+training: {rounds: 2, clients: 4, clients_per_round: 2, epochs: 1, batch_size: 8, REST}
+models: {mine: {model: "my_net:net"}}
+datasets: {few: {source: digits, partition: {scheme: dirichlet}}}
+grid:
+  - {dataset: few, alphas: ["0"], model: mine, algorithms: [fedavg]}
+"""
+REST = "lr: 0.1, weight_decay: 0.0, augmentation: none, evaluate_every: 1, last: 1"
+
+
+def test_a_model_of_ones_own_that_fails_is_refused_before_finished_runs_are_lost(fresh):
+    (fresh / "own.yaml").write_text(OWN_MODEL.replace("REST", REST), encoding="utf-8")
+    (fresh / "src" / "my_net.py").write_text("def net(shape, classes):\n    return 1 / 0\n")
+    run = "results/runs/own/few/alpha-0/mine/fedavg/seed-0/metrics.csv"
+    (fresh / run).parent.mkdir(parents=True)
+    (fresh / run).write_text("finished")
+    shown = snakemake(fresh, run, "--force", "--configfile=own.yaml")
+    said = [line for line in shown.stderr.splitlines() if line.startswith("fedgloss: error: ")]
+    assert shown.returncode == 2 and len(said) == 1, shown.stderr
+    assert "own.yaml: models.mine.model: " in said[0]
+    assert "ZeroDivisionError" in said[0] and "my_net.py line 2" in said[0]
+    assert (fresh / run).read_text() == "finished"

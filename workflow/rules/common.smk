@@ -21,6 +21,7 @@ from fedgloss.claims import check_claim, claim
 from fedgloss.data import splits
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
+from fedgloss.own import check_own
 from fedgloss.study import check_study, check_writable, read_yaml
 
 if not workflow.configfiles:
@@ -103,6 +104,16 @@ def refuse_job_arrays():
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def refuse_unusable():
+    """Refuse a model or images of the study's own that no job could use, before outputs are lost."""
+    if workflow.deployment_settings.deployment_method:
+        return  # jobs have an environment of their own: what is there cannot be told from here
+    try:
+        check_own(STUDY)
+    except InputError as error:
+        invocation.refuse(error)
 
 
 def refuse_unknown_targets(names):

@@ -5,14 +5,13 @@ defaults: the recommended choice) and which returns an `Algorithm`. One that is 
 named by its import path, "package.module:function".
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.names import METHODS
-from fedgloss.errors import IMPORT_ERRORS, InputError, did_you_mean
+from fedgloss.errors import OWN_ERRORS, InputError, cause, did_you_mean, from_path
 from fedgloss.records import is_finite
 
 PRESETS = ("recommended", "paper", "official")
@@ -21,13 +20,12 @@ PRESETS = ("recommended", "paper", "official")
 def method(name: str) -> Callable[..., Algorithm]:
     """The function behind a method's name or import path; InputError if there is none."""
     path = METHODS.get(name, name)
-    module, _, function = path.partition(":")
-    if not function:
+    if not path.partition(":")[2]:
         raise InputError(f"algorithm: unknown method {name!r}{did_you_mean(name, [*METHODS])}")
     try:
-        found = getattr(importlib.import_module(module), function)
-    except IMPORT_ERRORS as error:
-        raise InputError(f"algorithm: {name!r} cannot be imported ({error})") from None
+        found = from_path(path)
+    except OWN_ERRORS as error:
+        raise InputError(f"algorithm: {name!r} cannot be imported ({cause(error)})") from None
     if not callable(found):
         raise InputError(f"algorithm: {name!r} is not a function")
     return found
@@ -35,14 +33,18 @@ def method(name: str) -> Callable[..., Algorithm]:
 
 def variant_choices(name: str) -> dict[str, tuple[str, ...]]:
     """The variants a method knows and the values each allows."""
+    build = method(name)
     try:
-        hints = get_type_hints(method(name))
-        return {key: get_args(hints[key]) for key in inspect.signature(method(name)).parameters}
-    except (TypeError, ValueError, KeyError, NameError):
-        raise InputError(
-            f"algorithm: {name!r} is not a method: a function whose arguments are variants with"
-            " Literal types"
-        ) from None
+        hints, arguments = get_type_hints(build), inspect.signature(build).parameters
+        choices = {key: get_args(hints[key]) for key in arguments}
+        if all(argument.default in choices[key] for key, argument in arguments.items()):
+            return choices
+    except (TypeError, ValueError, KeyError, NameError, AttributeError, SyntaxError):
+        pass
+    raise InputError(
+        f"algorithm: {name!r} is not a method: a function whose arguments are variants with"
+        " Literal types, one of them the default"
+    )
 
 
 def resolve_variants(
@@ -74,7 +76,13 @@ def resolve_variants(
 
 def build_algorithm(name: str, variants: Mapping[str, str] | str = "recommended") -> Algorithm:
     """The `Algorithm` of a method's name and variants."""
-    algorithm = method(name)(**resolve_variants(name, variants))
+    build, chosen = method(name), resolve_variants(name, variants)
+    try:
+        algorithm = build(**chosen)
+    except InputError:
+        raise
+    except OWN_ERRORS as error:
+        raise InputError(f"algorithm: {name!r} cannot be built ({cause(error)})") from None
     if not isinstance(algorithm, Algorithm):
         raise InputError(f"algorithm: {name!r} returns no Algorithm")
     return algorithm
@@ -91,7 +99,12 @@ def resolve_hyperparameters(
     names = algorithm.hyperparameters
     given = dict(given)
     for ours, theirs in (("alpha", "beta"), ("beta", "alpha")):
-        if ours in names and theirs in given and theirs not in names and ours not in given:
+        if ours in names and theirs in given and theirs not in names:
+            if ours in given:
+                raise InputError(
+                    f"{label}: both alpha and beta for {algorithm.name}; give one of the two"
+                    " (alpha is 1 / beta)"
+                )
             given[ours] = 1 / _number(label, theirs, given.pop(theirs), positive=True)
     for key in given:
         if key not in names:

@@ -4,14 +4,13 @@ No model has BatchNorm: the federated state is the parameters alone, and running
 be neither averaged nor perturbed.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from fedgloss.errors import IMPORT_ERRORS, InputError
+from fedgloss.errors import OWN_ERRORS, InputError, cause, from_path
 
 Shape = tuple[int, int, int]  # channels, height, width of one image
 MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
@@ -24,15 +23,16 @@ def build_model(name: str, shape: Shape, classes: int, weights: Path | None = No
     weights  a safetensors file of this model's parameters by name (see `weights.read`)
     Raises InputError for an unknown name, images too small for the model, or wrong weights.
     """
-    constructor = _constructor(name)
+    construct = constructor(name)
     try:
-        inspect.signature(constructor).bind(shape, classes)
-    except (TypeError, ValueError):
-        raise InputError(f"model {name}: is not a function of (shape, classes)") from None
-    try:
-        model = constructor(shape, classes)
+        model = construct(shape, classes)
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
+    except OWN_ERRORS as error:
+        raise InputError(
+            f"model {name}: cannot be built for images of shape {shape} and {classes} classes"
+            f" ({cause(error)})"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name}: returned {type(model).__name__}, not a torch.nn.Module")
     buffers = [key for key, _ in model.named_buffers()]
@@ -48,7 +48,8 @@ def build_model(name: str, shape: Shape, classes: int, weights: Path | None = No
     return model
 
 
-def _constructor(name: str) -> Callable[[Shape, int], nn.Module]:
+def constructor(name: str) -> Callable[[Shape, int], nn.Module]:
+    """The function behind a model's name or import path; InputError if there is none."""
     # Imported one by one: the small models must not pay for importing torchvision.
     if name in ("smallcnn", "cnn"):
         from fedgloss.models import cnn
@@ -58,13 +59,17 @@ def _constructor(name: str) -> Callable[[Shape, int], nn.Module]:
         from fedgloss.models import torchvision_models
 
         return getattr(torchvision_models, name.replace("-", "_"))
-    module, _, function = name.partition(":")
-    if not function:
+    if not name.partition(":")[2]:
         allowed = ", ".join(MODELS)
         raise InputError(
             f"model: {name!r} is unknown (allowed: {allowed}, package.module:function)"
         )
     try:
-        return getattr(importlib.import_module(module), function)
-    except IMPORT_ERRORS as error:
-        raise InputError(f"model {name}: cannot be imported ({error})") from None
+        found = from_path(name)
+    except OWN_ERRORS as error:
+        raise InputError(f"model {name}: cannot be imported ({cause(error)})") from None
+    try:
+        inspect.signature(found).bind((), 0)
+    except (TypeError, ValueError):
+        raise InputError(f"model {name}: is not a function of (shape, classes)") from None
+    return found

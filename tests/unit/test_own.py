@@ -1,0 +1,115 @@
+"""A study's own models and folders of images are tried before any job."""
+
+import json
+
+import pytest
+
+from fedgloss.own import check_own
+from fedgloss.study import check_study
+from refusal import refused
+
+NETS = """\
+import torch
+from torch import nn
+def net(shape, classes):
+    c, h, w = shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, classes))
+def fails(shape, classes):
+    return net(shape, classes / 0)
+def small(shape, classes):
+    assert shape == (1, 8, 8) and classes == 10
+    return net(shape, classes)
+def nothing(shape, classes): ...
+def one(shape): ...
+"""
+TRAINING = {"rounds": 2, "clients": 4, "clients_per_round": 2, "epochs": 1, "batch_size": 2}
+TRAINING |= {"lr": 0.1, "weight_decay": 0.0, "augmentation": "none", "evaluate_every": 1, "last": 1}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Try a model of one's own on a data set, in a folder with images; nothing is prepared."""
+    (tmp_path / "ownnets.py").write_text(NETS)
+    (tmp_path / "owndivides.py").write_text("1 / 0\n")
+    for part in ("train", "test"):
+        (tmp_path / "pets" / part).mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def study(model="ownnets:net", label="mine", **pets):
+        partition = {"scheme": "iid", "clients": 4}
+        dataset = {"source": "folder", "root": "pets", "partition": partition, **pets}
+        alone = {"dataset": "pets", "alphas": ["iid"], "model": label, "algorithms": ["fedavg"]}
+        config = {"study": "own", "seeds": [0], "training": TRAINING, "grid": [alone]}
+        config["models"] = {"mine": {"model": model}}
+        return check_study(config | {"datasets": {"pets": dataset}}, "own.yaml")
+
+    return study
+
+
+def prepare(study, shape, classes):
+    """What preparing the data set would leave for this check."""
+    from pathlib import Path
+
+    file = Path("results/data") / study.data_folder("pets") / "manifest.json"
+    file.parent.mkdir(parents=True)
+    tensors = {"train_images": ["uint8", 6, *shape]}
+    file.write_text(json.dumps({"tensors": tensors, "classes": ["x"] * classes}))
+
+
+@pytest.mark.parametrize("model", ["ownnets:net", "ownnets:small"])
+def test_a_model_that_can_be_built_passes(model, own):
+    check_own(own(model, source="digits"))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("ownnets:nope", ["cannot be imported", "nope"]),
+        ("torch:zeros", ["not a function of (shape, classes)"]),
+        ("ownnets:torch", ["not a function of (shape, classes)"]),
+        ("ownnets:one", ["not a function of (shape, classes)"]),
+        ("owndivides:net", ["cannot be imported", "ZeroDivisionError: division by zero"]),
+    ],
+)
+def test_what_is_no_model_is_refused_before_the_data_are_there(model, words, own):
+    with refused("own.yaml: models.mine.model: ", model, *words):
+        check_own(own(model))
+    with refused("own.yaml: grid[0].model: ", model, *words):
+        check_own(own(label=model))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("ownnets:fails", ["(1, 8, 8)", "10 classes", "ZeroDivisionError", "ownnets.py line 7"]),
+        ("ownnets:nothing", ["NoneType", "torch.nn.Module"]),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(model, words, own):
+    with refused("own.yaml: models.mine.model: ", model, *words):
+        check_own(own(model, source="digits"))
+
+
+def test_the_shape_of_images_of_ones_own_is_known_once_they_are_prepared(own):
+    study = own("ownnets:small")
+    check_own(study)
+    prepare(study, (3, 5, 6), 7)
+    with refused("models.mine.model", "(3, 5, 6)", "7 classes", "AssertionError"):
+        check_own(study)
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("absent", ["'absent'", "there is no such folder"]),
+        ("ownnets.py", ["'ownnets.py'", "is not a folder"]),
+        ("pets/train", ["'pets/train'", "has no folder train/"]),
+    ],
+)
+def test_a_folder_without_images_is_refused_unless_they_are_prepared(root, words, own):
+    study = own(root=root)
+    with refused("own.yaml: datasets.pets.root: ", *words):
+        check_own(study)
+    prepare(study, (1, 8, 8), 10)
+    check_own(study)
