@@ -15,6 +15,8 @@ from typing import Any
 from fedgloss.algorithms import build_algorithm
 from fedgloss.configuration import ROOT, read_yaml, validate
 from fedgloss.errors import InputError, did_you_mean
+from fedgloss.files import read_json
+from fedgloss.outdated import is_hessian_of
 from fedgloss.status import States
 from fedgloss.study import Cell, Study
 
@@ -150,7 +152,8 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
         if cell in left:
-            yield Job("train", cell.condition, training(study, cell, _rounds(study, cell, results)))
+            rounds = min(states.rounds(cell), study.settings(cell)["training"]["rounds"])
+            yield Job("train", cell.condition, training(study, cell, rounds))
     sharp, surfaces = set(), set()
     for entry in entries.values():
         if "lambda1" in entry.get("show", []) or entry["kind"] == "eigenvalues":
@@ -160,7 +163,7 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     analysed = results / "analysis" / study.name
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():
-        there = (analysed / str(cell) / "hessian.json").is_file() and condition not in again
+        there = condition not in again and _is_measured(study, analysed / str(cell))
         if condition in sharp and not there:
             yield Job("hessian", condition, hessian(study, cell))
     for cell in cells:
@@ -169,11 +172,23 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             yield Job("landscape", cell.condition, landscape(study, cell))
 
 
-def _rounds(study: Study, cell: Cell, results: Path) -> int:
-    """The rounds that a cell's newest checkpoint spares."""
-    folder = results / "checkpoints" / study.name / str(cell)
-    done = [int(path.stem.partition("-")[2]) for path in folder.glob("round-*.safetensors")]
-    return min(max(done, default=0), study.settings(cell)["training"]["rounds"])
+def _is_measured(study: Study, folder: Path) -> bool:
+    """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
+    file = folder / "hessian.json"
+    if not file.is_file():
+        return False
+    found, asked = read_json(file), study.config.get("hessian", {})
+    if not isinstance(found, dict) or not is_hessian_of(found, asked):
+        return False
+    if found.get("status") == "diverged":
+        return True
+    values = found.get("eigenvalues")
+    others = {f"lambda1_{name}_model" for name in asked.get("models", ["average", "final"])[1:]}
+    return (
+        isinstance(values, list)
+        and len(values) == asked.get("count", 5)
+        and others == {key for key in found if key.startswith("lambda1_")}
+    )
 
 
 def _hours(needs: list[Need]) -> float:

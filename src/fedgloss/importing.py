@@ -12,11 +12,8 @@ from typing import Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, read_json, sha256
-from fedgloss.fingerprint import of_training
-from fedgloss.outdated import Expectations, difference
+from fedgloss.outdated import FILES, Expectations, difference
 from fedgloss.study import Cell, Study, check_writable
-
-FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
 
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:
@@ -59,8 +56,7 @@ def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any
         inputs = dict(expected.inputs(cell))
         if settings["weights"]:
             inputs["weights"] = settings["weights"]
-        code = of_training(settings["method"], settings["model"], bool(settings["weights"]))
-        return {"settings": settings, "inputs": inputs, "code": code}
+        return {"settings": settings, "inputs": inputs, "code": expected.code(cell)}
 
     return expect
 

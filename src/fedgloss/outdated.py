@@ -1,19 +1,28 @@
 """Whether a finished run is still the one that its study asks for.
 
-A study may have been edited since, its data prepared again, or another study of the same name may
-have left the run: such a run is no result of this study, and is neither called done nor counted.
+A study, or the code, may have been edited since, its data prepared again, or another study of the
+same name may have left the run: such a run is no result of this study, and is neither called done
+nor counted. Nor is a run done whose files are gone, or not those that it wrote.
 """
 
 import json
-from collections.abc import Mapping
+import os.path
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
+from fedgloss.records import read_record
 
 if TYPE_CHECKING:
     from fedgloss.study import Cell, Study
+
+FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
+"""What a finished run leaves beside its manifest, which has their SHA-256."""
+AGAIN = "delete its folder, or run the cell again with snakemake --force"
+"""What to do with a run whose files are of no use."""
 
 
 class Expectations:
@@ -25,6 +34,7 @@ class Expectations:
         self._hash, self._read = cache(sha256), cache(read_json)
         self.settings = cache(lambda cell: as_json(study.settings(cell)))
         self.inputs = cache(self._inputs)
+        self._code = cache(study.code)
 
     def files(self, cell: "Cell") -> dict[str, Path]:
         """The files that say what a cell is trained on: `data`, the manifest, and `partition`."""
@@ -34,6 +44,10 @@ class Expectations:
             "data": self.results / "data" / data / "manifest.json",
             "partition": self.results / "partitions" / partition / "partition.json",
         }
+
+    def code(self, cell: "Cell") -> str:
+        """The fingerprint of the code that a cell would be trained with."""
+        return self._code(cell.algorithm, cell.model)
 
     def _inputs(self, cell: "Cell") -> dict[str, Any]:
         """The SHA-256 of what a cell is trained on, as far as it is in the results folder."""
@@ -50,9 +64,43 @@ class Expectations:
         """Why a run with this manifest is outdated, in words; None if it is not."""
         inputs, expected = manifest.get("inputs"), self.inputs(cell)
         inputs = inputs if isinstance(inputs, dict) else {}
-        return difference("settings", manifest.get("settings"), self.settings(cell)) or difference(
+        found = difference("settings", manifest.get("settings"), self.settings(cell)) or difference(
             "inputs", {key: inputs.get(key) for key in expected}, expected
         )
+        if not found and manifest.get("code") != self.code(cell):
+            found = "its code differs: it has been edited since the run"
+        return found
+
+
+def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a run, None if there is none; InputError if it is not as `wanted`."""
+    if not file.is_file():
+        return None
+    try:
+        return read_record(file, wanted)
+    except InputError as error:
+        raise InputError(f"{error}; {AGAIN}") from None
+
+
+def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> str | None:
+    """Which of these files of a run is not there, or not as it was written; None if all are.
+
+    Of the tensors, which are large, only whether they are there.
+    """
+    outputs = manifest.get("outputs")
+    written = outputs if isinstance(outputs, dict) else {}
+    for name in names:
+        if not os.path.isfile(run / name):
+            return f"{name} is gone"
+        if name == "metrics.csv" and sha256(run / name) != written.get(name):
+            return f"{name} has changed since it was written (SHA-256)"
+    return None
+
+
+def is_hessian_of(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether lambda_1 is of the model, and on the data, that a study's `hessian` section names."""
+    model = asked.get("models", ["average"])[0]
+    return (found.get("data"), found.get("model", model)) == (asked.get("data", "paper"), model)
 
 
 def as_json(value: Any) -> Any:

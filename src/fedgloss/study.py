@@ -173,6 +173,12 @@ class Study:
             "seed": cell.seed,
         }
 
+    def code(self, algorithm: str, model: str) -> str:
+        """The fingerprint of the code that decides the numbers of a method on a model, by label."""
+        method = self.definition(algorithm)["method"]
+        pretrained = model in self.weights
+        return fingerprint.of_training(method, self.model(model)["model"], pretrained)
+
     def missing(self, cell: Cell) -> tuple[list[str], list[str]]:
         """The keys that nothing gives this cell: of `training`, and of its hyperparameters."""
         training, given = self._training(cell), self._given(cell)

@@ -7,6 +7,7 @@ import shutil
 import matplotlib.pyplot as plt
 import pytest
 
+from fedgloss.files import sha256, write_json
 from fedgloss.report import figures
 from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, key_by_key
 from reliability.hostile import methods_read_once as methods_read_once
@@ -35,7 +36,7 @@ USED += ("bytes_up", "backend", "device", "precision", "code", "threads", "wall_
 def used_of(project):
     """What the report needs of a manifest: everything in it is checked."""
     good = json.loads((project / "results/runs/toy" / CELL / "manifest.json").read_bytes())
-    used = {key: good[key] for key in (*USED, "versions", "images_per_second")}
+    used = {key: good[key] for key in (*USED, "versions", "images_per_second", "outputs")}
     keys = ("algorithm", "method", "variants", "hyperparameters")
     used["settings"] = {key: good["settings"][key] for key in keys}
     keys = ("rounds", "clients_per_round", "evaluate_every", "last")
@@ -63,7 +64,7 @@ def test_manifests(project, command, every):
 def test_every_key_that_is_dropped_is_named(project):
     for case in key_by_key(used_of(project), "dropped", wrong=0):
         free = case.what.startswith(
-            ("inputs.", "versions.", "settings.variants.", "settings.hyper")
+            ("inputs.", "outputs.", "versions.", "settings.variants.", "settings.hyper")
         )
         if "dropped" in case.what and not free:
             (project / "results/runs/toy" / CELL / "manifest.json").write_text(
@@ -126,6 +127,10 @@ def test_results_that_were_not_refused_in_one_line(project, kind, name, text, wo
     drawn = {"metrics.csv": "curves", "landscape.csv": "surfaces", "hessian.json": "bars"}[name]
     file = project / "results" / kind / "toy" / CELL / name
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    if name == "metrics.csv":  # as if the run had written it
+        manifest = json.loads((file.parent / "manifest.json").read_bytes())
+        manifest["outputs"][name] = sha256(file)
+        write_json(file.parent / "manifest.json", manifest)
     command = ["figure", "study.yaml", drawn, "--results", "results"]
     assert not accepted(text[:60], command, project / "results" / "figures", [word])
     plt.close("all")

@@ -9,12 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cells import cell_settings, prepare_inputs, tree
 from fedgloss import __version__, cli
 from fedgloss.claims import check_claim, claim
 from fedgloss.cli import main
+from fedgloss.files import sha256
+from fedgloss.outdated import FILES
+from fedgloss.status import States
 from fedgloss.study import load_study
+from fedgloss.tensors import save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "config" / "smoke.yaml")
@@ -270,13 +275,16 @@ class Looked:
         self.folder, self.capsys, self.study = folder, capsys, load_study(SMOKE)
 
     def run(self, number, status="completed", change=lambda manifest: None):
-        """The manifest of a cell's run, as it would be, but for a change."""
+        """What a cell's run leaves, its manifest as it would be but for a change; its folder."""
         cell = self.study.cells[number]
-        manifest = {"status": status, "settings": self.study.settings(cell), "inputs": {}}
+        files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in FILES]
+        manifest = {"status": status, "settings": self.study.settings(cell)}
+        manifest["code"] = self.study.code(cell.algorithm, cell.model)
         manifest["inputs"] = {"data": "da7a", "partition": "c0de", "weights": "5eed"}
+        manifest["outputs"] = {file.name: sha256(file) for file in files}
         manifest = json.loads(json.dumps(manifest))
         change(manifest)
-        self.write(f"runs/smoke/{cell}/manifest.json", json.dumps(manifest))
+        return self.write(f"runs/smoke/{cell}/manifest.json", json.dumps(manifest)).parent
 
     def write(self, name, text):
         file = self.folder / name
@@ -326,6 +334,8 @@ CHANGES = {
     "the weights": (lambda m: m["settings"].update(weights="5eed"), "settings.weights"),
     "the method": (lambda m: m["settings"].update(method="fedavg"), "settings.method"),
     "an older version": (lambda m: m["settings"].pop("data"), "settings.data is given here alone"),
+    "the code": (lambda m: m.update(code="c0de"), "its code differs"),
+    "no code": (lambda m: m.pop("code"), "its code differs"),
     "no settings": (lambda m: m.pop("settings"), "settings is None in the run"),
 }
 
@@ -359,6 +369,110 @@ def test_a_run_on_other_data_or_another_partition_is_outdated(looked):
     assert text.count("outdated:") == 1 and "(and 3 more)" in text
     partition.unlink()
     assert "4 done" in looked()
+
+
+HELPED = """from helper import scale
+from fedgloss.algorithms.averaging import fedavg
+"""
+
+
+def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path):
+    """The method's own file is as it was; in new processes, since modules are read once in each."""
+    (tmp_path / "meth.py").write_text(HELPED)
+    helper = tmp_path / "helper.py"
+    helper.write_text("scale = 1.0\n")
+    config = {"study": "own", "seeds": [0], "algorithms": {"mine": {"method": "meth:fedavg"}}}
+    row = {"dataset": "digits", "alphas": ["0"], "model": "smallcnn"}
+    config["grid"] = [{**row, "algorithms": ["fedavg", "mine"]}]
+    (tmp_path / "own.yaml").write_text(json.dumps(config))
+    train = """if True:
+        import sys, json
+        from fedgloss.outdated import FILES
+        from fedgloss.files import sha256
+        from fedgloss.study import load_study
+        from pathlib import Path
+        study = load_study("own.yaml")
+        for cell in study.cells:
+            run = Path("results/runs/own", str(cell))
+            run.mkdir(parents=True)
+            [(run / name).touch() for name in FILES]
+            manifest = {"status": "completed", "settings": study.settings(cell), "inputs": {}}
+            manifest["code"] = study.code(cell.algorithm, cell.model)
+            manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+            (run / "manifest.json").write_text(json.dumps(manifest))
+        """
+    look = """if True:
+        import sys
+        from fedgloss.cli import main
+        main(["status", "own.yaml"])
+        assert "torch" not in sys.modules
+        """
+
+    def done(program):
+        shown = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}"},
+        )
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout
+
+    done(train)
+    assert "2 done" in done(look)
+    helper.write_text("# A comment.\nscale = 1.0\n")
+    assert "2 done" in done(look)
+    helper.write_text("scale = 2.0\n")
+    text = done(look)
+    assert "1 done" in text and "1 outdated" in text
+    assert "outdated: digits/alpha-0/smallcnn/mine/seed-0: its code differs" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_that_lost_a_file_is_not_done(name, looked):
+    (looked.run(0) / name).unlink()
+    text = looked()
+    assert "0 done" in text and "1 outdated" in text
+    assert f"outdated: {looked.study.cells[0]}: {name} is gone" in text
+
+
+def test_nor_is_one_whose_metrics_were_harmed(looked):
+    (looked.run(0) / "metrics.csv").write_text("metrics")
+    text = looked()
+    assert "0 done" in text and "metrics.csv has changed since it was written" in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "running"}'])
+def test_a_broken_manifest_is_refused_with_what_to_do(text, looked, refuse):
+    (looked.run(0) / "manifest.json").write_text(text)
+    words = [f"{looked.study.cells[0]}/manifest.json", "delete its folder", "--force"]
+    refuse("status", SMOKE, "--results", str(looked.folder), words=words)
+
+
+FOREIGN = {
+    "settings": lambda identity: identity["settings"]["training"].update(lr=9),
+    "code": lambda identity: identity.update(code="c0de"),
+    "data": lambda identity: identity.update(data="other"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_checkpoint_that_training_will_pass_over_interrupts_nothing(what, looked):
+    looked.write("data/digits/manifest.json", '{"sha256": "da7a"}')
+    for number in (0, 1):
+        cell = looked.study.cells[number]
+        identity = {"settings": looked.study.settings(cell), "data": "da7a", "partition": "c0de"}
+        identity["code"] = looked.study.code(cell.algorithm, cell.model)
+        identity = json.loads(json.dumps({**identity, "device": "cpu"}))
+        if number:
+            FOREIGN[what](identity)
+        (file,) = looked.begun(number)
+        save_tensors(file, {"w": torch.zeros(3)}, {"identity": json.dumps(identity)})
+        os.utime(file, (0, 0))
+    states = States(looked.study, looked.folder)
+    assert [states.of(cell) for cell in looked.study.cells[:2]] == ["interrupted", "missing"]
+    assert [states.rounds(cell) for cell in looked.study.cells[:2]] == [3, 0]
 
 
 def test_an_interrupted_run_is_not_called_running(looked):
@@ -480,6 +594,8 @@ def test_looking_at_a_study_does_not_wait_for_torch(arguments):
     code = f"""
 import sys
 from fedgloss.cli import main
+from fedgloss.files import sha256
+from fedgloss.outdated import FILES
 try:
     main({arguments!r})
 except SystemExit:

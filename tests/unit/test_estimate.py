@@ -10,7 +10,8 @@ from fedgloss.cli import main
 from fedgloss.configuration import validate
 from fedgloss.errors import InputError
 from fedgloss.estimate import Need, remaining
-from fedgloss.files import write_json, write_text
+from fedgloss.files import sha256, write_json, write_text
+from fedgloss.outdated import FILES
 from fedgloss.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,13 +100,31 @@ def test_every_condition_of_the_paper_has_a_row_of_its_own():
         assert key in TABLE["training"] and key in TABLE["analysis"]
 
 
+def finish(study, cell, results, status="completed"):
+    """What a cell's run leaves."""
+    run = results / "runs" / study.name / str(cell)
+    for name in FILES:
+        write_text(run / name, "")
+    manifest = {"status": status, "settings": study.settings(cell)}
+    manifest["code"] = study.code(cell.algorithm, cell.model)
+    manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+    write_json(run / "manifest.json", manifest)
+
+
+SHARP = {
+    "columns": [{"dataset": "digits", "alpha": "0", "model": "smallcnn"}],
+    **{"kind": "methods", "rows": ["fedavg"], "show": ["lambda1"]},
+}
+MEASURED = {"status": "completed", "data": "paper", "model": "average", "lambda1": 5.0}
+MEASURED |= {"lambda1_final_model": 4.0, "eigenvalues": [5.0, 4.0, 3.0, 2.0, 1.0]}
+
+
 def test_finished_cells_cost_nothing_and_checkpoints_spare_their_rounds(tmp_path):
     study = study_of("fedavg", training={"rounds": 100})
     whole = estimate.training(study, study.cells[0]).seconds
     first, second = study.cells
     assert [job.need.seconds for job in remaining(study, tmp_path)] == [whole, whole]
-    manifest = {"status": "diverged", "settings": study.settings(first)}
-    write_json(tmp_path / "runs" / "s" / str(first) / "manifest.json", manifest)
+    finish(study, first, tmp_path, "diverged")
     checkpoints = tmp_path / "checkpoints" / "s" / str(second)
     for rounds in (20, 75):
         write_text(checkpoints / f"round-{rounds:07d}.safetensors", "")
@@ -114,16 +133,41 @@ def test_finished_cells_cost_nothing_and_checkpoints_spare_their_rounds(tmp_path
 
 
 def test_an_outdated_run_costs_what_it_costs_to_run_again_with_all_that_follows(tmp_path):
-    entry = {"columns": [{"dataset": "digits", "alpha": "0", "model": "smallcnn"}]}
-    entry |= {"kind": "methods", "rows": ["fedavg"], "show": ["lambda1"]}
-    study = study_of("fedavg", tables={"sharp": entry})
+    study = study_of("fedavg", tables={"sharp": SHARP})
     for cell in study.cells:
-        manifest = {"status": "completed", "settings": study.settings(cell)}
-        write_json(tmp_path / "runs" / "s" / str(cell) / "manifest.json", manifest)
-        write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", {})
+        finish(study, cell, tmp_path)
+        write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", MEASURED)
     assert not list(remaining(study, tmp_path))
-    edited = study_of("fedavg", tables={"sharp": entry}, training={"lr": 0.2})
+    edited = study_of("fedavg", tables={"sharp": SHARP}, training={"lr": 0.2})
     assert [job.kind for job in remaining(edited, tmp_path)] == ["train", "train", "hessian"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "jobs"),
+    [
+        ({"data": "paper", "count": 5, "models": ["average", "final"]}, []),
+        ({"data": "official_code"}, ["hessian"]),
+        ({"count": 4}, ["hessian"]),
+        ({"models": ["average"]}, ["hessian"]),
+        ({"models": ["final", "average"]}, ["hessian"]),
+    ],
+)
+def test_eigenvalues_that_the_study_no_longer_asks_for_are_made_again(asked, jobs, tmp_path):
+    study = study_of("fedavg", tables={"sharp": SHARP}, hessian=asked)
+    for cell in study.cells:
+        finish(study, cell, tmp_path)
+        write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", MEASURED)
+    assert [job.kind for job in remaining(study, tmp_path)] == jobs
+
+
+def test_a_diverged_run_has_no_eigenvalues_to_count(tmp_path):
+    study = study_of("fedavg", tables={"sharp": SHARP})
+    none = {"status": "diverged", "data": "paper", "model": "average", "lambda1": None}
+    for cell in study.cells:
+        finish(study, cell, tmp_path, "diverged")
+        file = tmp_path / "analysis" / "s" / str(cell) / "hessian.json"
+        write_json(file, {**none, "eigenvalues": [], "residuals": []})
+    assert not list(remaining(study, tmp_path))
 
 
 def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from cells import tree
-from fedgloss import importing
+from fedgloss import fingerprint, importing
 from fedgloss.cli import main
 from fedgloss.files import read_json
 from fedgloss.fingerprint import of_training
@@ -200,7 +200,7 @@ def test_an_edited_method_refuses_its_runs(place, monkeypatch):
     def edited(method, *rest):
         return "edited" if method == "fedgloss" else of_training(method, *rest)
 
-    monkeypatch.setattr(importing, "of_training", edited)
+    monkeypatch.setattr(fingerprint, "of_training", edited)
     found = fates(place)
     assert found["fedavg"] == "imported" and "in the run, 'edited' here" in found["fedgloss"]
 

@@ -86,7 +86,7 @@ def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
         "average = weighted",
         "clients_per_round = 5",
         "2.6.0",
-        "c0de" * 3,
+        make_study().code("fedavg", "cnn")[:12],
         "da7a" * 16,
         "float32, TF32 off",
         "snakemake --cores 1 --configfile=config/toy.yaml --force results/tables/toy/table3.md",

@@ -1,12 +1,15 @@
 """The results folder as the report reads it; also the synthetic folder of the report's tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fedgloss.configuration import read_yaml
 from fedgloss.errors import InputError
+from fedgloss.files import sha256
+from fedgloss.outdated import FILES
 from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.study import METHODS_FILE, Cell, Study
@@ -69,12 +72,15 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
     runs.mkdir(parents=True)
     analysis.mkdir(parents=True)
     diverged = final == "x"
-    settings = (study or make_study()).settings(cell)
+    study = study or make_study()
+    settings = study.settings(cell)
     training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
     lines = [f"{(i + 1) * training['rounds'] // 10},{a},{1 / a}" for i, a in enumerate(reached)]
     (runs / "metrics.csv").write_text("\n".join(["round,accuracy,loss", *lines]) + "\n")
+    for name in FILES[1:]:
+        (runs / name).touch()
     manifest = {
         "status": "diverged" if diverged else "completed",
         "diverged_in": 7 if diverged else None,
@@ -90,11 +96,11 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
         "threads": 1,
         "precision": "float32, TF32 off",
         "versions": {"python": "3.11.2", "torch": "2.6.0", "numpy": "2.0.0", "fedgloss": "0.1.0"},
-        "code": "c0de" * 16,
+        "code": study.code(cell.algorithm, cell.model),
         "wall_seconds": 12.5,
         "images_per_second": 1234.5,
         "inputs": {"data": "da7a" * 16},
-        "outputs": {"metrics.csv": "0f" * 32},
+        "outputs": {name: sha256(runs / name) for name in FILES},
     }
     (runs / "manifest.json").write_text(json.dumps(manifest))
     lambda1 = None if diverged else LAMBDA1[cell.algorithm] * (1 + cell.seed % 3 / 10)
@@ -119,6 +125,12 @@ def write_results(folder: Path, study: Study | None = None) -> Path:
 
 def cell(dataset: str, algorithm: str, seed: int) -> Cell:
     return Cell(dataset, "0", "cnn", algorithm, seed)
+
+
+def edit_manifest(run: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    change(manifest)
+    (run / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_reads_what_the_jobs_wrote(tmp_path: Path) -> None:
@@ -154,6 +166,7 @@ def test_a_broken_csv_is_named_with_its_line(tmp_path: Path) -> None:
     found = Results(make_study(), write_results(tmp_path))
     file = found.path("runs", cell("cifar10", "fedavg", 0), "metrics.csv")
     file.write_text("round,accuracy\n1,50\n2\n")
+    edit_manifest(file.parent, lambda m: m["outputs"].update({file.name: sha256(file)}))
     with pytest.raises(InputError, match=r"metrics\.csv: line 3: accuracy is not a number"):
         found.metrics(cell("cifar10", "fedavg", 0))
 
@@ -192,6 +205,46 @@ def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: 
     assert (summary.n, summary.missing) == (0, 3)
     (sentence,) = results.left_out(found, cells)
     assert "3 runs are outdated" in sentence and "in the run" in sentence
+
+
+def test_neither_are_results_of_code_that_was_edited_since(tmp_path: Path) -> None:
+    found, old = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    edit_manifest(
+        found.path("runs", old, "manifest.json").parent, lambda m: m.update(code="c0de" * 16)
+    )
+    assert found.status(old) == "outdated" and found.manifest(old) is None
+    (sentence,) = results.left_out(found, found.study.cells)
+    assert "1 run is outdated" in sentence and "its code differs" in sentence
+    assert found.status(cell("cifar10", "fedavg", 42)) == "completed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda file: file.unlink(), "is gone"),
+        (lambda file: file.write_text("\n".join(file.read_text().split()[:3])), "has changed"),
+    ],
+)
+def test_metrics_that_are_not_those_of_the_run_are_refused(damage, reason, tmp_path: Path) -> None:
+    found, harmed = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    damage(found.path("runs", harmed, "metrics.csv"))
+    line = rf"{harmed}: metrics\.csv {reason}.*; delete its folder, or run .* --force$"
+    with pytest.raises(InputError, match=line):
+        found.metrics(harmed)
+
+
+def test_models_that_were_deleted_to_save_space_leave_the_numbers(tmp_path: Path) -> None:
+    found, slim = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    found.path("runs", slim, "final.safetensors").unlink()
+    assert found.metrics(slim) and found.manifest(slim)
+
+
+def test_a_broken_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    found.path("runs", broken, "manifest.json").write_text("")
+    line = r"seed-0/manifest\.json: not valid JSON .*; delete its folder, or run .* --force$"
+    with pytest.raises(InputError, match=line):
+        found.status(broken)
 
 
 def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:

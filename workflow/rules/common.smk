@@ -243,9 +243,7 @@ def partition_code(wildcards):
 
 def training_code(wildcards):
     """The fingerprint of the code that decides a cell's numbers."""
-    method = STUDY.definition(wildcards.algorithm)["method"]
-    model = STUDY.model(wildcards.model)["model"]
-    return fingerprint.of_training(method, model, wildcards.model in STUDY.weights)
+    return STUDY.code(wildcards.algorithm, wildcards.model)
 
 
 def initial_weights(wildcards):

@@ -1,6 +1,6 @@
 """What the jobs left behind for each cell, read only; what is missing is None, never an error.
 
-So is what is outdated: a run whose settings or data are no longer the study's, and what was
+So is what is outdated: a run whose settings, data or code are no longer the study's, and what was
 measured on it. No table or figure counts it; `outdated` says why.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
-from fedgloss.outdated import Expectations
+from fedgloss.outdated import AGAIN, Expectations, harm, is_hessian_of, read_manifest
 from fedgloss.records import (
     COUNT,
     NUMBER,
@@ -52,7 +52,7 @@ MANIFEST = {
     **dict.fromkeys(("bytes_down", "bytes_up"), COUNT),
     **dict.fromkeys(("backend", "device", "precision", "code"), TEXT),
     "threads": POSITIVE,
-    **dict.fromkeys(("versions", "inputs"), TEXT.by_name),
+    **dict.fromkeys(("versions", "inputs", "outputs"), TEXT.by_name),
     **dict.fromkeys(("wall_seconds", "images_per_second"), NUMBER),
 }
 SHARPNESS = {"data": TEXT, "lambda1": NUMBER.or_null}
@@ -76,8 +76,16 @@ class Results:
         return manifest and self._expected.fault(cell, manifest)
 
     def metrics(self, cell: "Cell") -> Columns | None:
-        """The evaluated rounds: round, accuracy, loss and what else was recorded."""
+        """The evaluated rounds: round, accuracy, loss and what else was recorded.
+
+        InputError if the file is gone, or is not the one that the run wrote.
+        """
+        manifest = self.manifest(cell)
+        if manifest is None:
+            return None
         path = self.path("runs", cell, "metrics.csv")
+        if changed := harm(path.parent, manifest, (path.name,)):
+            raise InputError(f"{path.parent}: {changed}; {AGAIN}")
         columns = self._csv(cell, path, ("round", "accuracy"))
         for name, values in (columns or {}).items():
             if not all(map(NUMBER.fits, values)):
@@ -96,9 +104,8 @@ class Results:
         path = self.path("analysis", cell, "hessian.json")
         if not path.exists() or self.outdated(cell):
             return None
-        found, asked = read_record(path, SHARPNESS), self.study.config.get("hessian", {})
-        wanted = asked.get("data", "paper"), asked.get("models", ["average"])[0]
-        return found if (found["data"], found.get("model", wanted[1])) == wanted else None
+        found = read_record(path, SHARPNESS)
+        return found if is_hessian_of(found, self.study.config.get("hessian", {})) else None
 
     def landscape(self, cell: "Cell") -> Columns | None:
         """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""
@@ -126,8 +133,7 @@ class Results:
         return Path(self.folder) / kind / self.study.name / str(cell) / name
 
     def _manifest(self, cell: "Cell") -> dict[str, Any] | None:
-        path = self.path("runs", cell, "manifest.json")
-        return read_record(path, MANIFEST) if path.exists() else None
+        return read_manifest(self.path("runs", cell, "manifest.json"), MANIFEST)
 
     def _csv(self, cell: "Cell", path: Path, wanted: tuple[str, ...]) -> Columns | None:
         if not path.exists() or self.outdated(cell):
