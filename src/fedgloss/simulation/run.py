@@ -190,9 +190,10 @@ def run_rounds(
         try:
             on_round(t + 1, [rows.get(id(run)) for run in runs])
             stop = t + 1 < plan.rounds and should_stop()
-        except BaseException:  # a caller's own, or Ctrl-C meanwhile: the round is done
+        except BaseException:  # of a caller's own function, or Ctrl-C in it: the round is done
             for stack in stacks:
-                stack.save(plan, True)
+                if any(run.checkpoints and run.checkpoints.for_calls for run in stack.runs):
+                    stack.save(plan, True)
             raise
         for stack in stacks if stop else now:
             stack.save(plan, stop)
