@@ -76,9 +76,12 @@ def _check_root(study: Study, dataset: str, results: Path) -> None:
     if definition["source"] != "folder" or prepared.is_file():
         return
     where, root = f"{study.file}: datasets.{dataset}.root", Path(definition["root"])
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "there is no such folder"
-        raise InputError(f"{where}: {definition['root']!r}: {what}")
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise InputError(f"{where}: {definition['root']!r}: has no folder {part}/")
+    try:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "there is no such folder"
+            raise InputError(f"{where}: {definition['root']!r:.80}: {what}")
+        for part in ("train", "test"):
+            if not (root / part).is_dir():
+                raise InputError(f"{where}: {definition['root']!r:.80}: has no folder {part}/")
+    except OSError as error:  # a name that no file can have, a folder that is not for us
+        raise InputError(f"{where}: {definition['root']!r:.80}: {error.strerror}") from None
