@@ -49,6 +49,11 @@ def from_path(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's message that says something, or else its type."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+
+
 def cause(error: BaseException) -> str:
     """An error of the user's own code in a few words, with the line that raised it."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 from fedgloss.simulation import switches
-from fedgloss.simulation.flat import copied, flatten, parameter_shapes, unflatten
+from fedgloss.simulation.flat import copied, flatten, parameter_shapes, seeded, unflatten
 
 T = TypeVar("T")
 
@@ -228,7 +228,7 @@ class Objective:
         except RuntimeError as error:
             raise InputError(
                 "model: cannot be differentiated twice, and does not compute in float64, in which"
-                f" its Hessian would be approximated ({_reason(error)})"
+                f" its Hessian would be approximated ({reason(error)})"
             ) from None
         return False
 
@@ -263,13 +263,13 @@ class Objective:
             hint = "; integers, without a transform, stay what they are" if as_they_are else ""
             raise InputError(
                 f"inputs, targets: {_name(self.inputs)} and {_name(self.targets)} do not pass"
-                f" through the model and the cross-entropy ({_reason(error)}){hint}"
+                f" through the model and the cross-entropy ({reason(error)}){hint}"
             ) from None
         try:
             with self._arithmetic(), _no_reentrant_checkpoints():
                 self._gradient(w, 0, create_graph=False, size=2)
         except RuntimeError as error:
-            raise InputError(f"model: cannot be differentiated ({_reason(error)})") from None
+            raise InputError(f"model: cannot be differentiated ({reason(error)})") from None
 
     def _check_classes(self, classes: int) -> None:
         if self.targets.is_floating_point():
@@ -294,7 +294,7 @@ class Objective:
             dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
             tensors[name] = buffer.to(dtype, copy=True)
         named = {f"model.{name}": tensor for name, tensor in tensors.items()}
-        with _same_draws(seed, w.device):
+        with seeded(seed, w.device):
             return functional_call(self._holder, named, (compute,))
 
     def _logits(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -411,22 +411,6 @@ def _is_plain(model: nn.Module) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _same_draws(seed: int, device: torch.device) -> Iterator[None]:
-    """What the block draws at random depends on the seed alone, and moves no global generator."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-
-
 def _derivative(value: Tensor, point: Tensor, **options: bool) -> Tensor:
     """d(value) / d(point); zero where the one does not depend on the other."""
     if not value.requires_grad:
@@ -454,7 +438,3 @@ def _operations(value: Tensor) -> set[str]:
 
 def _name(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

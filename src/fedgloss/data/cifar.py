@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fedgloss.data.facts import encode_names
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 from fedgloss.files import atomic
 from fedgloss.tensors import save_tensors
 from fedgloss.torchvision_compat import torchvision
@@ -110,8 +110,7 @@ def _open(source: str, root: Path, download: bool) -> tuple[Any, Any]:
     except (OSError, RuntimeError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         if not download:
             _check_files(cifar, folder)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{source}: download to {root} failed ({reason})") from None
+        raise InputError(f"{source}: download to {root} failed ({reason(error)})") from None
 
 
 def _files(cifar: Any) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 
 DEEP = ("I;16", "I;16B", "I;16L", "I")  # "I": PNG in older versions of Pillow, and PGM
 GREY = ("1", "L", "LA", *DEEP)
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or in a format that must be converted to PNG or JPEG first"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return reason(error)
 
 
 def decode(file: Path, mode: str, size: int | None) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 
 WRAPPERS = (
     "DataParallel",
@@ -88,17 +88,21 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever the attributes of a user's module raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model: cannot be copied ({reason})") from None
+        raise InputError(f"model: cannot be copied ({reason(error)})") from None
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's random numbers follow from `seed` in the block, and are unaffected by it after."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    """What the block draws at random follows from `seed`, and moves no global generator."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

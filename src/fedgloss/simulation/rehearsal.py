@@ -224,12 +224,12 @@ class _Watched:
         self.step = self.step + 1 if function == "direction" else 0
         return result
 
-    def _counting(self, function: str, result: Any, h: Named) -> Any:
-        """What counts of a result: clients that have done all their steps stay where they are."""
-        if function != "direction":
-            return result
-        active = h.steps > self.step
-        return _map(result, lambda value: torch.where(active, value, 0))
+    def _apart(self, function: str, result: Any, alone: Any, h: Named) -> str | None:
+        """What differs; clients that have done all their steps stay where they are anyway."""
+        if function == "direction":
+            active = h.steps > self.step
+            result, alone = _map((result, alone), lambda value: torch.where(active, value, 0))
+        return _difference(function, result, alone)
 
     def _again(
         self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
@@ -266,8 +266,7 @@ class _Watched:
             given = (*(_map(value, mine) for value in others), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
             found, _ = self._call(function, given, part, (1, K, P), ALONE)
-            results = (self._counting(function, r, given[-1]) for r in (_map(result, mine), found))
-            if name := _difference(function, *results):
+            if name := self._apart(function, _map(result, mine), found, given[-1]):
                 raise self._refusal(
                     function,
                     f"mixes the federations that are trained together ({name}): reduce over {dims},"
@@ -291,8 +290,7 @@ class _Watched:
             given = (own(W), down, _map(c, own), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)
             found, _ = self._call(function, given, part, (S, 1, P), BY_ITSELF)
-            results = (self._counting(function, r, given[-1]) for r in (_map(result, own), found))
-            if name := _difference(function, *results):
+            if name := self._apart(function, _map(result, own), found, given[-1]):
                 raise self._refusal(
                     function,
                     f"mixes the clients ({name}): a client knows its own model, state and data;"

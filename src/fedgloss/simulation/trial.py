@@ -6,13 +6,14 @@ What cannot work is refused in one line before any work: after it, hours of trai
 import contextlib
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 from fedgloss.simulation.clients import Batching, ClientData, Pipeline
 from fedgloss.simulation.evaluate import BATCH_SIZE, are_classes, evaluating
 from fedgloss.simulation.flat import parameter_shapes, seeded, unflatten
@@ -112,25 +113,24 @@ class _Trial:
     def evaluate(self, x: Tensor, y: Tensor) -> None:
         """A pass in eval mode."""
         with _refusing("test", x, y), evaluating(self.model, self.loss), torch.no_grad():
-            if self._draws(lambda: self.loss(self._forward(x)[0].to(self.w.dtype), y)):
+            output = self._forward(x)[0].to(self.w.dtype)
+            if self._watched(lambda: self.loss(output, y))[1]:
                 raise InputError("loss: draws random numbers in eval mode too")
 
-    def _draws(self, compute: Callable[[], object]) -> bool:
-        """Whether this draws from PyTorch's generators, which are then as before."""
+    def _watched(self, compute: Callable[[], Any]) -> tuple[Any, bool]:
+        """What this returns, always with the same draws; and whether there were any."""
         with seeded(0, self.w.device):
-            before = _torch_generators(self.w.device)
-            compute()
-            return not all(map(torch.equal, before, _torch_generators(self.w.device)))
+            before = _generators(self.w.device)
+            result = compute()
+            return result, not all(map(torch.equal, before, _generators(self.w.device)))
 
     @torch.no_grad()
     def _forward(self, x: Tensor) -> tuple[Tensor, bool]:
-        """The outputs for x, always with the same draws; and whether there were any."""
+        """The outputs for x, and whether any random numbers were drawn for them."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         w, given = self.w.clone(), x.clone()
-        with seeded(0, w.device):
-            before = _torch_generators(w.device)
-            output = functional_call(self.model, unflatten(w, self.shapes), (x,))
-            draws = not all(map(torch.equal, before, _torch_generators(w.device)))
+        parameters = unflatten(w, self.shapes)
+        output, draws = self._watched(lambda: functional_call(self.model, parameters, (x,)))
         if not isinstance(output, Tensor):
             raise InputError(f"model: returns {type(output).__name__}, must return one tensor")
         if not output.is_floating_point():
@@ -156,8 +156,9 @@ class _Trial:
     def _check_loss(self, output: Tensor, y: Tensor) -> bool:
         """Refuse what is no mean loss of the outputs alone; whether it draws."""
         output = output.to(self.w.dtype)
-        with torch.enable_grad(), seeded(0, self.w.device):
-            value = self.loss(output.clone(), targets := y.clone())
+        targets = y.clone()
+        with torch.enable_grad():
+            value, draws = self._watched(lambda: self.loss(output.clone(), targets))
         if isinstance(value, Tensor) and value.requires_grad:
             raise InputError(
                 "loss: depends on parameters other than by the outputs, in ways that no gradient"
@@ -167,8 +168,7 @@ class _Trial:
             raise InputError("loss: changes its targets")
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise InputError("loss: must return the mean loss of a mini-batch, a scalar tensor")
-        with seeded(0, self.w.device):
-            again = self.loss(output.clone(), y.clone())
+        again, _ = self._watched(lambda: self.loss(output.clone(), y.clone()))
         if not _alike(value, again):
             raise InputError(
                 "loss: two calls on one mini-batch differ: it keeps something from call to call"
@@ -178,7 +178,7 @@ class _Trial:
             raise InputError(
                 "loss: must return the mean over a mini-batch, not the sum (reduction='mean')"
             )
-        return self._draws(lambda: self.loss(output.clone(), y.clone()))
+        return draws
 
     def check_targets(self, what: str, inputs: Tensor, targets: Tensor) -> None:
         """Refuse labels that the model has no output for."""
@@ -225,17 +225,16 @@ def _refusing(what: str, x: Tensor, y: Tensor) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{what}: inputs {list(x.shape[1:])} and targets {list(y.shape[1:])} do not pass"
-            f" through the model and the loss, {len(x)} at once ({reason})"
+            f" through the model and the loss, {len(x)} at once ({reason(error)})"
         ) from None
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
 
 
-def _torch_generators(device: torch.device) -> list[Tensor]:
+def _generators(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
