@@ -1,0 +1,30 @@
+"""What several of these files ask for by name."""
+
+import pytest
+
+from studies import SMALL
+from test_fingerprint import forget
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    """Write a study file; by default the one above with one piece of text replaced."""
+
+    def write(old="", new="", text=SMALL):
+        assert old in text
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def my_package(tmp_path, monkeypatch):
+    """A package of one's own with a model."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "nets.py").write_text("def small(shape, classes): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    yield tmp_path / "my_package"
+    forget()
