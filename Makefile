@@ -21,8 +21,7 @@ quickstart: $(READY)
 
 setup: $(READY)
 
-test: $(READY)
-	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
+test: lint
 	@python -m pytest -m "not slow" -n auto --dist loadfile --durations=5
 
 test-slow: $(READY)
@@ -32,7 +31,8 @@ test-slow: $(READY)
 test-all: test test-slow
 
 lint: $(READY)
-	ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
+	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
+	@shown=$$(lint-imports --no-logo --no-cache) || { echo "$$shown"; exit 1; }
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedgloss import rng
-from fedgloss.analysis.hessian import top_eigenvalues
-from fedgloss.analysis.objective import Objective
 from fedgloss.data.augment import normalize
-from fedgloss.data.datasets import load
+from fedgloss.data.dataset import load
+from fedgloss.engine.backends import fused as fused_backend
 from fedgloss.fingerprint import of_training
+from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.models import build_model
-from fedgloss.simulation import fused as fused_backend
-from fedgloss.simulation.cell import CellFiles, train_cells
+from fedgloss.sharpness.eigenvalues import top_eigenvalues
+from fedgloss.sharpness.objective import Objective
 from fedgloss.tensors import load_tensors
 
 if TYPE_CHECKING:

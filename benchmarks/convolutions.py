@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from measure import best, table
 from torch import Tensor
 
-from fedgloss.simulation.convolution import Filtered, OneByOne, Patches
+from fedgloss.engine.backends.convolution import Filtered, OneByOne, Patches
 
 K, B = 5, 64
 LAYERS = {

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedgloss.data.datasets import Dataset, load, prepare
-from fedgloss.data.partitions import load_partition, make_partition
+from fedgloss.data.dataset import Dataset, load, prepare
+from fedgloss.data.partition.partition import load_partition, make_partition
 from fedgloss.tensors import load_tensors, safetensors_layout
 
 ROWS, USERS, CLASSES, SIZE = 164_172, 1_262, 2_028, 224

@@ -5,7 +5,7 @@
 Parts, all by default: ceiling rounds convolutions methods together checkpoint memory. Tasks that
 are compared take turns, and the fastest of their repeats counts: a machine can only be slowed down
 by others. A share of the ceiling counts the products of the definition, of which the engine may
-need fewer (simulation/convolution.py).
+need fewer (engine/backends/convolution.py).
 
 Prints Markdown tables, and writes the figures as JSON.
 """
@@ -28,14 +28,14 @@ from measure import best, table
 from plain import Images, Net, PlainLoop, SmallNet
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.checkpoint import Checkpoints
+from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.evaluate import evaluate
+from fedgloss.engine.federation import Simulation, advance, federation
+from fedgloss.engine.flat import flatten
+from fedgloss.engine.start import device_name, prepared
 from fedgloss.models import build_model
-from fedgloss.simulation.assembly import build_gradients
-from fedgloss.simulation.checkpoint import Checkpoints
-from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.evaluate import evaluate
-from fedgloss.simulation.flat import flatten
-from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.start import device_name, prepared
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.15}
 HYPERPARAMETERS |= {"lambda": 10.0}

@@ -27,15 +27,15 @@ from torch import Tensor
 
 from cells import cells
 from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
+from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.fused import FusedGradients
+from fedgloss.engine.backends.graph import CudaGraph, Recorded
+from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.federation import Simulation, advance, federation
+from fedgloss.engine.flat import flatten
+from fedgloss.engine.start import prepared
 from fedgloss.models import build_model
-from fedgloss.simulation.assembly import build_gradients
-from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.flat import flatten
-from fedgloss.simulation.fused import FusedGradients
-from fedgloss.simulation.graph import CudaGraph, Recorded
-from fedgloss.simulation.loop import LoopGradients
-from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.start import prepared
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.15, "rho_l": 0.15}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 2000, "rho0": 0.001}
@@ -454,7 +454,7 @@ def agreement(bench: Bench) -> dict:
 
 def others(bench: Bench) -> dict:
     """The other backends and a plain loop on the same card, seconds a round of FedGloSS + SAM."""
-    from fedgloss.simulation import convolution
+    from fedgloss.engine.backends import convolution
 
     found = {}
     for way in ("patches", "cudnn"):

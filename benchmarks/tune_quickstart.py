@@ -27,12 +27,12 @@ from torch import Tensor
 
 import fedgloss
 from fedgloss import rng
-from fedgloss.data.datasets import Dataset, load, prepare
-from fedgloss.data.partitions import load_partition, make_partition
+from fedgloss.data.dataset import Dataset, load, prepare
+from fedgloss.data.partition.partition import load_partition, make_partition
+from fedgloss.engine.clients import ClientData, Pipeline
+from fedgloss.engine.start import initial_model
 from fedgloss.files import write_text
-from fedgloss.simulation.clients import ClientData, Pipeline
-from fedgloss.simulation.start import initial_model
-from fedgloss.study import Cell, Study, load_study
+from fedgloss.study.study import Cell, Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "config" / "quickstart.yaml"

@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 # Looked up on first use, so that commands which need no tensors do not wait for torch.
 _HOMES = {
     "Algorithm": "fedgloss.algorithms.core",
-    "ClientData": "fedgloss.simulation.clients",
+    "ClientData": "fedgloss.engine.clients",
     "InputError": "fedgloss.errors",
-    "Interrupted": "fedgloss.simulation.checkpoint",
+    "Interrupted": "fedgloss.engine.checkpoint",
     "METHODS": "fedgloss.algorithms",
-    "Pipeline": "fedgloss.simulation.clients",
-    "Training": "fedgloss.simulation.assembly",
-    "train": "fedgloss.simulation.train",
+    "Pipeline": "fedgloss.engine.clients",
+    "Training": "fedgloss.engine.assembly",
+    "train": "fedgloss.engine.train",
 }
 __all__ = sorted(_HOMES)
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from fedgloss import __version__, commands
+from fedgloss import __version__
 from fedgloss.errors import InputError
+from fedgloss.jobs import commands
 
 DESCRIPTION = """\
 FedGloSS, rebuilt: federated learning with global sharpness-aware minimisation.

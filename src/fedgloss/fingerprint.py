@@ -24,9 +24,9 @@ PACKAGE = "fedgloss"
 FOLDER = Path(__file__).parent
 # Their functions import one module of several, by a name that the caller knows.
 BY_NAME = {
-    "fedgloss.analysis.run",
-    "fedgloss.data.datasets",
-    "fedgloss.data.partitions",
+    "fedgloss.jobs.sharpness",
+    "fedgloss.data.dataset",
+    "fedgloss.data.partition.partition",
     "fedgloss.models",
 }
 STANDARD = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
@@ -60,30 +60,33 @@ def exists(module: str) -> bool:
 def of_training(method: str, model: str, pretrained: bool = False) -> str:
     """The code that decides a training run's numbers, for a method and a model by name."""
     path = algorithms.METHODS.get(method, method)
-    modules = ["fedgloss.simulation.cell", path.partition(":")[0], _model_module(model)]
+    modules = ["fedgloss.jobs.train", path.partition(":")[0], _model_module(model)]
     return fingerprint(*modules, *(["fedgloss.models.weights"] if pretrained else []))
 
 
 def of_analysis(kind: str, model: str) -> str:
     """The code behind Hessian eigenvalues or landscapes of a model."""
-    return fingerprint("fedgloss.analysis.run", f"fedgloss.analysis.{kind}", _model_module(model))
+    module = {"hessian": "eigenvalues"}.get(kind, kind)
+    return fingerprint(
+        "fedgloss.jobs.sharpness", f"fedgloss.sharpness.{module}", _model_module(model)
+    )
 
 
 def of_data(source: str) -> str:
     """The code that prepares a data source."""
     module = {"cifar10": "cifar", "cifar100": "cifar"}.get(source, source)
-    return fingerprint("fedgloss.data.datasets", f"fedgloss.data.{module}")
+    return fingerprint("fedgloss.data.dataset", f"fedgloss.data.sources.{module}")
 
 
 def of_partitions(scheme: str) -> str:
     """The code that cuts data into clients, or imports a split."""
-    imported = ["fedgloss.data.splits"] if scheme == "file" else []
-    return fingerprint("fedgloss.data.partitions", *imported)
+    imported = ["fedgloss.data.partition.splits"] if scheme == "file" else []
+    return fingerprint("fedgloss.data.partition.partition", *imported)
 
 
 def of_tables() -> str:
     """The code that makes tables."""
-    return fingerprint("fedgloss.report.tables")
+    return fingerprint("fedgloss.report.tables", "fedgloss.report.formats")
 
 
 def of_figures() -> str:

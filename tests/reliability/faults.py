@@ -13,10 +13,10 @@ from functools import partial, wraps
 from pathlib import Path
 
 CALLS = ("mkdir", "open", "fsync", "replace", "close", "unlink", "rmdir")
-SAVE = "fedgloss.simulation.checkpoint:Checkpoints.save"
-LOAD = "fedgloss.simulation.checkpoint:Checkpoints.load"
-CLEAR = "fedgloss.simulation.checkpoint:Checkpoints.clear"
-WRITE_RESULTS = "fedgloss.simulation.cell:write_results"
+SAVE = "fedgloss.engine.checkpoint:Checkpoints.save"
+LOAD = "fedgloss.engine.checkpoint:Checkpoints.load"
+CLEAR = "fedgloss.engine.checkpoint:Checkpoints.clear"
+WRITE_RESULTS = "fedgloss.jobs.train:write_results"
 
 
 def die() -> None:

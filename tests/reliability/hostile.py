@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fedgloss import study
 from fedgloss.cli import main
-from fedgloss.configuration import read_yaml, validate
+from fedgloss.study import study
+from fedgloss.study.configuration import read_yaml, validate
 
 METHODS = study.METHODS_FILE
 SECONDS, BYTES = 60, 3 * 2**30  # what one command may take beyond what the process has already
@@ -218,7 +218,7 @@ def bounded() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def methods_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading config/methods.yaml takes most of the time that checking a study does."""
+    """Reading constants/methods.yaml takes most of the time that checking a study does."""
     monkeypatch.setattr(
         study, "read_yaml", lambda file: _methods() if file == METHODS else read_yaml(file)
     )

@@ -156,8 +156,8 @@ def test_later_checkpoints_of_another_run_never_cost_this_one_its_own(what, kill
 
 def test_a_checkpoint_of_other_data_is_passed_over(killed, tmp_path):
     """The same settings and code; one training image has another pixel."""
-    from fedgloss.data.datasets import load
-    from fedgloss.data.partitions import make_partition
+    from fedgloss.data.dataset import load
+    from fedgloss.data.partition.partition import make_partition
     from fedgloss.files import sha256, write_json
 
     other = tmp_path / "other"

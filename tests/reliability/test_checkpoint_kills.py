@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from fedgloss.simulation.checkpoint import Checkpoints
+from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.tensors import load_metadata
 from reliability import faults
 from reliability.trainer import FINISHED, Cell

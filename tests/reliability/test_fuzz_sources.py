@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from fedgloss.data.datasets import load
+from fedgloss.data.dataset import load
 from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, snapshot
 from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import picture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss import study
-from fedgloss.configuration import read_yaml
 from fedgloss.errors import InputError
+from fedgloss.study import study
+from fedgloss.study.configuration import read_yaml
 from reliability.hostile import accepted, as_json, at_random, bytes_at_random, key_by_key
 from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import STUDY

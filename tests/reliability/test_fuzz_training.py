@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from fedgloss.data.datasets import load
-from fedgloss.data.partitions import load_partition, make_partition, plot_partition
+from fedgloss.data.dataset import load
+from fedgloss.data.partition.partition import load_partition, make_partition, plot_partition
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.models.weights import read
@@ -177,7 +177,7 @@ def test_prepared_data_with_damaged_bytes(project):
 
 def tensors_of(project, **changes):
     """The prepared data with some tensors changed, under a manifest that describes them."""
-    from fedgloss.data.datasets import _dtype
+    from fedgloss.data.dataset import _dtype
     from fedgloss.tensors import save_tensors
 
     file, manifest = project / "data" / "data.safetensors", project / "data" / "manifest.json"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss.data.datasets import load, prepare
-from fedgloss.data.partitions import make_partition
-from fedgloss.simulation.cell import CellFiles, train_cells
-from fedgloss.study import load_study
+from fedgloss.data.dataset import load, prepare
+from fedgloss.data.partition.partition import make_partition
+from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.study import load_study
 
 BEGIN, END = 150, 650
 STUDY = """{"study": "long", "seeds": [0], "grid": [{"dataset": "digits", "alphas": ["0"],

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedgloss.data import cifar
-from fedgloss.data.datasets import prepare
+from fedgloss.data.dataset import prepare
+from fedgloss.data.sources import cifar
+from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.models.weights import read
-from fedgloss.simulation.checkpoint import Checkpoints
 from fedgloss.tensors import load_metadata, load_tensors
 from fedgloss.torchvision_compat import torchvision
 from reliability.hostile import fedgloss
@@ -45,7 +45,7 @@ FORBIDDEN = {
     *("tarfile.extractall", "shutil.unpack_archive", "zipfile.ZipFile", "markupsafe.Markup"),
 }
 ALLOWED = {
-    ("data/cifar.py", "pickle.Unpickler"),  # the base of one that knows three names, see below
+    ("data/sources/cifar.py", "pickle.Unpickler"),  # the base of one, see below
     ("report/html.py", "markupsafe.Markup"),  # around text that has been escaped, see below
 }
 
@@ -314,7 +314,7 @@ def test_an_image_id_cannot_leave_the_folder(image, tmp_path):
         "!!python/tuple [1]",
         "!!python/object/new:os.system [touch pwned]",
         "!!python/object/apply:builtins.eval ['1']",
-        "!!python/object:fedgloss.study.Study {}",
+        "!!python/object:fedgloss.study.study.Study {}",
         "!!python/module:os",
         "!x y",
     ],

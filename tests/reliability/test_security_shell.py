@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss.analysis.run import landscape
-from fedgloss.data.datasets import load
-from fedgloss.data.partitions import load_partition
+from fedgloss.data.dataset import load
+from fedgloss.data.partition.partition import load_partition
+from fedgloss.jobs.sharpness import landscape
 from fedgloss.models import build_model
 from fedgloss.tensors import save_tensors
 from reliability.test_security_text import NASTY, TEX, Tags

@@ -13,7 +13,7 @@ import pytest
 
 from fedgloss.report.formats import to_latex
 from fedgloss.report.tables import build
-from fedgloss.study import load_study
+from fedgloss.study.study import load_study
 from reliability.hostile import as_json, fedgloss
 from reliability.toy import STUDY
 

@@ -6,7 +6,7 @@ import subprocess
 import psutil
 import pytest
 
-from fedgloss.study import load_study
+from fedgloss.study.study import load_study
 from reliability.snakes import Snake, numbers, strays
 from reliability.trainer import Cell
 from unit.cells import OUTPUTS

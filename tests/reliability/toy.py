@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fedgloss import study
 from fedgloss.files import write_json
+from fedgloss.study import study
 from reliability.hostile import fedgloss
 
 COLUMN = {"dataset": "pets", "alpha": "iid", "model": "smallcnn"}

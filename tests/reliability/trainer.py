@@ -19,7 +19,7 @@ from unit.cells import OUTPUTS, cell_settings
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["fedgloss.cli", "fedgloss.fingerprint", "fedgloss.progress", "fedgloss.simulation.cell"]
+    ["fedgloss.cli", "fedgloss.fingerprint", "fedgloss.progress", "fedgloss.jobs.train"]
 )
 
 HANGS = 300

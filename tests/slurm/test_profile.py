@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from fedgloss import estimate
-from fedgloss.study import load_study
+from fedgloss.study import estimate
+from fedgloss.study.study import load_study
 from workflow.project import ROOT, build, copy_project
 
 PROFILES = [ROOT / "profiles" / name / "config.yaml" for name in ("default", "slurm")]

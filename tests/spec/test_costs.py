@@ -47,7 +47,7 @@ def run(method):
 
 
 def published():
-    with open(ROOT / "config" / "published.csv") as file:
+    with open(ROOT / "src/fedgloss/study/constants" / "published.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == "2"]
     return {row["algorithm"]: row for row in rows}
 

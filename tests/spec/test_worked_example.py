@@ -9,7 +9,7 @@ import torch
 
 import fedgloss
 from fedgloss.algorithms import METHODS, variant_choices
-from fedgloss.study import check_study, read_yaml
+from fedgloss.study.study import check_study, read_yaml
 from problem import random_problem
 
 ROOT = Path(__file__).resolve().parents[2]

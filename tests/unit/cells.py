@@ -4,11 +4,11 @@ import json
 from functools import cache
 from pathlib import Path
 
-from fedgloss.data.datasets import load, prepare
-from fedgloss.data.partitions import make_partition
-from fedgloss.simulation.assembly import Training
-from fedgloss.simulation.cell import CellFiles, train_cells
-from fedgloss.study import load_study
+from fedgloss.data.dataset import load, prepare
+from fedgloss.data.partition.partition import make_partition
+from fedgloss.engine.assembly import Training
+from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.study import load_study
 
 QUICK = {
     "rounds": 12,

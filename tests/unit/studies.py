@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from fedgloss.study import check_study, load_study
+from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(

@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy
 
 import switches
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
-from fedgloss.analysis.landscape import filter_normalized_directions, surface
-from fedgloss.analysis.objective import Objective
-from fedgloss.analysis.run import hessian, landscape
+from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
+from fedgloss.jobs.sharpness import hessian, landscape
 from fedgloss.models.cnn import smallcnn
-from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
+from fedgloss.sharpness.landscape import filter_normalized_directions, surface
+from fedgloss.sharpness.objective import Objective
 from refusal import refused
 from zoo import ZOO
 

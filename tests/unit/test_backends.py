@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 import fedgloss
 from cells import cell_settings, prepare_inputs, train_cell
+from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.flat import flatten
 from fedgloss.models import build_model
-from fedgloss.simulation.assembly import build_gradients
-from fedgloss.simulation.flat import flatten
 
 HYPERPARAMETERS = {"fedavg": {}, "fedgloss": {"rho": 0.05, "rho_l": 0.15, "beta": 10.0}}
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from cells import OUTPUTS, cell_settings, contents, prepare_inputs, train_cell, tree
 from fedgloss.cli import main
-from fedgloss.data.datasets import load
+from fedgloss.data.dataset import load
+from fedgloss.engine.start import initial_model
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
-from fedgloss.settings import check_settings
-from fedgloss.simulation.start import initial_model
+from fedgloss.study.settings import check_settings
 from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 from refusal import refused
 
@@ -155,7 +155,7 @@ def test_recording_changes_no_number(trained, run, tmp_path):
 
 def test_an_old_manifest_never_stands_beside_new_results(run, trained, tmp_path, monkeypatch):
     """A run killed while writing leaves no manifest, so nothing takes its files for whole."""
-    from fedgloss.simulation import results
+    from fedgloss.jobs import results
 
     run(tmp_path, cell_settings())
     monkeypatch.setattr(results, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

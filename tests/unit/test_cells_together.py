@@ -14,11 +14,11 @@ import pytest
 
 from cells import cell_settings, contents, prepare_inputs, train_cell
 from fedgloss.algorithms import METHODS
-from fedgloss.data.datasets import load
-from fedgloss.data.partitions import make_partition
+from fedgloss.data.dataset import load
+from fedgloss.data.partition.partition import make_partition
+from fedgloss.engine.checkpoint import Interrupted
 from fedgloss.errors import InputError
-from fedgloss.simulation.cell import CellFiles, train_cells
-from fedgloss.simulation.checkpoint import Interrupted
+from fedgloss.jobs.train import CellFiles, train_cells
 
 SIX = ("fedavg", "fedgloss", "fedsmoo", "fedgamma", "naivefedgloss", "centralized-sam-previous")
 

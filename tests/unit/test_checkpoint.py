@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cells import cell_settings, contents, prepare_inputs, train_cell
-from fedgloss.simulation.checkpoint import Checkpoints, Interrupted
+from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.tensors import load_tensors, save_tensors
 
 METHODS = ("fedgloss", "scaffold", "fedsmoo")

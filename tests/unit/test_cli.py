@@ -13,12 +13,12 @@ import torch
 
 from cells import cell_settings, prepare_inputs, tree
 from fedgloss import __version__, cli
-from fedgloss.claims import check_claim, claim
 from fedgloss.cli import main
 from fedgloss.files import sha256
-from fedgloss.outdated import FILES
-from fedgloss.status import States
-from fedgloss.study import load_study
+from fedgloss.study.claims import check_claim, claim
+from fedgloss.study.outdated import FILES
+from fedgloss.study.status import States
+from fedgloss.study.study import load_study
 from fedgloss.tensors import save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -387,9 +387,9 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
     (tmp_path / "own.yaml").write_text(json.dumps(config))
     train = """if True:
         import sys, json
-        from fedgloss.outdated import FILES
+        from fedgloss.study.outdated import FILES
         from fedgloss.files import sha256
-        from fedgloss.study import load_study
+        from fedgloss.study.study import load_study
         from pathlib import Path
         study = load_study("own.yaml")
         for cell in study.cells:
@@ -595,7 +595,7 @@ def test_looking_at_a_study_does_not_wait_for_torch(arguments):
 import sys
 from fedgloss.cli import main
 from fedgloss.files import sha256
-from fedgloss.outdated import FILES
+from fedgloss.study.outdated import FILES
 try:
     main({arguments!r})
 except SystemExit:

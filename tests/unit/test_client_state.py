@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cells import cell_settings, contents, prepare_inputs, train_cell
-from fedgloss.simulation import rounds, state
-from fedgloss.simulation.state import ClientState, available_memory, choose_place
+from fedgloss.engine import federation as rounds
+from fedgloss.engine import state
+from fedgloss.engine.state import ClientState, available_memory, choose_place
 
 CPU = torch.device("cpu")
 PLACES = ("device", "host", "file")

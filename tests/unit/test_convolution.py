@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedgloss.simulation import convolution
-from fedgloss.simulation.convolution import Convolution, Filtered, OneByOne, Patches
+from fedgloss.engine.backends import convolution
+from fedgloss.engine.backends.convolution import Convolution, Filtered, OneByOne, Patches
 
 WAYS = {  # channels in and out, height, width, kernel, padding
     "patches": (Patches, (3, 5, 8, 9, 3, 1)),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedgloss.data import cifar
-from fedgloss.data.datasets import load, prepare
+from fedgloss.data.dataset import load, prepare
 from fedgloss.data.facts import names
-from fedgloss.data.partitions import load_partition, make_partition
+from fedgloss.data.partition.partition import load_partition, make_partition
+from fedgloss.data.sources import cifar
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused
 
@@ -264,8 +264,10 @@ def test_importing_the_data_package_imports_neither_torchvision_nor_pil():
     import subprocess
 
     code = (
-        "import sys, fedgloss.data.datasets, fedgloss.data.partitions, fedgloss.data.augment\n"
-        "from fedgloss.data import folder, landmarks, store, splits, digits\n"
+        "import sys, fedgloss.data.partition.partition, fedgloss.data.augment\n"
+        "from fedgloss.data import dataset, store\n"
+        "from fedgloss.data.partition import splits\n"
+        "from fedgloss.data.sources import digits, folder, landmarks\n"
         "heavy = {'torchvision', 'PIL', 'sklearn', 'matplotlib', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedgloss.data import cifar
-from fedgloss.data.datasets import load, prepare
-from fedgloss.data.partitions import load_partition, make_partition
+from fedgloss.data.dataset import load, prepare
+from fedgloss.data.partition.partition import load_partition, make_partition
+from fedgloss.data.sources import cifar
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused
 

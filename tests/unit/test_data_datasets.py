@@ -8,8 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgloss.data import datasets, digits, facts
-from fedgloss.data.datasets import load, prepare
+from fedgloss.data import dataset as datasets
+from fedgloss.data import facts
+from fedgloss.data.dataset import load, prepare
+from fedgloss.data.sources import digits
 from fedgloss.tensors import load_tensors, safetensors_layout
 from refusal import refused
 

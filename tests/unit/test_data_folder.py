@@ -11,10 +11,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgloss.data import images, store
-from fedgloss.data.datasets import load, prepare
+from fedgloss.data import store
+from fedgloss.data.dataset import load, prepare
 from fedgloss.data.facts import names
-from fedgloss.data.partitions import load_partition, make_partition
+from fedgloss.data.partition.partition import load_partition, make_partition
+from fedgloss.data.sources import images
 from fedgloss.tensors import load_tensors
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused

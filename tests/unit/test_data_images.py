@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fedgloss.data.datasets import load, prepare
+from fedgloss.data.dataset import load, prepare
 from refusal import refused
 
 Image = pytest.importorskip("PIL.Image")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.simulation import devices
+from fedgloss.engine import devices
 from refusal import refused
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"

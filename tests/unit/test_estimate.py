@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss import estimate
 from fedgloss.cli import main
-from fedgloss.configuration import validate
 from fedgloss.errors import InputError
-from fedgloss.estimate import Need, remaining
 from fedgloss.files import sha256, write_json, write_text
-from fedgloss.outdated import FILES
-from fedgloss.study import check_study, load_study
+from fedgloss.study import estimate
+from fedgloss.study.configuration import validate
+from fedgloss.study.estimate import Need, remaining
+from fedgloss.study.outdated import FILES
+from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "config" / "paper.yaml")
-TABLE = yaml.safe_load((ROOT / "config" / "resources.yaml").read_text(encoding="utf-8"))
+TABLE = yaml.safe_load(
+    (ROOT / "src/fedgloss/study/constants" / "resources.yaml").read_text(encoding="utf-8")
+)
 GRID = {"dataset": "digits", "alphas": ["0"], "model": "smallcnn"}
 
 

@@ -14,7 +14,7 @@ from fedgloss.report import figures, panels
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
 from fedgloss.report.surfaces import Surface, _quads
-from fedgloss.study import Cell, Study
+from fedgloss.study.study import Cell, Study
 from test_report_results import C10, ROWS, make_study, write_results
 
 

@@ -138,13 +138,13 @@ def test_removing_every_docstring_and_comment_changes_nothing(copy):
 
 
 def test_files_that_are_no_code_change_nothing(copy):
-    for name in ("README.md", "../README.md", "simulation/notes.txt", "py.typed"):
+    for name in ("README.md", "../README.md", "engine/notes.txt", "py.typed"):
         (copy.folder / name).write_text("new")
     assert copy.changed() == set()
 
 
 def test_a_module_that_nothing_imports_changes_nothing(copy):
-    (copy.folder / "simulation" / "unused.py").write_text("x = 1\n")
+    (copy.folder / "engine" / "unused.py").write_text("x = 1\n")
     assert copy.changed() == set()
 
 
@@ -165,19 +165,20 @@ def test_an_edit_of_a_method_reaches_the_methods_of_its_file_only(copy, family):
 
 
 # `fedgloss.train` and what only it uses: the workflow's jobs do not.
-LIBRARY = {"train.py", "identity.py"}
-ENGINE = {p.name for p in (PACKAGE / "simulation").glob("[!_]*.py")} - LIBRARY
+LIBRARY = {"engine/train.py", "engine/identity.py"}
+ENGINE = {file for file in SOURCES if file.startswith("engine/")} - LIBRARY
+ENGINE -= {file for file in ENGINE if file.endswith("__init__.py")}
 
 
 @pytest.mark.parametrize("file", sorted(ENGINE))
 def test_an_edit_of_the_engine_reaches_all_training(copy, file):
-    copy.edit(f"simulation/{file}")
+    copy.edit(file)
     assert copy.changed() - ANALYSIS == TRAINING
 
 
 @pytest.mark.parametrize("file", sorted(LIBRARY))
 def test_an_edit_of_the_librarys_call_reaches_no_job(copy, file):
-    copy.edit(f"simulation/{file}")
+    copy.edit(file)
     assert copy.changed() == set()
 
 
@@ -195,26 +196,26 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
         ("report/formats.py", REPORTING),
         ("report/style.mplstyle", {"figures"}),
         ("report/report.html", {"report"}),
-        ("analysis/hessian.py", {"hessian"}),
-        ("analysis/landscape.py", {"landscape"}),
-        ("analysis/objective.py", ANALYSIS),
+        ("sharpness/eigenvalues.py", {"hessian"}),
+        ("sharpness/landscape.py", {"landscape"}),
+        ("sharpness/objective.py", ANALYSIS),
         ("models/cnn.py", (TRAINING - {"train on resnet18", "train on mobilenetv2"}) | ANALYSIS),
         ("models/torchvision_models.py", {"train on resnet18", "train on mobilenetv2"}),
         ("models/weights.py", {"train on given weights"}),
-        ("data/digits.py", {"data digits"}),
-        ("data/cifar.py", {"data cifar10", "data cifar100"}),
-        ("data/folder.py", {"data folder"}),
-        ("data/images.py", {"data folder", "data landmarks"}),
-        ("data/splits.py", {"partition file"}),
-        ("data/generators.py", TRAINING | PARTITIONS | ANALYSIS),
+        ("data/sources/digits.py", {"data digits"}),
+        ("data/sources/cifar.py", {"data cifar10", "data cifar100"}),
+        ("data/sources/folder.py", {"data folder"}),
+        ("data/sources/images.py", {"data folder", "data landmarks"}),
+        ("data/partition/splits.py", {"partition file"}),
+        ("data/partition/generators.py", TRAINING | PARTITIONS | ANALYSIS),
         ("algorithms/core.py", TRAINING),
         ("rng.py", TRAINING | PARTITIONS | ANALYSIS | {"data digits"}),
         ("tensors.py", TRAINING | PARTITIONS | ANALYSIS | DATA),
         ("cli.py", set()),
-        ("commands.py", set()),
-        ("study.py", set()),
+        ("jobs/commands.py", set()),
+        ("study/study.py", set()),
         ("algorithms/names.py", set()),
-        ("status.py", set()),
+        ("study/status.py", set()),
         ("progress.py", set()),
         ("fingerprint.py", set()),
         ("__init__.py", set()),
@@ -227,11 +228,10 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 
 # What shapes no result by itself: the command line, the study's reader (its results, the resolved
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
-WITHOUT_RESULTS = {"cli.py", "commands.py", "study.py", "configuration.py", "algorithms/names.py"}
-WITHOUT_RESULTS |= {"importing.py", "estimate.py", "status.py", "progress.py", "fingerprint.py"}
-WITHOUT_RESULTS |= {"__init__.py", "__main__.py", "claims.py", "inputs.py", "invocation.py"}
-WITHOUT_RESULTS |= {"own.py"}
-WITHOUT_RESULTS |= {f"simulation/{name}" for name in LIBRARY}
+WITHOUT_RESULTS = {"cli.py", "jobs/commands.py", "jobs/importing.py", "algorithms/names.py"}
+WITHOUT_RESULTS |= {"progress.py", "fingerprint.py", "__init__.py", "__main__.py"}
+READING = ("study", "claims", "inputs", "invocation", "own", "estimate", "status")
+WITHOUT_RESULTS |= {f"study/{name}.py" for name in READING} | LIBRARY
 
 
 def test_every_other_module_is_behind_some_result(copy):
@@ -507,7 +507,7 @@ import sys
 from fedgloss import fingerprint
 fingerprint.of_training("fedgloss", "resnet18"), fingerprint.of_report(), fingerprint.of_figures()
 fingerprint.of_analysis("hessian", "cnn"), fingerprint.of_data("digits")
-print([name for name in ("torch", "numpy", "fedgloss.simulation.assembly") if name in sys.modules])
+print([name for name in ("torch", "numpy", "fedgloss.engine.assembly") if name in sys.modules])
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -20,19 +20,19 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
 from fedgloss.algorithms.core import Algorithm, mean
+from fedgloss.engine.arguments import choose_backend
+from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.backends import kernels
+from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.fused import FusedGradients, blocks_of, can_fuse
+from fedgloss.engine.backends.graph import WARM_UP, Handover, Recorded, _room
+from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.elementwise import Lazy, computed
+from fedgloss.engine.federation import Simulation, advance, federation
+from fedgloss.engine.flat import flatten
+from fedgloss.engine.rehearsal import rehearse
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
-from fedgloss.simulation import kernels
-from fedgloss.simulation.arguments import choose_backend
-from fedgloss.simulation.assembly import build_gradients
-from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.elementwise import Lazy, computed
-from fedgloss.simulation.flat import flatten
-from fedgloss.simulation.fused import FusedGradients, blocks_of, can_fuse
-from fedgloss.simulation.graph import WARM_UP, Handover, Recorded, _room
-from fedgloss.simulation.loop import LoopGradients
-from fedgloss.simulation.rehearsal import rehearse
-from fedgloss.simulation.rounds import Simulation, advance, federation
 
 if type(kernels.gather_images).__name__ != "InterpretedFunction":
     pytest.skip("Triton was imported before TRITON_INTERPRET was set", allow_module_level=True)

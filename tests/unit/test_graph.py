@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.engine.arguments import choose_backend
+from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.backends.graph import WARM_UP, Recorded
+from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.federation import Simulation, advance, federation
+from fedgloss.engine.flat import flatten
+from fedgloss.engine.rounds import Plan, Run, run_rounds
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
-from fedgloss.simulation.arguments import choose_backend
-from fedgloss.simulation.assembly import build_gradients
-from fedgloss.simulation.clients import Batching, ClientData, Pipeline
-from fedgloss.simulation.flat import flatten
-from fedgloss.simulation.graph import WARM_UP, Recorded
-from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.run import Plan, Run, run_rounds
 
 HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.1}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}

@@ -13,11 +13,11 @@ from torch import nn
 from torch.func import functional_call
 
 from fedgloss import rng
-from fedgloss.analysis.hessian import power_iteration, top_eigenvalues
-from fedgloss.analysis.objective import Objective
+from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
 from fedgloss.errors import InputError
 from fedgloss.models.cnn import smallcnn
-from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
+from fedgloss.sharpness.objective import Objective
 
 
 class Quadratic:

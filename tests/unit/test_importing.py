@@ -6,12 +6,13 @@ import shutil
 import pytest
 
 from cells import tree
-from fedgloss import fingerprint, importing
+from fedgloss import fingerprint
 from fedgloss.cli import main
 from fedgloss.files import read_json
 from fedgloss.fingerprint import of_training
-from fedgloss.importing import import_runs
-from fedgloss.study import load_study
+from fedgloss.jobs import importing
+from fedgloss.jobs.importing import import_runs
+from fedgloss.study.study import load_study
 from refusal import refused
 
 STUDY = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss import invocation
+from fedgloss.study import invocation
 from refusal import refused
 
 
@@ -134,7 +134,8 @@ def test_it_is_read_without_what_takes_long():
     """profiles/default has it called in every run of Snakemake, and in every job on a cluster."""
     import subprocess
 
-    code = "import sys, fedgloss.invocation; print([*{'torch', 'numpy', 'yaml'} & {*sys.modules}])"
+    code = "import sys, fedgloss.study.invocation; "
+    code += "print([*{'torch', 'numpy', 'yaml'} & {*sys.modules}])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.stdout.strip() == "[]", shown.stderr
 

@@ -7,11 +7,11 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn.utils import vector_to_parameters
 
-from fedgloss.analysis.landscape import filter_normalized_directions, surface
-from fedgloss.analysis.objective import Objective
+from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
 from fedgloss.errors import InputError
 from fedgloss.models.cnn import smallcnn
-from fedgloss.simulation.flat import flatten, parameter_shapes, unflatten
+from fedgloss.sharpness.landscape import filter_normalized_directions, surface
+from fedgloss.sharpness.objective import Objective
 
 
 @pytest.fixture

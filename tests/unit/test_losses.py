@@ -10,8 +10,8 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.simulation.evaluate import evaluate
-from fedgloss.simulation.flat import flatten
+from fedgloss.engine.evaluate import evaluate
+from fedgloss.engine.flat import flatten
 
 CLASSES = 4
 WEIGHT = torch.tensor([0.1, 5.0, 1.0, 2.0], dtype=torch.float64)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedgloss.own import check_own
-from fedgloss.study import check_study
+from fedgloss.study.own import check_own
+from fedgloss.study.study import check_study
 from refusal import refused
 
 NETS = """\

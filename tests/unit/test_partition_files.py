@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedgloss.data import splits
-from fedgloss.data.datasets import Dataset
+from fedgloss.data.dataset import Dataset
 from fedgloss.data.facts import encode_names
-from fedgloss.data.partitions import (
+from fedgloss.data.partition import splits
+from fedgloss.data.partition.partition import (
     SCHEMES,
     describe,
     load_partition,

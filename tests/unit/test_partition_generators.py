@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedgloss.data import generators
-from fedgloss.data.partitions import describe
+from fedgloss.data.partition import generators
+from fedgloss.data.partition.partition import describe
 from fedgloss.errors import InputError
 from refusal import refused
 

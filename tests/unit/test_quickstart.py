@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedgloss.data.datasets import load, prepare
-from fedgloss.study import load_study
+from fedgloss.data.dataset import load, prepare
+from fedgloss.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load_study(ROOT / "config" / "quickstart.yaml")

@@ -16,11 +16,11 @@ import fedgloss
 import switches
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters, variant_choices
 from fedgloss.algorithms.core import Algorithm, Named, mean, total, unit
-from fedgloss.simulation import rehearsal
-from fedgloss.simulation.clients import Batching, ClientData
-from fedgloss.simulation.rehearsal import rehearse
-from fedgloss.simulation.rounds import Simulation, advance, federation
-from fedgloss.simulation.stacked import StackedGradients
+from fedgloss.engine import rehearsal
+from fedgloss.engine.backends.stacked import StackedGradients
+from fedgloss.engine.clients import Batching, ClientData
+from fedgloss.engine.federation import Simulation, advance, federation
+from fedgloss.engine.rehearsal import rehearse
 from refusal import refused
 
 ROOT = Path(__file__).resolve().parents[2]

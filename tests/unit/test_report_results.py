@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss.configuration import read_yaml
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
-from fedgloss.outdated import FILES
 from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.study import METHODS_FILE, Cell, Study
+from fedgloss.study.configuration import read_yaml
+from fedgloss.study.outdated import FILES
+from fedgloss.study.study import METHODS_FILE, Cell, Study
 
 SEEDS = (0, 42, 200299)
 C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}

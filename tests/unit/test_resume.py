@@ -13,8 +13,8 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.simulation.checkpoint import resume_folder
-from fedgloss.simulation.clients import ClientData
+from fedgloss.engine.checkpoint import resume_folder
+from fedgloss.engine.clients import ClientData
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)

@@ -10,7 +10,7 @@ import yaml
 
 from fedgloss.algorithms import METHODS, resolve_variants
 from fedgloss.errors import InputError
-from fedgloss.study import Cell, check_study, load_study
+from fedgloss.study.study import Cell, check_study, load_study
 from refusal import refused
 from studies import (
     DIGITS,
@@ -121,7 +121,7 @@ def test_so_is_one_among_the_constants_that_would_never_be_used(
     odd = {"lr": entry(0.1, **{"0.50": 0.2})}
     changes = {"training": odd} if where == "training" else {"fedgloss": {where: odd}}
     constants(monkeypatch, tmp_path, **changes)
-    with refused("config/methods.yaml", "digits/smallcnn", where, "lr.by_alpha", '"0.5"'):
+    with refused("constants/methods.yaml", "digits/smallcnn", where, "lr.by_alpha", '"0.5"'):
         load_study(study_file())
 
 
@@ -165,9 +165,11 @@ def test_settings_name_everything_that_decides_the_numbers(study_file):
 
 def constants(monkeypatch, tmp_path, **changes):
     """Constants of the paper with other entries for digits/smallcnn."""
-    from fedgloss import study
+    from fedgloss.study import study
 
-    methods = yaml.safe_load((ROOT / "config" / "methods.yaml").read_text(encoding="utf-8"))
+    methods = yaml.safe_load(
+        (ROOT / "src/fedgloss/study/constants" / "methods.yaml").read_text(encoding="utf-8")
+    )
     here = methods["settings"]["digits/smallcnn"]
     here["training"] |= changes.get("training", {})
     here["algorithms"]["fedgloss"] = changes.get("fedgloss", here["algorithms"]["fedgloss"])
@@ -374,7 +376,7 @@ def test_a_model_that_is_not_there_is_refused_before_any_job(model, words, my_pa
 
 def test_the_models_by_name_are_those_there_are():
     from fedgloss import models
-    from fedgloss.study import MODELS
+    from fedgloss.study.study import MODELS
 
     assert MODELS == models.MODELS
 
@@ -561,7 +563,7 @@ def test_the_engine_fills_h_with_these_names():
     import ast
 
     from fedgloss.algorithms import declared
-    from fedgloss.simulation import rounds
+    from fedgloss.engine import federation as rounds
 
     tree = ast.parse(Path(rounds.__file__).read_text(encoding="utf-8"))
     calls = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss.study import check_study, load_study
+from fedgloss.study.study import check_study, load_study
 from refusal import refused
 from studies import DIGITS, OWN, ROOT, own_study, with_datasets
 

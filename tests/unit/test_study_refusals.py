@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedgloss.errors import InputError
-from fedgloss.study import check_study, check_writable, load_study, read_yaml
+from fedgloss.study.study import check_study, check_writable, load_study, read_yaml
 from refusal import refused
 from studies import (
     QUICKSTART,

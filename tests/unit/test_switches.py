@@ -8,8 +8,8 @@ import torch
 import fedgloss
 import switches
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.analysis.run import landscape
 from fedgloss.cli import main
+from fedgloss.jobs.sharpness import landscape
 from refusal import refused
 
 pytestmark = pytest.mark.usefixtures("switches_put_back")

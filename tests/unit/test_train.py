@@ -11,7 +11,7 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import METHODS, build_algorithm
-from fedgloss.simulation.flat import flatten
+from fedgloss.engine.flat import flatten
 
 VALUES = {
     "mu": 0.1,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "envs", "src")
+CONSTANTS = Path("src/fedgloss/study/constants")
 SMOKE = "--configfile=config/smoke.yaml"
 
 

@@ -12,9 +12,19 @@ import subprocess
 import pytest
 
 from fedgloss.models.cnn import smallcnn
-from fedgloss.study import load_study
+from fedgloss.study.study import load_study
 from fedgloss.tensors import save_tensors
-from workflow.project import ROOT, SMOKE, build, environment, files, planned, rules, snakemake
+from workflow.project import (
+    CONSTANTS,
+    ROOT,
+    SMOKE,
+    build,
+    environment,
+    files,
+    planned,
+    rules,
+    snakemake,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +77,7 @@ def test_every_job_left_a_log_and_a_benchmark(built):
 
 
 def test_manifests_and_settings_agree_with_the_study(built, monkeypatch):
-    monkeypatch.setattr("fedgloss.study.METHODS_FILE", built / "config" / "methods.yaml")
+    monkeypatch.setattr("fedgloss.study.study.METHODS_FILE", built / CONSTANTS / "methods.yaml")
     study = load_study(built / "config" / "smoke.yaml")
     for cell in study.cells:
         manifest = json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())
@@ -173,7 +183,7 @@ def test_another_rho_trains_that_methods_cells_and_what_follows(finished):
 
 
 def test_another_constant_in_methods_yaml_trains_that_methods_cells(finished):
-    file = finished / "config" / "methods.yaml"
+    file = finished / CONSTANTS / "methods.yaml"
     text = file.read_text(encoding="utf-8")
     place = text.index("fedgloss:\n", text.index("digits/smallcnn:"))
     place = text.index("rho_l: {value: ", place) + len("rho_l: {value: ")
@@ -211,15 +221,20 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
     assert f"models.warm.weights: '{weights}' cannot be read" in shown.stderr
 
 
-UNUSED = ["algorithms/scaffold.py", "models/torchvision_models.py", "data/cifar.py", "cli.py"]
-UNUSED += ["study.py", "status.py", "progress.py", "fingerprint.py", "inputs.py", "invocation.py"]
+UNUSED = [
+    "algorithms/scaffold.py",
+    "models/torchvision_models.py",
+    "data/sources/cifar.py",
+    "cli.py",
+]
+UNUSED += [f"study/{name}.py" for name in ("study", "status", "inputs", "invocation")]
 EDITS = {
     "a method": (
         ["algorithms/fedgloss.py"],
         {"train": 2, "hessian": 1, **DOWNSTREAM},
     ),
-    "the engine": (["simulation/rounds.py"], {"train": 4, "hessian": 2, **DOWNSTREAM}),
-    "the Hessian": (["analysis/hessian.py"], {"hessian": 2, "table": 1, "report": 1}),
+    "the engine": (["engine/rounds.py"], {"train": 4, "hessian": 2, **DOWNSTREAM}),
+    "the Hessian": (["sharpness/eigenvalues.py"], {"hessian": 2, "table": 1, "report": 1}),
     "curves": (["report/curves.py"], {"figure": 1, "report": 1}),
     "what the study does not use": (UNUSED, {}),
 }
@@ -255,7 +270,7 @@ def test_another_seed_trains_that_seed_alone(finished):
 
 
 def test_a_published_number_makes_the_tables_again(finished):
-    edit(finished / "config" / "published.csv", "cifar10", "cifar10 ")
+    edit(finished / CONSTANTS / "published.csv", "cifar10", "cifar10 ")
     assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
 
 

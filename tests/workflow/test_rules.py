@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss.study import load_study
+from fedgloss.study.study import load_study
 from workflow.project import (
+    CONSTANTS,
     ROOT,
     SMOKE,
     build,
@@ -66,7 +67,7 @@ def expected_jobs(study):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_from_nothing_needs_the_jobs_of_the_closed_form(name, fresh, monkeypatch):
-    monkeypatch.setattr("fedgloss.study.METHODS_FILE", fresh / "config" / "methods.yaml")
+    monkeypatch.setattr("fedgloss.study.study.METHODS_FILE", fresh / CONSTANTS / "methods.yaml")
     study = load_study(fresh / "config" / f"{name}.yaml")
     named = [] if name == "quickstart" else [f"--configfile=config/{name}.yaml"]  # the default
     jobs = planned(fresh, *named)

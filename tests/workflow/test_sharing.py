@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from workflow.project import (
+    CONSTANTS,
     SMOKE,
     build,
     copy_project,
@@ -67,7 +68,11 @@ def test_the_next_checkout_takes_data_and_partitions_from_the_cache(source, tmp_
     assert planned(other, PARTITION, SMOKE) == []
 
     # Another seed of the partition: the data are the same, and are hashed before they are cut.
-    edit(other / "config" / "methods.yaml", "clients: 50, seed: 0", "clients: 50, seed: 1")
+    edit(
+        other / CONSTANTS / "methods.yaml",
+        "clients: 50, seed: 0",
+        "clients: 50, seed: 1",
+    )
     stored = (other / "results" / DATA[0]).resolve()
     content = stored.read_bytes()
     stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -111,7 +116,7 @@ def test_another_split_file_cuts_again_and_a_touched_one_does_not(finished):
     clients = [[k] for k in range(50)]
     split.write_text(json.dumps({"clients": clients}))
     edit(
-        finished / "config" / "methods.yaml",
+        finished / CONSTANTS / "methods.yaml",
         "partition: {scheme: dirichlet, clients: 50, seed: 0}",
         "partition: {scheme: file, file: split.json}",
     )
@@ -178,7 +183,7 @@ def load_study_folder(project, file):
     command = [
         sys.executable,
         "-c",
-        "import sys; from fedgloss.study import load_study;"
+        "import sys; from fedgloss.study.study import load_study;"
         "print(load_study(sys.argv[1]).partition_folder('digits', 'natural'))",
         file,
     ]

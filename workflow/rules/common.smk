@@ -16,13 +16,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from fedgloss import estimate, fingerprint, inputs, invocation
-from fedgloss.claims import check_claim, claim
-from fedgloss.data import splits
+from fedgloss.study import estimate, inputs, invocation
+from fedgloss import fingerprint
+from fedgloss.study.claims import check_claim, claim
+from fedgloss.data.partition import splits
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
-from fedgloss.own import check_own
-from fedgloss.study import check_study, check_writable, read_yaml
+from fedgloss.study.own import check_own
+from fedgloss.study.study import check_study, check_writable, read_yaml
 
 if not workflow.configfiles:
 
@@ -268,7 +269,7 @@ def resolved_settings(wildcards):
 
 @functools.cache
 def need_of(kind, cell):
-    """What a job needs by config/resources.yaml; kind: training, hessian, or landscape."""
+    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, or landscape."""
     return getattr(estimate, kind)(STUDY, cell)
 
 

@@ -1,10 +1,10 @@
 """Data sets and partitions: shared by all studies and seeds.
 
-REQUIRES  the originals where a data set has any (config/methods.yaml, `datasets`)
+REQUIRES  the originals where a data set has any (src/fedgloss/study/constants/methods.yaml, `datasets`)
 PROVIDES  results/data/{data}/{data.safetensors,manifest.json}
           results/partitions/{cut}/alpha-{alpha}/partition.{json,png}
           {data} and {cut} are the data set's name, or, where a study defines it otherwise than
-          config/methods.yaml does, the name and a hash of that definition: digits+1a2b3c4d
+          src/fedgloss/study/constants/methods.yaml does, the name and a hash of that definition: digits+1a2b3c4d
 
 With --cache and SNAKEMAKE_OUTPUT_CACHE other checkouts share them, where their definition is all
 there is to them (Snakemake allows no `benchmark` in a rule with `cache`).

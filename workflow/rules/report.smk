@@ -1,6 +1,6 @@
 """Tables, figures and the report of a study.
 
-REQUIRES  results/runs/{study}/..., results/analysis/{study}/..., config/published.csv
+REQUIRES  results/runs/{study}/..., results/analysis/{study}/..., src/fedgloss/study/constants/published.csv
 PROVIDES  results/tables/{study}/{table}.{csv,md,tex}, results/figures/{study}/{figure}.{png,pdf},
           results/report/{study}.html
 """
@@ -22,7 +22,7 @@ rule table:
         study=study_argument,
         entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
-        published=sha256(workflow.source_path("../../config/published.csv")),
+        published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
         code=fingerprint.of_tables(),
     shell:
         "fedgloss table {params.study:q} {wildcards.table:q} 2> {log:q}"

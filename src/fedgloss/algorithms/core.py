@@ -7,7 +7,7 @@ scalar tensor, or [S, 1, 1] where federations may differ in it. Everything broad
 methods read as in the papers, where S goes without saying. Reduce over dim=-2 (clients) or dim=-1
 (parameters), with keepdim=True, or with `mean`, `total`, `norm`, `unit`; a sum over all dimensions
 is right for one federation alone and mixes those that are trained together. A method of one's own
-is tried for that before round 1 (simulation/rehearsal.py).
+is tried for that before round 1 (engine/rehearsal.py).
 
 A method is cut where the network would cut it. The server sends a message (`broadcast`); clients
 see that message, their own state and their own data, nothing else (`direction`, `finish`); the

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
-    from fedgloss.study import Cell, Study
+    from fedgloss.study.study import Cell, Study
 
 HESSIAN_DATA = {
     "paper": "all training images without augmentation (`data: paper`)",

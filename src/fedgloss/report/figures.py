@@ -22,7 +22,7 @@ from fedgloss.report.results import Results
 from fedgloss.report.surfaces import Surface, draw_surfaces
 
 if TYPE_CHECKING:
-    from fedgloss.study import Study
+    from fedgloss.study.study import Study
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 # Neither format may carry the date, nor the version of what drew it.

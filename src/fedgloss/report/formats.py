@@ -3,11 +3,13 @@
 import csv
 import io
 import re
+from pathlib import Path
 
+from fedgloss.files import write_text
 from fedgloss.report import names
+from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
-from fedgloss.report.tables import DECIMALS, Column, Entry, Row, Table
 
 HEADS = {
     "accuracy": "accuracy (%)",
@@ -21,6 +23,16 @@ FIELDS = (
     *("source", "seed", "mean", "std", "n", "planned", "diverged", "not_reached"),
     *("status", "verdict", "note"),
 )
+
+
+def write(table: Table, folder: Path) -> None:
+    """Write {name}.csv, .md and .tex into a folder, each whole or not at all."""
+    for suffix, render in (
+        ("csv", to_csv),
+        ("md", to_markdown),
+        ("tex", to_latex),
+    ):
+        write_text(Path(folder) / f"{table.name}.{suffix}", render(table))
 
 
 def number(ours: Summary, metric: str) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
+from fedgloss.report.model import LOWER_IS_BETTER, Table
 from fedgloss.report.results import Results, left_out
-from fedgloss.report.tables import LOWER_IS_BETTER, Table, build
+from fedgloss.report.tables import build
 
 if TYPE_CHECKING:
-    from fedgloss.study import Cell, Study
+    from fedgloss.study.study import Cell, Study
 
 CONDITION = ("dataset", "alpha", "model")
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedgloss.study import Study
+    from fedgloss.study.study import Study
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the paper: its display name and its key in config/published.csv."""
+    """A method of the paper: its display name and its key in study/constants/published.csv."""
 
     display: str
     client: str

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from fedgloss.study import Cell, Study
+    from fedgloss.study.study import Cell, Study
 
 # Okabe and Ito's colours, safe for colour-blind readers. A method's client-SGD and client-SAM forms
 # share one: dashes and pale bars tell client SGD.

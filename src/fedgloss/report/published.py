@@ -1,19 +1,19 @@
-"""The paper's numbers (config/published.csv), by what we call things."""
+"""The paper's numbers (study/constants/published.csv), by what we call things."""
 
 import csv
 import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.report import names
+from fedgloss.study.configuration import CONSTANTS
 
 if TYPE_CHECKING:
-    from fedgloss.study import Study
+    from fedgloss.study.study import Study
 
-FILE = Path(__file__).resolve().parents[3] / "config" / "published.csv"
+FILE = CONSTANTS / "published.csv"
 SEEDS = 3
 """Seeds behind a published mean +- std; a number printed without one counts as a single run."""
 SOURCES = {"landmarks": "landmarks-user-160k"}

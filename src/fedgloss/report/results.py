@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
-from fedgloss.outdated import AGAIN, Expectations, harm, is_hessian_of, read_manifest
 from fedgloss.records import (
     COUNT,
     NUMBER,
@@ -24,9 +23,10 @@ from fedgloss.records import (
     TEXT,
     read_record,
 )
+from fedgloss.study.outdated import AGAIN, Expectations, harm, is_hessian_of, read_manifest
 
 if TYPE_CHECKING:
-    from fedgloss.study import Cell, Study
+    from fedgloss.study.study import Cell, Study
 
 Columns = dict[str, list[float]]
 """A CSV of numbers by column."""

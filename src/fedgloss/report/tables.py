@@ -1,12 +1,11 @@
 """The paper's tables with our numbers, the paper's, and a verdict on each pair."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import write_text
 from fedgloss.report import names, results
 from fedgloss.report.definitions import (
     accuracy,
@@ -15,83 +14,19 @@ from fedgloss.report.definitions import (
     snakemake,
     training_values,
 )
-from fedgloss.report.published import Published, published
+from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Row, Table
+from fedgloss.report.published import published
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.report.verdict import RULE, Verdict, verdict
+from fedgloss.report.verdict import RULE, verdict
 
 if TYPE_CHECKING:
-    from fedgloss.study import Cell, Study
+    from fedgloss.study.study import Cell, Study
 
-LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
-DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
 VALUES = {
     "accuracy": results.accuracy,
     "accuracy_at_half": results.accuracy_at_half,
     "lambda1": results.lambda1,
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric of one (dataset, alpha, model)."""
-
-    condition: Mapping[str, str]
-    head: str
-    """What all metrics of the condition stand under."""
-    metric: str
-    published: bool
-    """Whether the paper prints any number of this column."""
-
-    @property
-    def judged(self) -> bool:
-        """Whether it has verdicts: the paper's cost repeats its rounds, to one digit."""
-        return self.published and self.metric != "cost"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Ours and the paper's for one row and column."""
-
-    ours: Summary
-    paper: Published | None
-    verdict: Verdict | None
-    best: bool = False
-    """The best mean of its group, and of at least two methods; diverged ones do not compete."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One algorithm."""
-
-    label: str
-    method: str
-    client: str
-    cost: float | None
-    """Bytes exchanged relative to FedAvg."""
-    entries: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table, as every format writes it."""
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    """What stands under the table: definitions, the verdict's rule, footnotes, how to rerun."""
-
-    @property
-    def has_costs(self) -> bool:
-        """Whether the communication cost has a column of its own before the others."""
-        return not any(column.metric == "cost" for column in self.columns)
-
-    @property
-    def groups(self) -> list[tuple[str, list[Row]]]:
-        """The rows under the client optimisers' names, as the paper groups them."""
-        clients = dict.fromkeys(row.client for row in self.rows)
-        return [(names.CLIENTS[c], [r for r in self.rows if r.client == c]) for c in clients]
 
 
 def build(study: "Study", name: str, folder: Path) -> Table:
@@ -124,18 +59,6 @@ def build(study: "Study", name: str, folder: Path) -> Table:
     title = " ".join(spec.get("title", name).split())
     table = Table(name, title, columns, rows, ())
     return replace(table, notes=tuple(_notes(found, table, spec["kind"], metrics)))
-
-
-def write(table: Table, folder: Path) -> None:
-    """Write {name}.csv, .md and .tex into a folder, each whole or not at all."""
-    from fedgloss.report import formats
-
-    for suffix, render in (
-        ("csv", formats.to_csv),
-        ("md", formats.to_markdown),
-        ("tex", formats.to_latex),
-    ):
-        write_text(Path(folder) / f"{table.name}.{suffix}", render(table))
 
 
 def cells_of(study: "Study", label: str, condition: Mapping[str, str]) -> list["Cell"]:

@@ -1,0 +1,145 @@
+"""How runs are put together, by `fedgloss.train` and the training jobs; and what they leave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedgloss.engine.arguments import choose_backend
+from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.fused import FusedGradients
+from fedgloss.engine.backends.graph import CudaGraph
+from fedgloss.engine.backends.stacked import StackedGradients
+from fedgloss.engine.clients import Batching, Pipeline
+from fedgloss.engine.cohort import Gradients
+from fedgloss.engine.flat import copied, parameter_shapes, unflatten
+from fedgloss.engine.losses import Loss, counting
+from fedgloss.engine.rehearsal import rehearse
+from fedgloss.engine.rounds import Plan, Run
+from fedgloss.engine.trial import try_out
+from fedgloss.errors import InputError
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` returns."""
+
+    status: str
+    """`completed`, or `diverged`."""
+    diverged_in: int | None
+    """The round (1 first) after which the model was no longer finite, or its loss hopeless."""
+    w: Tensor
+    """The final global parameters, [P], in the order of `model.parameters()`."""
+    history: Tensor | None
+    """The global parameters after each round, [rounds, P], if `keep_history`."""
+    average: Tensor
+    """The mean of the global parameters over the last `last` rounds, [P]."""
+    state: dict[str, Tensor]
+    """The method's final state by name: server [P], clients [C, P]."""
+    metrics: list[dict[str, float]]
+    """One row for each evaluated round: round, accuracy and loss on `test`, what `record` asks.
+
+    None from the round in which the run diverged, so there may be none at all."""
+    participants: list[int]
+    """The clients of the last round."""
+    locals: Tensor
+    """Their models at the end of local training, [K, P]."""
+    bytes_down: int
+    bytes_up: int
+    """Bytes that crossed the network in all rounds."""
+    gradients_per_step: float
+    """Mini-batch gradients per local step, counted in the last round."""
+    backend: str
+    model: nn.Module
+    """A copy of the model with the final parameters."""
+
+
+def assemble(
+    model: nn.Module,
+    loss: Loss,
+    runs: Sequence[Run],
+    *,
+    batching: Batching,
+    pipeline: Pipeline | None,
+    rounds: int,
+    evaluate_every: int,
+    last: int,
+    record: Sequence[str],
+    backend: str,
+    precision: str = "float32",
+    keep_history: bool = False,
+) -> Plan:
+    """The plan of these runs, after everything in it was tried out (trial.py, rehearsal.py).
+
+    model: on the device of the runs' data, which are of one data set. backend: as asked for.
+    Raises InputError for what would not work.
+    """
+    original, model = model, copied(model)  # a forward may leave in its module what it likes
+    draws = False
+    for run in runs:
+        own = run.federation
+        draws |= try_out(model, loss, own.w, own.data, batching, pipeline, run.test)
+    data = runs[0].federation.data
+    counted = counting(loss, data.targets)
+    chosen = choose_backend(backend, model, counted, data.inputs, draws)
+    gradients = build_gradients(chosen, model, counted, precision)
+    rehearse([run.federation for run in runs], getattr(gradients, "lazy", False), rounds)
+    return Plan(
+        original,
+        model,
+        loss,
+        gradients,
+        chosen,
+        batching,
+        pipeline,
+        rounds,
+        evaluate_every,
+        last,
+        record,
+        keep_history,
+        CudaGraph if chosen in ("graph", "fused") else None,
+    )
+
+
+def build_gradients(
+    backend: str, model: nn.Module, loss: Loss, precision: str = "float32"
+) -> Gradients:
+    """The backend by name; "graph" replays what is stacked. InputError for a precision it lacks."""
+    if backend == "fused":
+        return FusedGradients(model, loss, precision)
+    if precision in ("float16", "tf32x3"):
+        raise InputError(
+            f"precision: {precision!r} is the fused backend's, which does not train this model"
+            " here; allowed: float32, tf32, bfloat16"
+        )
+    dtype = torch.bfloat16 if precision == "bfloat16" else None
+    if backend == "loop":
+        return LoopGradients(model, loss, dtype)
+    return StackedGradients(model, loss, dtype)
+
+
+def summary(run: Run, plan: Plan) -> Training:
+    """What a finished run leaves."""
+    model = copied(plan.original)
+    with torch.no_grad():  # not load_state_dict, which a module may have changed
+        for parameter, values in zip(
+            model.parameters(), unflatten(run.w, parameter_shapes(model)).values(), strict=True
+        ):
+            parameter.copy_(values)
+    return Training(
+        status="completed" if run.diverged_in is None else "diverged",
+        diverged_in=run.diverged_in,
+        w=run.w,
+        history=torch.stack(run.history) if run.history else None,
+        average=run.average[0].to(run.w.dtype),
+        state=run.state,
+        metrics=run.metrics,
+        participants=run.participants,
+        locals=run.locals,
+        bytes_down=run.measured.bytes_down,
+        bytes_up=run.measured.bytes_up,
+        gradients_per_step=run.measured.gradients_per_step,
+        backend=plan.backend,
+        model=model,
+    )

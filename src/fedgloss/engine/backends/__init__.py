@@ -1,0 +1,1 @@
+"""How mini-batch gradients are computed: one interface, several ways."""

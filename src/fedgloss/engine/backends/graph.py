@@ -1,0 +1,241 @@
+"""A round as one CUDA graph: recorded once, replayed with new draws.
+
+A round of a small model is hundreds of kernels of a few microseconds, which Python cannot launch
+fast enough to keep a GPU busy; a graph launches them at once. Everything that changes from round to
+round lies in tensors that the graph reads: the draws, the hyperparameters in force, and the state,
+which the graph also writes. What the host alone knows must not decide anything inside: shapes are
+those of the largest client, and sizes of mini-batches are tensors.
+
+Each simulation is a branch of the graph, so those that do not fill the GPU by themselves overlap.
+The host draws the next round while the GPU works on this one, and hands the draws over in one copy.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedgloss.algorithms.core import Named
+from fedgloss.engine.cohort import Room
+from fedgloss.engine.federation import Draw, Simulation, play_together
+from fedgloss.errors import InputError
+
+WARM_UP = 2
+"""Rounds run as they are before one is recorded: libraries set themselves up in them."""
+
+
+class Graph(Protocol):
+    """Device work that can be repeated."""
+
+    def record(self, branches: Sequence[Callable[[], None]]) -> None:
+        """Take down what each of `branches` asks of the device, without its being done."""
+
+    def replay(self) -> None:
+        """Do it, the branches side by side."""
+
+
+class CudaGraph:
+    """A CUDA graph, with a stream for each branch."""
+
+    def __init__(self) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+
+    def record(self, branches: Sequence[Callable[[], None]]) -> None:
+        streams = [torch.cuda.Stream() for _ in branches]
+        with torch.cuda.graph(self.graph):
+            here = torch.cuda.current_stream()
+            for stream, branch in zip(streams, branches, strict=True):
+                stream.wait_stream(here)
+                with torch.cuda.stream(stream):
+                    branch()
+            for stream in streams:
+                here.wait_stream(stream)
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class Handover:
+    """The draws of a round on the device: one piece of memory, filled by one copy.
+
+    The host writes into pinned memory. It may be a few rounds ahead, never so far that it would
+    overwrite what has not been copied yet.
+    """
+
+    AHEAD = 4
+
+    def __init__(self, draws: Sequence[Draw], device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.places, end = [], 0
+        for draw in draws:
+            for tensor in draw.tensors():
+                self.places.append((end, tensor.nbytes))
+                end += -(-tensor.nbytes // 16) * 16
+        self.device = torch.zeros(end, dtype=torch.uint8, device=device)
+        self.host = [
+            torch.zeros(end, dtype=torch.uint8, pin_memory=self.cuda)
+            for _ in range(self.AHEAD if self.cuda else 1)
+        ]
+        self.copied = [torch.cuda.Event() for _ in self.host] if self.cuda else []
+        self.turn = 0
+
+    def views(self, draws: Sequence[Draw]) -> Iterator[Tensor]:
+        """The draws' tensors on the device, in their order."""
+        tensors = [tensor for draw in draws for tensor in draw.tensors()]
+        for (begin, size), tensor in zip(self.places, tensors, strict=True):
+            yield self.device[begin : begin + size].view(tensor.dtype).view(tensor.shape)
+
+    def fill(self, draws: Sequence[Draw]) -> None:
+        """Hand these draws over."""
+        turn = self.turn = (self.turn + 1) % len(self.host)
+        if self.cuda:
+            self.copied[turn].synchronize()
+        host = self.host[turn]
+        tensors = [tensor for draw in draws for tensor in draw.tensors()]
+        for (begin, size), tensor in zip(self.places, tensors, strict=True):
+            host[begin : begin + size] = tensor.contiguous().reshape(-1).view(torch.uint8)
+        self.device.copy_(host, non_blocking=True)
+        if self.cuda:
+            self.copied[turn].record()
+
+
+class Recorded:
+    """Rounds of simulations that are trained together, replayed from a graph.
+
+    Each simulation goes on by itself (`advance`) or here, in any order: its state is its own.
+    Raises InputError for simulations that a graph cannot hold.
+    """
+
+    def __init__(
+        self, simulations: Sequence[Simulation], new_graph: Callable[[], Graph] = CudaGraph
+    ) -> None:
+        self.simulations, self.new_graph = list(simulations), new_graph
+        for simulation in simulations:
+            _check(simulation)
+        self.room = _room(self.simulations)
+        self.graph: Graph | None = None
+        self.handover: Handover | None = None
+        self.draws: list[Draw] = []
+        self.states: list[list[Tensor]] = []
+        self.costs: list[list[tuple[int, int]]] = []
+        self.rounds = 0
+
+    def advance(self) -> None:
+        """One round of each simulation."""
+        drawn: dict = {}
+        draws = [simulation.draw(self.room, drawn) for simulation in self.simulations]
+        if self.handover is None:
+            self.handover = Handover(draws, self.simulations[0].w.device)
+            views = self.handover.views(draws)
+            self.draws = [draw.placed(views, full_gradient=_unknown) for draw in draws]
+        if self.graph is None and self.rounds >= WARM_UP:
+            self._record()
+        self.handover.fill(draws)
+        if self.graph is None:
+            self._warm_up()
+        else:
+            self._replay()
+        for simulation, draw in zip(self.simulations, draws, strict=True):
+            simulation.locals = (draw.ids, simulation.locals[1])
+            simulation.t += 1
+        self.rounds += 1
+
+    def _warm_up(self) -> None:
+        """Rounds as they are: libraries set themselves up in them."""
+        for simulation, draw in zip(self.simulations, self.draws, strict=True):
+            if simulation.w.is_cuda:  # on another stream, as recording does
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    play_together([simulation], [draw])
+                torch.cuda.current_stream().wait_stream(stream)
+            else:
+                play_together([simulation], [draw])
+
+    def _record(self) -> None:
+        """Record the round, from and to tensors that stay where they are."""
+        self.states = [_state(simulation) for simulation in self.simulations]
+        before = [[(m.bytes_down, m.bytes_up) for m in s.measured] for s in self.simulations]
+        graph = self.new_graph()
+
+        def branch(simulation: Simulation, draw: Draw, state: list[Tensor]) -> Callable[[], None]:
+            def work() -> None:
+                play_together([simulation], [draw])
+                for kept, new in zip(state, _state(simulation), strict=True):
+                    kept.copy_(new)
+
+            return work
+
+        parts = zip(self.simulations, self.draws, self.states, strict=True)
+        graph.record([branch(*part) for part in parts])
+        self.costs = []
+        for simulation, state, counts in zip(self.simulations, self.states, before, strict=True):
+            _restore(simulation, state)
+            costs = []
+            for measured, (down, up) in zip(simulation.measured, counts, strict=True):
+                costs.append((measured.bytes_down - down, measured.bytes_up - up))
+                measured.bytes_down, measured.bytes_up = down, up  # nothing was sent yet
+            self.costs.append(costs)
+        self.graph = graph
+
+    def _replay(self) -> None:
+        for simulation, state in zip(self.simulations, self.states, strict=True):
+            for kept, now in zip(state, _state(simulation), strict=True):
+                if kept is not now:  # the simulation went on elsewhere, or was restored
+                    kept.copy_(now)
+            _restore(simulation, state)
+        self.graph.replay()
+        for simulation, costs in zip(self.simulations, self.costs, strict=True):
+            for measured, (down, up) in zip(simulation.measured, costs, strict=True):
+                measured.bytes_down += down
+                measured.bytes_up += up
+
+
+def _check(simulation: Simulation) -> None:
+    """Refuse what cannot be recorded."""
+    device = simulation.w.device
+    first = simulation.federations[0]
+    where = {"samples": first.data.inputs.device, "targets": first.data.targets.device}
+    where |= {f"state {name}": c.values.device for name, c in simulation.clients.items()}
+    for what, place in where.items():
+        if place != device:
+            raise InputError(
+                f"backend: a recorded round needs everything on {device}, the clients' {what} did"
+                " not fit there; use 'stacked'"
+            )
+    for federation in simulation.federations:
+        if not isinstance(federation.participants, int):
+            counts = {len(ids) for ids in federation.participants}
+            if len(counts) > 1:
+                raise InputError(
+                    "backend: a recorded round needs as many clients each time, the schedule has"
+                    f" {min(counts)} to {max(counts)}; use 'stacked'"
+                )
+
+
+def _room(simulations: Sequence[Simulation]) -> Room:
+    """What the largest client needs."""
+    steps, samples = set(), 1
+    for simulation in simulations:
+        sizes = {len(ix) for f in simulation.federations for ix in f.data.indices}
+        batches = [simulation.batching.sizes(size) for size in sizes]
+        steps |= {len(batch) for batch in batches}
+        samples = max(samples, *map(max, batches))
+    return Room(max(steps), samples, len(steps) == 1)
+
+
+def _unknown(w: Tensor) -> Tensor:
+    raise InputError(
+        "backend: 'graph' cannot record a gradient over all of a client's data; use 'stacked'"
+    )
+
+
+def _state(simulation: Simulation) -> list[Tensor]:
+    """What a round replaces; the clients' state it writes in place."""
+    return [simulation.w, simulation.previous, simulation.diverged_in, *simulation.s.values()]
+
+
+def _restore(simulation: Simulation, state: list[Tensor]) -> None:
+    simulation.w, simulation.previous, simulation.diverged_in, *server = state
+    simulation.s = Named(**dict(zip(simulation.s, server, strict=True)))

@@ -1,0 +1,370 @@
+"""The federated round, and the state that passes from one round to the next.
+
+One simulation holds S federations of one method that differ in seed, hyperparameters or partition:
+S is 1 for a cell trained alone. Simulations of several methods can share every mini-batch gradient
+too (local.py), which is what makes small models fast.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgloss import rng
+from fedgloss.algorithms.core import Algorithm, Named, mean, unit
+from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.cohort import Cohort, Gradients, Room, draw_cohort
+from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.state import ClientState, choose_place
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A method at work: its clients, its numbers, and the model it starts from."""
+
+    algorithm: Algorithm
+    hyperparameters: dict[str, float]
+    w: Tensor
+    """The initial model, [P]."""
+    data: ClientData
+    lr: float
+    weight_decay: float
+    participants: int | Sequence[Sequence[int]]
+    """How many clients to draw each round, or the schedule."""
+    seed: int
+    sizes: Tensor
+    """N_k of each client, float64 [m]."""
+
+    def draw_participants(self, t: int) -> list[int]:
+        """The clients of round t: the schedule's (none past its end), or drawn uniformly.
+
+        The draw is without replacement and depends on the seed alone, so all methods of one seed
+        meet the same clients.
+        """
+        if self.algorithm.pooled:
+            return [0]
+        if isinstance(self.participants, int):
+            m = len(self.data.indices)
+            return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
+        return list(self.participants[t]) if t < len(self.participants) else []
+
+
+def federation(
+    algorithm: Algorithm,
+    hyperparameters: dict[str, float],
+    w: Tensor,
+    data: ClientData,
+    *,
+    lr: float,
+    weight_decay: float,
+    participants: int | Sequence[Sequence[int]],
+    seed: int,
+    sizes: Tensor | None = None,
+) -> Federation:
+    """A federation whose clients weigh by their samples, unless `sizes` says otherwise."""
+    data = data.pooled() if algorithm.pooled else data
+    if sizes is None or algorithm.pooled:
+        sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
+    return Federation(
+        algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
+    )
+
+
+@dataclass
+class Measured:
+    """What instrumenting a federation counts and measures."""
+
+    bytes_down: int = 0
+    """Bytes sent by the server to all participants, over all rounds so far."""
+    bytes_up: int = 0
+    """Bytes sent by all participants to the server, over all rounds so far."""
+    gradients_per_step: float = 0.0
+    """Mini-batch gradients per local step in the last round, all exchanges together."""
+    latest: dict[str, Tensor] = field(default_factory=dict)
+    """Measurements of the last round: `pseudo_gradient_norm`, and `delta_epsilon` where asked."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for a round before it begins."""
+
+    ids: list[list[int]]
+    """The participants of each federation."""
+    rows: Tensor
+    """The same as rows of the clients' state, int64 [S * K]."""
+    cohort: Cohort
+    probe: Cohort | None
+    """The mini-batches of the extra exchange, where there is one."""
+    h: Named
+    """Hyperparameters and facts of the round."""
+
+    def tensors(self) -> list[Tensor]:
+        """What differs between two rounds, in a fixed order."""
+        cohorts = [cohort for cohort in (self.cohort, self.probe) if cohort]
+        facts = [value for value in self.h.values() if isinstance(value, Tensor)]
+        return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
+
+    def placed(self, tensors: Iterator[Tensor], **facts: Any) -> "Draw":
+        """The same with other tensors, in the order of `tensors`, and some other facts."""
+        return replace(
+            self,
+            rows=next(tensors),
+            cohort=self.cohort.placed(tensors),
+            probe=self.probe and self.probe.placed(tensors),
+            h=Named(
+                **{k: next(tensors) if isinstance(v, Tensor) else v for k, v in self.h.items()}
+            ).replace(**facts),
+        )
+
+
+class Simulation:
+    """S federations of one method in round t: global models, server states, client states.
+
+    Every random draw comes from (seed, purpose, round, client), so this state is all there is: a
+    simulation restored from it goes on as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        federations: Sequence[Federation],
+        gradients: Gradients,
+        *,
+        batching: Batching,
+        pipeline: Pipeline | None = None,
+        measure: Sequence[str] = (),
+    ) -> None:
+        self.federations, self.gradients = tuple(federations), gradients
+        self.algorithm = self.federations[0].algorithm
+        self.batching, self.pipeline = batching, pipeline
+        self.measures_perturbation = "delta_epsilon" in measure
+        self.m = len(self.federations[0].data.indices)
+
+        self.t = 0
+        self.w = torch.stack([f.w[None] for f in self.federations])
+        self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
+        S, _, P = self.w.shape
+        self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
+        vectors = S * self.m * len(self.algorithm.client_state)
+        self.place = choose_place(vectors * P * self.w.element_size(), self.w.device)
+        self.clients = {
+            name: ClientState(S, self.m, self.w, self.place) for name in self.algorithm.client_state
+        }
+        self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, for delta_epsilon
+        self.diverged_in = torch.full((S,), -1, device=self.w.device)
+        self.measured = [Measured() for _ in self.federations]
+        self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
+
+    def draw(self, room: Room | None = None, drawn: dict[Any, Any] | None = None) -> Draw:
+        """All of the coming round that chance decides, or a schedule: the host's part of it.
+
+        room: for a round that is replayed; its tensors are left on the host. drawn: see
+        `draw_cohort`.
+        """
+        t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
+        probes = self.algorithm.probe or self.measures_perturbation
+        cohort = self._cohort(ids, t, "batches", room, drawn)
+        probe = self._cohort(ids, t, "probe", room, drawn) if probes else None
+        rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
+        places = {state.values.device for state in self.clients.values()} or {self.w.device}
+        rows = torch.tensor(rows, device="cpu" if room else places.pop())
+        device = torch.device("cpu") if room else self.w.device
+        return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort, device, room is not None))
+
+    def play(self, draw: Draw) -> Generator[Exchange, tuple[Tensor, Named], None]:
+        """The device's part of a round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
+
+        A generator: it yields each exchange of models with the clients, and takes what their local
+        training made of it, so that several simulations can be trained together.
+        """
+        ids, cohort, h = draw.ids, draw.cohort, draw.h
+        c = Named(**{name: s.gather(draw.rows, len(ids)) for name, s in self.clients.items()})
+        for state in self.clients.values() if self.place == "file" else ():
+            state.prefetch([f.draw_participants(self.t + 1) for f in self.federations])
+        evaluations = 0.0
+
+        if draw.probe:
+            c_probe, up, down, evaluated = yield from self._exchange(
+                draw.probe, c, h, perturb=False
+            )
+            exact = mean(down.w - self.locals[1], h.p)
+            if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
+                self._count(down, up)
+                evaluations = evaluated
+                c = c_probe if self.algorithm.probe == "dual" else c
+            if self.measures_perturbation:
+                self._measure_perturbation(exact, h)
+            if self.algorithm.probe:
+                self.s = self.s.replace(delta=exact)
+
+        c, up, down, evaluated = yield from self._exchange(cohort, c, h)
+        self._count(down, up)
+        self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
+        for name, state in self.clients.items():
+            state.scatter(draw.rows, c[name])
+
+        self.previous = mean(down.w - self.locals[1], h.p)
+        norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
+        for s, measured in enumerate(self.measured):
+            measured.latest["pseudo_gradient_norm"] = norms[s]
+            measured.gradients_per_step = evaluations + evaluated
+        # Kept on the device: reading it every round would make a GPU wait.
+        broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
+        self.diverged_in = torch.where(broken, h.t.to(torch.int64), self.diverged_in)
+
+    def state(self, s: int) -> dict[str, Tensor]:
+        """All of federation s that passes from round to round, by name (with `load_state`)."""
+        return {
+            "w": self.w[s],
+            "previous": self.previous[s],
+            "diverged_in": self.diverged_in[s],
+            **{f"server.{name}": value[s] for name, value in self.s.items()},
+            **{f"clients.{name}": state.values[s] for name, state in self.clients.items()},
+        }
+
+    def load_state(self, states: Sequence[dict[str, Tensor]], t: int) -> None:
+        """Go on from what `state` returned for each federation after round t - 1."""
+
+        def stacked(name: str) -> Tensor:
+            return torch.stack([state[name] for state in states]).to(self.w.device)
+
+        self.t, self.w, self.previous = t, stacked("w"), stacked("previous")
+        self.diverged_in = stacked("diverged_in")
+        self.s = Named(**{name: stacked(f"server.{name}") for name in self.s})
+        for name, state in self.clients.items():  # one by one: they may not fit the memory twice
+            for s, saved in enumerate(states):
+                state.values[s].copy_(saved[f"clients.{name}"])
+
+    def _cohort(
+        self,
+        ids: list[list[int]],
+        t: int,
+        purpose: str,
+        room: Room | None,
+        drawn: dict[Any, Any] | None,
+    ) -> Cohort:
+        return draw_cohort(
+            [f.data for f in self.federations],
+            ids,
+            self.batching,
+            self.pipeline,
+            self.w,
+            [f.seed for f in self.federations],
+            purpose,
+            t,
+            room,
+            self.gradients,
+            drawn,
+        )
+
+    def _facts(
+        self,
+        t: int,
+        ids: list[list[int]],
+        cohort: Cohort,
+        device: torch.device,
+        replayed: bool,
+    ) -> Named:
+        """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
+        like = {"dtype": self.w.dtype, "device": device}
+        hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
+        sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
+        totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
+        K = len(ids[0])
+        steps = torch.tensor([float(len(s)) for s in cohort.sizes], **like)
+
+        def number(values: Sequence[float]) -> Tensor:
+            """A replayed round needs the same shape each time, also when schedules differ."""
+            alike = len(values) == 1 if replayed else len(set(values)) == 1
+            return _numbers(values, alike, **like)
+
+        return Named(
+            **{n: number([values[n] for values in hyper]) for n in hyper[0]},
+            lr=number([f.lr for f in self.federations]),
+            wd=number([f.weight_decay for f in self.federations]),
+            t=torch.tensor(float(t), **like),
+            m=self.m,
+            n=K,
+            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(**like)[..., None],
+            share=(sizes * (self.m / totals)).to(**like)[..., None],
+            steps=steps.view(-1, K, 1),
+            full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
+        )
+
+    def _exchange(
+        self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
+    ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
+        """One message to the participants, their local training, and their answers.
+
+        Returns the clients' new state, the messages up and down, and the mini-batch gradients
+        computed for each local step.
+        """
+        down = self.algorithm.broadcast(self.w, self.s, h)
+        if not perturb:
+            down = down.replace(w=self.w)
+        exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
+        W, c = yield exchange
+        self.locals = (self.locals[0], W)
+        c, up = self.algorithm.finish(W, down, c, h)
+        return c, up, down, exchange.evaluations
+
+    def _count(self, down: Named, up: Named) -> None:
+        """Count what crosses the network; centralized training has none."""
+        if not self.algorithm.pooled:
+            S, K = self.locals[1].shape[:2]
+            for measured in self.measured:
+                measured.bytes_down += K * sum(map(_bytes, down.values())) // S
+                measured.bytes_up += sum(map(_bytes, up.values())) // S
+
+    def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
+        """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
+        perturbs = "delta" in self.algorithm.global_state and "rho" in h
+        rho = h.rho if perturbs else self.w.new_ones(())
+        gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
+        for s, measured in enumerate(self.measured):
+            measured.latest["delta_epsilon"] = gap[s, 0, 0]
+
+
+def advance(simulations: Sequence[Simulation]) -> None:
+    """One round of each of these simulations, their mini-batch gradients computed together."""
+    draws = [simulation.draw() for simulation in simulations]
+    play_together(simulations, draws)
+    for simulation, draw in zip(simulations, draws, strict=True):
+        simulation.locals = (draw.ids, simulation.locals[1])
+        simulation.t += 1
+
+
+def play_together(simulations: Sequence[Simulation], draws: Sequence[Draw]) -> None:
+    """The device's part of `advance`."""
+    rounds = [s.play(draw) for s, draw in zip(simulations, draws, strict=True)]
+    waiting = [(round, next(round)) for round in rounds]
+    while waiting:
+        trained = train_together([exchange for _, exchange in waiting], simulations[0].gradients)
+        waiting = [
+            (round, exchange)
+            for (round, _), result in zip(waiting, trained, strict=True)
+            if (exchange := _answer(round, result)) is not None
+        ]
+
+
+def _answer(round: Generator, result: tuple[Tensor, Named]) -> Exchange | None:
+    """Hand a round what it waits for; its next exchange, or None when it is over."""
+    try:
+        return round.send(result)
+    except StopIteration:
+        return None
+
+
+def _numbers(
+    values: Sequence[float], alike: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """One number for each federation, [S, 1, 1]; a plain scalar where all are `alike`."""
+    if alike:
+        return torch.tensor(float(values[0]), dtype=dtype, device=device)
+    numbers = [float(value) for value in values]
+    return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,259 @@
+"""The round loop: one or more federations from round 0, or their checkpoints, to their results."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedgloss.engine.backends.graph import Graph, Recorded
+from fedgloss.engine.checkpoint import Checkpoints, Interrupted
+from fedgloss.engine.clients import Batching, Pipeline
+from fedgloss.engine.cohort import Gradients
+from fedgloss.engine.evaluate import evaluate
+from fedgloss.engine.federation import Federation, Measured, Simulation, advance
+from fedgloss.engine.losses import Loss
+
+Row = dict[str, float] | None
+"""A row of metrics, where the round was evaluated."""
+OnRound = Callable[[int, Sequence[Row]], None]
+RECORDS = ("norms", "communication", "delta_epsilon")
+HOPELESS_LOSS = 1e4
+"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
+only infinity and NaN are known to be hopeless."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the federations of one process have in common."""
+
+    original: nn.Module
+    """As it was given, and never run."""
+    model: nn.Module
+    loss: Loss
+    gradients: Gradients
+    backend: str
+    """What computes them, by name."""
+    batching: Batching
+    pipeline: Pipeline | None
+    rounds: int
+    evaluate_every: int
+    last: int
+    record: Sequence[str]
+    keep_history: bool = False
+    new_graph: Callable[[], Graph] | None = None
+    """Where rounds are to be recorded and replayed: what records them."""
+
+    def evaluates(self, t: int) -> bool:
+        """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""
+        return t % self.evaluate_every == 0 or t > self.rounds - self.last
+
+
+class Run:
+    """One federation on its way through a plan, with what it leaves behind."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        test: tuple[Tensor, Tensor] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.federation, self.test, self.checkpoints = federation, test, checkpoints
+        self.average = torch.zeros_like(federation.w, dtype=torch.float64)[None]
+        self.metrics: list[dict[str, float]] = []
+        self.history: list[Tensor] = []
+        self.diverged_in: int | None = None
+        self.finished = self.end_is_saved = False
+        # Filled in when the run is finished.
+        self.w, self.state, self.measured = federation.w, dict[str, Tensor](), Measured()
+        self.participants: list[int] = []
+        self.locals = federation.w[None][:0]
+        self.t = 0
+
+    def after_round(self, plan: Plan, simulation: Simulation, s: int) -> dict[str, float] | None:
+        """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
+        t, w = simulation.t, simulation.w[s, 0]
+        if plan.keep_history:
+            self.history.append(w.clone())
+        if t > plan.rounds - plan.last:
+            self.average += w.double() / min(plan.last, plan.rounds)
+        evaluates = plan.evaluates(t)
+        if evaluates or w.device.type == "cpu":
+            broken = int(simulation.diverged_in[s])
+            self.diverged_in = broken + 1 if broken >= 0 else None
+        row = None
+        if evaluates and self.diverged_in is None:
+            row = {"round": t}
+            if self.test is not None:
+                row |= evaluate(plan.model, plan.loss, w, *self.test, plan.pipeline)
+            row |= _recorded(w, simulation.measured[s], plan.record)
+            self.metrics.append(row)
+            hopeless = HOPELESS_LOSS if plan.loss is F.cross_entropy else float("inf")
+            if not row.get("loss", 0.0) < hopeless:
+                self.diverged_in = t
+        if self.diverged_in is not None:
+            self.metrics = [row for row in self.metrics if row["round"] < self.diverged_in]
+        return row
+
+    def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
+        """Take the final state out of the simulation; what it does afterwards is not this run's."""
+        self.finished, self.t = True, simulation.t
+        self.w, self.measured = simulation.w[s, 0].clone(), replace(simulation.measured[s])
+        self.state = {name: value[s, 0].clone() for name, value in simulation.s.items()}
+        for name, state in simulation.clients.items():  # written in place, round after round
+            vectors = state.values[s]
+            self.state[name] = vectors if simulation.t == rounds else vectors.clone()
+        self.participants = simulation.locals[0][s]
+        self.locals = simulation.locals[1][s].clone()
+        if self.checkpoints and self.checkpoints.for_calls:
+            self.save(simulation, s)
+
+    def save(self, simulation: Simulation, s: int) -> None:
+        """Write a checkpoint, if there is a place for it; of a finished run its end, and once."""
+        if self.checkpoints is None or self.end_is_saved:
+            return
+        measured = self.measured if self.finished else simulation.measured[s]
+        extra = {
+            "finished": self.finished,
+            "diverged_in": self.diverged_in,
+            "metrics": self.metrics,
+            "bytes": [measured.bytes_down, measured.bytes_up],
+        }
+        if self.finished:
+            extra |= {"gradients": measured.gradients_per_step, "participants": self.participants}
+            extra["on_host"] = [name for name, value in self.state.items() if not value.is_cuda]
+            state = {f"state.{name}": value for name, value in self.state.items()}
+            tensors = {"w": self.w, "locals": self.locals, **state}
+        else:
+            tensors = simulation.state(s)
+        t = self.t if self.finished else simulation.t
+        self.checkpoints.save(t, {**tensors, "average": self.average}, extra, self.history)
+        self.end_is_saved = self.finished
+
+    def restore(self, plan: Plan) -> tuple[int, dict[str, Tensor]] | None:
+        """Take up the newest checkpoint: its round, and what a simulation needs to go on."""
+        if self.checkpoints is None or (found := self.checkpoints.load()) is None:
+            return None
+        t, tensors, extra = found
+        device = self.federation.w.device
+        self.average = tensors.pop("average").to(device)
+        if plan.keep_history:
+            self.history = [*tensors.pop("history", self.w[None][:0]).to(device)]
+        self.metrics, self.diverged_in = extra["metrics"], extra["diverged_in"]
+        self.measured = Measured(*extra["bytes"])
+        self.finished = self.end_is_saved = extra["finished"]
+        if self.finished:
+            self.t, self.participants = t, extra["participants"]
+            self.measured.gradients_per_step = extra["gradients"]
+            self.w, self.locals = tensors["w"].to(device), tensors["locals"].to(device)
+            for name in (name for name in tensors if name.startswith("state.")):
+                short = name.removeprefix("state.")
+                place = "cpu" if short in extra["on_host"] else device
+                self.state[short] = tensors[name].to(place)
+        way = "was finished" if self.finished else "goes on"
+        self.checkpoints.say(f"{way} after round {t} of {plan.rounds}")
+        return t, tensors
+
+
+def run_rounds(
+    runs: Sequence[Run],
+    plan: Plan,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_round: OnRound = lambda t, rows: None,
+) -> None:
+    """Take all runs to the end of the plan.
+
+    Runs of one method that stand at the same round become one simulation; all simulations at that
+    round share their mini-batch gradients. `on_round` gets the round and a row for each run.
+    Raises Interrupted, after writing checkpoints, if `should_stop` says so.
+    """
+    stacks, recorded = _resume(runs, plan), dict[tuple[int, ...], Recorded]()
+    while live := [stack for stack in stacks if stack.alive(plan)]:
+        t = min(stack.simulation.t for stack in live)
+        now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
+        simulations = [stack.simulation for stack in now]
+        if plan.new_graph:
+            key = tuple(map(id, simulations))
+            if key not in recorded:
+                recorded[key] = Recorded(simulations, plan.new_graph)
+            recorded[key].advance()
+        else:
+            advance(simulations)
+        rows = dict[int, Row]()
+        for stack in now:
+            for s, run in enumerate(stack.runs):
+                if not run.finished:
+                    rows[id(run)] = run.after_round(plan, stack.simulation, s)
+                    if run.diverged_in is not None or t + 1 == plan.rounds:
+                        run.finish(stack.simulation, s, plan.rounds)
+        try:
+            on_round(t + 1, [rows.get(id(run)) for run in runs])
+            stop = t + 1 < plan.rounds and should_stop()
+        except BaseException:  # of a caller's own function, or Ctrl-C in it: the round is done
+            for stack in stacks:
+                if any(run.checkpoints and run.checkpoints.for_calls for run in stack.runs):
+                    stack.save(plan, True)
+            raise
+        for stack in stacks if stop else now:
+            stack.save(plan, stop)
+        if stop:
+            raise Interrupted
+    for stack in stacks:
+        for s, run in enumerate(stack.runs):
+            if not run.finished:  # there was no round to run
+                run.finish(stack.simulation, s, plan.rounds)
+
+
+@dataclass
+class _Stack:
+    """Runs of one method at one round, and their simulation."""
+
+    runs: list[Run]
+    simulation: Simulation
+
+    def alive(self, plan: Plan) -> bool:
+        unfinished = not all(run.finished for run in self.runs)
+        return unfinished and self.simulation.t < plan.rounds
+
+    def save(self, plan: Plan, now: bool) -> None:
+        t = self.simulation.t
+        stores = [run.checkpoints for run in self.runs if run.checkpoints and not run.end_is_saved]
+        if t < plan.rounds and (now or any(store.due(t) for store in stores)):
+            for s, run in enumerate(self.runs):
+                run.save(self.simulation, s)
+
+
+def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
+    """Each run from its newest checkpoint, those that can be stacked together."""
+    stacks: dict[tuple[int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
+    for run in runs:
+        t, tensors = run.restore(plan) or (0, None)
+        if not run.finished:
+            stacks.setdefault((id(run.federation.algorithm), t), []).append((run, tensors))
+    result = []
+    for (_, t), members in stacks.items():
+        simulation = Simulation(
+            [run.federation for run, _ in members],
+            plan.gradients,
+            batching=plan.batching,
+            pipeline=plan.pipeline,
+            measure=plan.record,
+        )
+        simulation.measured = [run.measured for run, _ in members]
+        if t:
+            simulation.load_state([tensors for _, tensors in members if tensors], t)
+        result.append(_Stack([run for run, _ in members], simulation))
+    return result
+
+
+def _recorded(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    if "norms" in record:
+        row["w_norm"] = float(torch.linalg.vector_norm(w))
+        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
+    if "delta_epsilon" in record:
+        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
+    if "communication" in record:
+        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
+    return row

@@ -1,0 +1,1 @@
+"""What one job of the workflow does, from files to files."""

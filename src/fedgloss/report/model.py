@@ -1,0 +1,75 @@
+"""A table as data: what stands in it, before it is text in any format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedgloss.report import names
+from fedgloss.report.published import Published
+from fedgloss.report.results import Summary
+from fedgloss.report.verdict import Verdict
+
+LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
+DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one (dataset, alpha, model)."""
+
+    condition: Mapping[str, str]
+    head: str
+    """What all metrics of the condition stand under."""
+    metric: str
+    published: bool
+    """Whether the paper prints any number of this column."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether it has verdicts: the paper's cost repeats its rounds, to one digit."""
+        return self.published and self.metric != "cost"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Ours and the paper's for one row and column."""
+
+    ours: Summary
+    paper: Published | None
+    verdict: Verdict | None
+    best: bool = False
+    """The best mean of its group, and of at least two methods; diverged ones do not compete."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm."""
+
+    label: str
+    method: str
+    client: str
+    cost: float | None
+    """Bytes exchanged relative to FedAvg."""
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, as every format writes it."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """What stands under the table: definitions, the verdict's rule, footnotes, how to rerun."""
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether the communication cost has a column of its own before the others."""
+        return not any(column.metric == "cost" for column in self.columns)
+
+    @property
+    def groups(self) -> list[tuple[str, list[Row]]]:
+        """The rows under the client optimisers' names, as the paper groups them."""
+        clients = dict.fromkeys(row.client for row in self.rows)
+        return [(names.CLIENTS[c], [r for r in self.rows if r.client == c]) for c in clients]

@@ -1,0 +1,1 @@
+"""A study: from one configuration file to cells with every number resolved, and their state."""

@@ -1,0 +1,97 @@
+"""What a study's cells are trained on: the definitions of data sets and partitions, made commands.
+
+A definition becomes the options of `fedgloss prepare` or `fedgloss partition`; the options decide
+the folder. Studies share a data set as constants/methods.yaml defines it. One that a study defines
+otherwise, or by itself, lies in a folder that names its definition: no study takes another's away.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, sha256
+
+Definition = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split that comes as a file: the SHA-256 of the files it is made of, and its clients."""
+
+    sha256: tuple[str, ...]
+    clients: int
+
+
+def read_split(file: str, alpha: str) -> Split:
+    """What is known of a split before it is imported; InputError if it cannot be."""
+    from fedgloss.data.partition import splits
+
+    files = splits.files(Path(file), alpha)
+    record = read_json(files[0])
+    clients = None
+    if isinstance(record, dict):
+        clients = record["clients"] if "clients" in record else record.get("users")
+    if not isinstance(clients, list):
+        raise InputError(f"{files[0]}: neither a LEAF split nor an object with the key 'clients'")
+    return Split(tuple(map(sha256, files)), len(clients))
+
+
+def prepare_options(definition: Definition) -> list[str]:
+    """The command line of `fedgloss prepare`, without the folder to write."""
+    options = [definition["source"]]
+    for key in ("root", "images", "size"):
+        if key in definition:
+            options.append(f"--{key}={definition[key]}")  # "=": a value may begin with a dash
+    return options + (["--download"] if definition.get("download") else [])
+
+
+def partition_arguments(definition: Definition, alpha: str) -> dict[str, Any]:
+    """The arguments of a data set's partition at this alpha, as far as the definition gives them.
+
+    `iid` and `natural` are schemes of their own, unless the partition comes as a file: that says
+    itself what it is, and alpha is its label.
+    """
+    given = {"seed": 0, **definition["partition"]}
+    scheme, by_alpha = given.pop("scheme"), given.pop("by_alpha", {})
+    if alpha in ("iid", "natural") and scheme != "file":
+        scheme = alpha
+    arguments = {"scheme": by_alpha.get(alpha, scheme)}
+    for key in ("clients", "seed") if arguments["scheme"] != "file" else ("clients", "file"):
+        if key in given:
+            arguments[key] = given[key]
+    return arguments if arguments["scheme"] == alpha else {**arguments, "alpha": alpha}
+
+
+def partition_options(arguments: Mapping[str, Any]) -> list[str]:
+    """The command line of `fedgloss partition`, without the folders."""
+    keys = ("scheme", "clients", "alpha", "seed", "file")
+    return [f"--{key}={arguments[key]}" for key in keys if key in arguments]
+
+
+def data_folder(name: str, definition: Definition, shared: Definition | None) -> str:
+    """The folder of a data set; `shared`: how all studies know this name, if they do."""
+    options = prepare_options(definition)
+    if shared is not None and prepare_options(shared) == options:
+        return name
+    return _own(name, options)
+
+
+def partition_folder(
+    name: str, definition: Definition, shared: Definition | None, arguments: Mapping[str, Any]
+) -> str:
+    """The folder of a data set's partitions that are made as the one with these arguments."""
+    options = [prepare_options(definition), partition_options({**arguments, "alpha": ""})]
+    if shared is not None:
+        alike = partition_arguments(shared, arguments.get("alpha", arguments["scheme"]))
+        if options == [prepare_options(shared), partition_options({**alike, "alpha": ""})]:
+            return name
+    return _own(name, options)
+
+
+def _own(name: str, options: list[Any]) -> str:
+    """No name has a plus sign: see `name` in study/schemas/study.schema.json."""
+    return f"{name}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"

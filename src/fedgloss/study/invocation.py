@@ -1,0 +1,101 @@
+"""What was asked of Snakemake, checked where Snakemake itself would end in a traceback.
+
+It reads `--configfile` before the workflow, takes the words that follow for further files, and
+reads lists and mappings of `--config` as text. profiles/default has `check_command_line` called
+first of all; the workflow reads `--config` and its targets with the other two.
+"""
+
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedgloss.errors import InputError, did_you_mean
+from fedgloss.study.configuration import studies_at_hand
+
+FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
+VALUE = re.compile(r"[A-Za-z_][\w-]*\w=.*", re.S)
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """End with one line and exit code 2 if Snakemake's command line cannot be meant so."""
+    try:
+        for word, first in _words(arguments, FILES):
+            if not Path(word).is_file():
+                _refuse_file(word, first)
+        for word, _ in _words(arguments, VALUES):
+            if not VALUE.fullmatch(word):
+                raise InputError(
+                    f"--config: {word!r} is not a key of the study with its value, as in"
+                    " preset=paper or 'training={rounds: 60}'; targets go before the options"
+                )
+    except InputError as error:
+        refuse(error)
+
+
+def refuse(error: InputError) -> None:
+    """Say what is wrong and end, as the `fedgloss` command does."""
+    print(f"fedgloss: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _words(arguments: Sequence[str], options: Collection[str]) -> Iterator[tuple[str, bool]]:
+    """The words that Snakemake takes as these options' values, and whether each is the first."""
+    taking = first = False
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if argument == "--":
+            return
+        if option in options:
+            taking, first = not equals, True
+            if equals:
+                yield value, True
+        elif argument.startswith("-") and len(argument) > 1:
+            taking = False
+        elif taking:
+            yield argument, first
+            first = False
+
+
+def _refuse_file(word: str, first: bool) -> None:
+    if not first:
+        raise InputError(
+            f"--configfile: takes {word!r} for a second study file, which is not there; write"
+            " --configfile=FILE, with an equals sign, or targets before it"
+        )
+    raise InputError(
+        f"--configfile: there is no file {word!r}{did_you_mean(word, studies_at_hand(word))}"
+    )
+
+
+def config_values(entries: Iterable[str]) -> dict[str, Any]:
+    """The values of `--config`, read as a study file is: [0] is a list of one number.
+
+    What is no YAML is text, as for Snakemake: a title may be anything.
+    """
+    import yaml
+
+    values = {}
+    for entry in entries:
+        key, _, text = entry.partition("=")
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            values[key] = text
+    return values
+
+
+def merge(config: Any, changes: Any) -> Any:
+    """A study with values of the command line in it: keys below keys, all else replaced."""
+    if not isinstance(config, Mapping) or not isinstance(changes, Mapping):
+        return changes
+    return {**config, **{key: merge(config.get(key), value) for key, value in changes.items()}}
+
+
+def check_target(target: str, makes: bool, known: Sequence[str]) -> None:
+    """InputError for a target that no rule makes; `known` are those with a name."""
+    if not makes and target not in known and not Path(target).exists():
+        raise InputError(
+            f"there is no target {target!r} in this study{did_you_mean(target, known)}"
+        )

@@ -1,0 +1,121 @@
+"""Whether a finished run is still the one that its study asks for.
+
+A study, or the code, may have been edited since, its data prepared again, or another study of the
+same name may have left the run: such a run is no result of this study, and is neither called done
+nor counted. Nor is a run done whose files are gone, or not those that it wrote.
+"""
+
+import json
+import os.path
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, sha256
+from fedgloss.records import read_record
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell, Study
+
+FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
+"""What a finished run leaves beside its manifest, which has their SHA-256."""
+AGAIN = "delete its folder, or run the cell again with snakemake --force"
+"""What to do with a run whose files are of no use."""
+
+
+class Expectations:
+    """What the manifests of a study's runs must say, by its settings and a results folder."""
+
+    def __init__(self, study: "Study", results: Path) -> None:
+        self.study, self.results = study, Path(results)
+        # Each once, however many cells a file serves, and however often a cell is asked for.
+        self._hash, self._read = cache(sha256), cache(read_json)
+        self.settings = cache(lambda cell: as_json(study.settings(cell)))
+        self.inputs = cache(self._inputs)
+        self._code = cache(study.code)
+
+    def files(self, cell: "Cell") -> dict[str, Path]:
+        """The files that say what a cell is trained on: `data`, the manifest, and `partition`."""
+        data = self.study.data_folder(cell.dataset)
+        partition = f"{self.study.partition_folder(cell.dataset, cell.alpha)}/alpha-{cell.alpha}"
+        return {
+            "data": self.results / "data" / data / "manifest.json",
+            "partition": self.results / "partitions" / partition / "partition.json",
+        }
+
+    def code(self, cell: "Cell") -> str:
+        """The fingerprint of the code that a cell would be trained with."""
+        return self._code(cell.algorithm, cell.model)
+
+    def _inputs(self, cell: "Cell") -> dict[str, Any]:
+        """The SHA-256 of what a cell is trained on, as far as it is in the results folder."""
+        files = self.files(cell)
+        found: dict[str, Any] = {}
+        if files["data"].is_file():
+            manifest = self._read(files["data"])
+            found["data"] = manifest.get("sha256") if isinstance(manifest, dict) else None
+        if files["partition"].is_file():
+            found["partition"] = self._hash(files["partition"])
+        return found
+
+    def fault(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
+        """Why a run with this manifest is outdated, in words; None if it is not."""
+        inputs, expected = manifest.get("inputs"), self.inputs(cell)
+        inputs = inputs if isinstance(inputs, dict) else {}
+        found = difference("settings", manifest.get("settings"), self.settings(cell)) or difference(
+            "inputs", {key: inputs.get(key) for key in expected}, expected
+        )
+        if not found and manifest.get("code") != self.code(cell):
+            found = "its code differs: it has been edited since the run"
+        return found
+
+
+def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a run, None if there is none; InputError if it is not as `wanted`."""
+    if not file.is_file():
+        return None
+    try:
+        return read_record(file, wanted)
+    except InputError as error:
+        raise InputError(f"{error}; {AGAIN}") from None
+
+
+def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> str | None:
+    """Which of these files of a run is not there, or not as it was written; None if all are.
+
+    Of the tensors, which are large, only whether they are there.
+    """
+    outputs = manifest.get("outputs")
+    written = outputs if isinstance(outputs, dict) else {}
+    for name in names:
+        if not os.path.isfile(run / name):
+            return f"{name} is gone"
+        if name == "metrics.csv" and sha256(run / name) != written.get(name):
+            return f"{name} has changed since it was written (SHA-256)"
+    return None
+
+
+def is_hessian_of(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether lambda_1 is of the model, and on the data, that a study's `hessian` section names."""
+    model = asked.get("models", ["average"])[0]
+    return (found.get("data"), found.get("model", model)) == (asked.get("data", "paper"), model)
+
+
+def as_json(value: Any) -> Any:
+    """A value as it is read back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def difference(where: str, theirs: Any, ours: Any) -> str | None:
+    """The first place at which two JSON values differ, in words; None if they are equal."""
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return None if theirs == ours else f"{where} is {theirs!r} in the run, {ours!r} here"
+    for key in {**ours, **theirs}:
+        if key not in theirs or key not in ours:
+            return f"{where}.{key} is given {'here' if key in ours else 'in the run'} alone"
+        found = difference(f"{where}.{key}", theirs[key], ours[key])
+        if found:
+            return found
+    return None

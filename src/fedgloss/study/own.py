@@ -1,0 +1,87 @@
+"""What a study brings of its own, tried before any job: its models, and its folders of images.
+
+A job that fails takes the finished outputs of its cells with it, so what can fail is tried first.
+Reading a study does not do this: trying a model waits for torch, and each job reads the study.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedgloss.errors import InputError
+from fedgloss.records import Kind, read_record
+from fedgloss.study.study import Study
+
+Shape = tuple[int, int, int]
+
+KNOWN: dict[str, tuple[Shape, int]] = {
+    "digits": ((1, 8, 8), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+}
+"""Images and classes of the sources that are the same everywhere."""
+IMAGES = Kind(
+    "a type and four sizes",
+    lambda found: isinstance(found, list) and [type(n) for n in found] == [str, *[int] * 4],
+)
+MANIFEST = {
+    "tensors": {"train_images": IMAGES},
+    "classes": Kind("a list", lambda found: isinstance(found, list)),
+}
+
+
+def check_own(study: Study, results: Path | str = "results") -> None:
+    """InputError, in one line with file and key, for a model or a folder that cannot be used.
+
+    A model is built once for each data set in the grid, if the images' shape is known already; a
+    folder is looked at unless its images have been prepared.
+    """
+    for i, block in enumerate(study.config["grid"]):
+        _check_root(study, block["dataset"], Path(results))
+        label = block["model"]
+        name = study.model(label)["model"]
+        if ":" in name:
+            given = "model" in study.config.get("models", {}).get(label, {})
+            where = f"models.{label}.model" if given else f"grid[{i}].model"
+            try:
+                _check_model(name, [*_images(study, block["dataset"], Path(results))])
+            except InputError as error:
+                raise InputError(f"{study.file}: {where}: {error}") from None
+
+
+def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
+    import torch
+
+    from fedgloss.models import build_model, constructor
+
+    constructor(name)
+    with torch.random.fork_rng(devices=[]):
+        for shape, classes in images:
+            build_model(name, shape, classes)
+
+
+def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, int]]:
+    """The shape of a data set's images and the number of its classes, where they are known."""
+    source = study.datasets[dataset]["source"]
+    folder = results / "data" / study.data_folder(dataset)
+    if source in KNOWN:
+        yield KNOWN[source]
+    elif (folder / "manifest.json").is_file():
+        manifest = read_record(folder / "manifest.json", MANIFEST)
+        yield tuple(manifest["tensors"]["train_images"][2:]), len(manifest["classes"])
+
+
+def _check_root(study: Study, dataset: str, results: Path) -> None:
+    definition = study.datasets[dataset]
+    prepared = results / "data" / study.data_folder(dataset) / "manifest.json"
+    if definition["source"] != "folder" or prepared.is_file():
+        return
+    where, root = f"{study.file}: datasets.{dataset}.root", Path(definition["root"])
+    try:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "there is no such folder"
+            raise InputError(f"{where}: {definition['root']!r:.80}: {what}")
+        for part in ("train", "test"):
+            if not (root / part).is_dir():
+                raise InputError(f"{where}: {definition['root']!r:.80}: has no folder {part}/")
+    except OSError as error:  # a name that no file can have, a folder that is not for us
+        raise InputError(f"{where}: {definition['root']!r:.80}: {error.strerror}") from None

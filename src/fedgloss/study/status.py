@@ -1,0 +1,154 @@
+"""The state of a study's grid, read from its results folder."""
+
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedgloss.files import parse_json
+from fedgloss.records import STATUS
+from fedgloss.study.outdated import Expectations, harm, read_manifest
+from fedgloss.study.study import Cell, Study
+
+STATES = {
+    "done": "✓",
+    "diverged": "✗",
+    "outdated": "≠",
+    "running": "…",
+    "interrupted": "!",
+    "missing": "·",
+}
+SILENT = 900
+"""Seconds after which a run on another machine counts as ended: it writes every 300."""
+HEADER_LIMIT = 100 * 2**20
+"""The longest header that the safetensors format allows."""
+
+
+class States:
+    """What has become of each cell of a study."""
+
+    def __init__(self, study: Study, results: Path) -> None:
+        self.study, self.results = study, results
+        self.expected = Expectations(study, results)
+
+    def of(self, cell: Cell) -> str:
+        """done, diverged, outdated (no longer the study's, or not whole), or how far it got."""
+        manifest = self._manifest(cell)
+        if manifest is None:
+            return self._begun(cell)
+        if self._fault(cell, manifest):
+            return "outdated"
+        return "diverged" if manifest["status"] == "diverged" else "done"
+
+    def why_outdated(self, cell: Cell) -> str | None:
+        """What differs between a run and what the study asks for, or what became of its files."""
+        manifest = self._manifest(cell)
+        return manifest and self._fault(cell, manifest)
+
+    def rounds(self, cell: Cell) -> int:
+        """The rounds that a cell's newest usable checkpoint spares; 0 if there is none."""
+        return max(map(_round, self._usable(cell)), default=0)
+
+    def _run(self, cell: Cell) -> Path:
+        return self.results / "runs" / self.study.name / str(cell)
+
+    def _checkpoints(self, cell: Cell) -> Path:
+        return self.results / "checkpoints" / self.study.name / str(cell)
+
+    def _manifest(self, cell: Cell) -> dict[str, Any] | None:
+        return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
+
+    def _fault(self, cell: Cell, manifest: Mapping[str, Any]) -> str | None:
+        return self.expected.fault(cell, manifest) or harm(self._run(cell), manifest)
+
+    def _usable(self, cell: Cell) -> list[Path]:
+        """A cell's checkpoints, but for those that say they are of a run the study has not."""
+        found = []
+        for file in self._checkpoints(cell).glob("round-*.safetensors"):
+            identity = _identity(file)
+            if _round(file) and (identity is None or not self._is_foreign(cell, identity)):
+                found.append(file)
+        return found
+
+    def _is_foreign(self, cell: Cell, identity: Mapping[str, Any]) -> bool:
+        """Whether a run with this identity is another one; a manifest has the same, less flat."""
+        inputs = {key: identity.get(key) for key in ("data", "partition")}
+        return self.expected.fault(cell, {**identity, "inputs": inputs}) is not None
+
+    def _begun(self, cell: Cell) -> str:
+        """running if its trainer lives, interrupted if only its checkpoints do; else missing.
+
+        Checkpoints of other settings, data or code do not count: training passes them over.
+        """
+        folder = self._checkpoints(cell)
+        owner = folder.with_name(f"{folder.name}.owner")  # its first words: 4711 on node17
+        written = [file for file in (owner, *folder.glob("*")) if file.is_file()]
+        try:
+            number, host = re.match(r"(\d+) on (\S+)", owner.read_text(encoding="utf-8")).groups()
+        except (OSError, ValueError, AttributeError):
+            number, host = "", ""
+        if number and host == platform.node():
+            lives = _lives(int(number))
+        else:
+            lives = any(time.time() - file.stat().st_mtime < SILENT for file in written)
+        if lives:
+            return "running"
+        kept = self._usable(cell) or not any(folder.glob("round-*.safetensors"))
+        return "interrupted" if folder.is_dir() and kept else "missing"
+
+
+def _round(checkpoint: Path) -> int:
+    number = checkpoint.stem.partition("-")[2]
+    return int(number) if re.fullmatch(r"[0-9]{7,18}", number) else 0
+
+
+def _identity(checkpoint: Path) -> dict[str, Any] | None:
+    """Of which run a checkpoint is; None if that cannot be read.
+
+    From the beginning of the file, a safetensors header: reading it as such would import torch.
+    """
+    try:
+        with open(checkpoint, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = parse_json(file.read(length)) if length < HEADER_LIMIT else {}
+        identity = parse_json(header["__metadata__"]["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def grid(study: Study, results: Path) -> str:
+    """One line for each (data set, alpha, model, algorithm), one mark for each seed."""
+    states = States(study, results)
+    found = {cell: states.of(cell) for cell in study.cells}
+    conditions: dict[str, list[str]] = {}
+    for cell, state in found.items():
+        conditions.setdefault(cell.condition, []).append(f"{cell.seed} {STATES[state]}")
+    width = max(map(len, conditions), default=0)
+    lines = [f"{condition:<{width}}  {'  '.join(marks)}" for condition, marks in conditions.items()]
+    counts = [*found.values()]
+    totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in STATES.items())
+    return "\n".join(
+        [*lines, "", f"{study.name}: {len(found)} cells: {totals}", *_reasons(states, found)]
+    )
+
+
+def _reasons(states: States, found: dict[Cell, str]) -> Iterator[str]:
+    """Why the first of the outdated cells is so."""
+    outdated = [cell for cell, state in found.items() if state == "outdated"]
+    if outdated:
+        more = f" (and {len(outdated) - 1} more)" if len(outdated) > 1 else ""
+        yield f"outdated: {outdated[0]}: {states.why_outdated(outdated[0])}{more}"
