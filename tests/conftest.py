@@ -2,6 +2,8 @@
 
 import os
 import random
+import sys
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -55,12 +57,13 @@ def switches_put_back() -> Iterator[None]:
 
 
 BEFORE = pytest.StashKey[dict]()
+LOADED = pytest.StashKey[set]()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Random numbers that depend on the test alone, not on those before it."""
-    item.stash[BEFORE] = switches.read()
+    item.stash[BEFORE], item.stash[LOADED] = switches.read(), {*sys.modules}
     seed = zlib.crc32(item.nodeid.encode())
     random.seed(seed)
     np.random.seed(seed)
@@ -77,10 +80,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     try:
         return (yield)
     finally:
+        _forget_modules_of(item)
         changed = switches.differences(item.stash[BEFORE])
         if changed:
             switches.put_back(item.stash[BEFORE])
             pytest.fail(f"left changed: {'; '.join(changed)}", pytrace=False)
+
+
+def _forget_modules_of(item: pytest.Item) -> None:
+    """A module that a test wrote itself is not there for the next one, which may write another."""
+    for name in {*sys.modules} - item.stash[LOADED]:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+        for place in map(Path, filter(None, places)):
+            if place.is_relative_to(tempfile.gettempdir()) and not place.is_relative_to(ROOT):
+                sys.modules.pop(name, None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
