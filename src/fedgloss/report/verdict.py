@@ -5,13 +5,8 @@ from dataclasses import dataclass
 
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
+from fedgloss.student import quantile
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the last one the
-# last one serves, which makes the interval a little wide.
-T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-)
 NEAR_POINTS = 1.0
 NEAR_SHARE = 0.10
 IN_POINTS = ("accuracy", "accuracy_at_half")
@@ -83,4 +78,4 @@ def half_interval(ours: Summary, paper: Published) -> float:
         return 0.0
     squares = (ours.n - 1) * (ours.std or 0.0) ** 2 + (paper.n - 1) * (paper.std or 0.0) ** 2
     error = math.sqrt(squares / freedom * (1 / ours.n + 1 / paper.n))
-    return T95[min(freedom, len(T95)) - 1] * error
+    return quantile(freedom) * error

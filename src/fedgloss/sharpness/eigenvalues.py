@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.sharpness.krylov import dot, finite, norm, orthogonal, orthonormal
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 
 # A Hessian-vector product is known to a few units of rounding of ||H||; a residual below this
@@ -67,16 +68,16 @@ def top_eigenvalues(
     images: list[Tensor] = []  # H times each of them
     T = np.zeros((steps, steps))  # H in that basis: tridiagonal, float64
     closed: list[np.ndarray] = []  # the leading Ritz values, each time the Krylov space closed
-    v = _orthonormal(_start(w, seed), basis)
+    v = orthonormal(_start(w, seed), basis)
     while True:
         basis.append(v)
-        images.append(_finite(product(v)))
+        images.append(finite(product(v)))
         k = len(basis)
-        T[k - 1, k - 1] = _dot(v, images[-1])
+        T[k - 1, k - 1] = dot(v, images[-1])
         values, vectors = (x[..., ::-1] for x in np.linalg.eigh(T[:k, :k]))
         floor = rounding * float(np.abs(values).max())
-        rest = _orthogonal(images[-1], basis)
-        beta = _norm(rest)
+        rest = orthogonal(images[-1], basis)
+        beta = norm(rest)
         if beta > floor:
             # H y - theta y = beta * (last coordinate of y) * v_{k+1}. Half the tolerance, so that
             # rounding does not undo in the measured residual what was reached here.
@@ -95,7 +96,7 @@ def top_eigenvalues(
             T[k, k - 1] = T[k - 1, k] = beta
             v = rest / beta
         else:
-            v = _orthonormal(_start(w, seed, len(closed)), basis)
+            v = orthonormal(_start(w, seed, len(closed)), basis)
 
     found = [
         _measured(_combined(basis, y), _combined(images, y)) for y in vectors.T[:count].tolist()
@@ -134,16 +135,16 @@ def power_iteration(
     for _ in range(min(count, len(w))):
         estimate, converged = 0.0, False
         for _ in range(max_steps):
-            image = _finite(product(vector))
+            image = finite(product(vector))
             products += 1
             for value, found, _ in pairs:
-                image = image - value * _dot(found, vector) * found
-            norm = _norm(image)
-            if norm == 0:
+                image = image - value * dot(found, vector) * found
+            length = norm(image)
+            if length == 0:
                 estimate, vector, converged = 0.0, image, True
                 break
-            previous, estimate = estimate, _dot(vector, image)
-            vector = image / norm
+            previous, estimate = estimate, dot(vector, image)
+            vector = image / length
             converged = abs(estimate - previous) < tolerance * abs(estimate)
             if converged:
                 break
@@ -153,7 +154,7 @@ def power_iteration(
     return Spectrum(
         eigenvalues=tuple(value for value, _, _ in pairs),
         residuals=tuple(
-            _norm(Hv - value * v) for (value, v, _), Hv in zip(pairs, images, strict=True)
+            norm(Hv - value * v) for (value, v, _), Hv in zip(pairs, images, strict=True)
         ),
         converged=tuple(converged for _, _, converged in pairs),
         products=products + len(pairs),
@@ -165,36 +166,9 @@ def _check(w: Tensor, count: int) -> None:
     require_integer("count", count, least=1)
 
 
-def _finite(Hv: Tensor) -> Tensor:
-    if not bool(torch.isfinite(Hv).all()):
-        raise InputError("w: the Hessian overflows there (allowed: w with a finite Hessian)")
-    return Hv
-
-
 def _start(w: Tensor, seed: int, restart: int = 0) -> Tensor:
     draws = rng.uniform(seed, "lanczos", len(w), round=restart)
     return torch.from_numpy(2 * draws - 1).to(w)
-
-
-def _dot(x: Tensor, y: Tensor) -> float:
-    return torch.dot(x.double(), y.double()).item()
-
-
-def _norm(x: Tensor) -> float:
-    return torch.linalg.vector_norm(x, dtype=torch.float64).item()
-
-
-def _orthogonal(x: Tensor, basis: list[Tensor]) -> Tensor:
-    """x [P] without its part in the span of the orthonormal vectors of the basis."""
-    for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6.9)
-        for v in basis:
-            x = torch.addcmul(x, v, torch.dot(v, x), value=-1)  # x - (v.x) v in one pass
-    return x
-
-
-def _orthonormal(x: Tensor, basis: list[Tensor]) -> Tensor:
-    x = _orthogonal(x, basis)
-    return x / _norm(x)
 
 
 def _combined(vectors: list[Tensor], coordinates: list[float]) -> Tensor:
@@ -203,5 +177,5 @@ def _combined(vectors: list[Tensor], coordinates: list[float]) -> Tensor:
 
 def _measured(v: Tensor, Hv: Tensor) -> tuple[float, float]:
     """The Rayleigh quotient of v [P] and the norm of its residual, given H v."""
-    value = _dot(v, Hv) / _dot(v, v)
-    return value, _norm(Hv - value * v) / _norm(v)
+    value = dot(v, Hv) / dot(v, v)
+    return value, norm(Hv - value * v) / norm(v)
