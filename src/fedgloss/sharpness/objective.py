@@ -232,6 +232,11 @@ class Objective:
             ) from None
         return False
 
+    def batches(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """The data as the model gets them: inputs [B, ...], floats of this type, and targets."""
+        for start in range(0, len(self.targets), self.batch_size):
+            yield self._batch(start, self.batch_size, dtype)
+
     def _weighed(self) -> list[tuple[int, int, float]]:
         """`_batches`, in the order of the data."""
         found = [
@@ -302,22 +307,27 @@ class Objective:
 
         To be called at w: see `_at`.
         """
-        batch = slice(start, start + (size or self.batch_size))
+        inputs, targets = self._batch(start, size or self.batch_size, w.dtype)
+        logits = self.model(inputs)
+        if not isinstance(logits, Tensor) or logits.dim() < 2:
+            found = _name(logits) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"model: returns {found} (allowed: a tensor [N, classes, ...])")
+        return logits.to(w.dtype), targets
+
+    def _batch(self, start: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of `size` samples; what is float among them, of this type."""
+        batch = slice(start, start + size)
         # A copy: neither the model nor the transform can then change the data in place.
         inputs = self.inputs[batch].clone(memory_format=torch.contiguous_format)
         if self.transform is not None:
             inputs = self.transform(inputs)
         if inputs.is_floating_point():
-            inputs = inputs.to(w.dtype)
+            inputs = inputs.to(dtype)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._layout)
-        logits = self.model(inputs)
-        if not isinstance(logits, Tensor) or logits.dim() < 2:
-            found = _name(logits) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"model: returns {found} (allowed: a tensor [N, classes, ...])")
         targets = self.targets[batch]
-        dtype = w.dtype if targets.is_floating_point() else torch.int64
-        return logits.to(w.dtype), targets.to(dtype, copy=True)
+        kind = dtype if targets.is_floating_point() else torch.int64
+        return inputs, targets.to(kind, copy=True)
 
     @torch.enable_grad()
     def _gradient(
