@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from fedgloss.records import COUNT, NUMBER, TEXT, Kind, read_record
 from fedgloss.tensors import load_tensors
 
 FORMAT = 1
+SOURCES = {name: name for name in ("digits", "cifar10", "cifar100", "folder", "landmarks")}
+SOURCES |= {"cifar10": "cifar", "cifar100": "cifar"}
+"""Where images may come from, and the module of `data.sources` that knows it."""
 IMAGES = ("clean", "official_overlap")
 LARGEST = 10_000  # pixels on a side; of larger images, hardly one fits into memory
 POSITIVE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
@@ -72,19 +76,9 @@ class Dataset:
 
 def _writer(source: str) -> Callable[..., dict[str, Any]]:
     """The function that writes one source's tensors; imported only when asked for."""
-    if source == "digits":
-        from fedgloss.data.sources.digits import write
-    elif source in ("cifar10", "cifar100"):
-        from fedgloss.data.sources.cifar import write
-    elif source == "folder":
-        from fedgloss.data.sources.folder import write
-    elif source == "landmarks":
-        from fedgloss.data.sources.landmarks import write
-    else:
-        raise InputError(
-            f"source: {source!r} is unknown (allowed: digits, cifar10, cifar100, folder, landmarks)"
-        )
-    return write
+    if source not in SOURCES:
+        raise InputError(f"source: {source!r} is unknown (allowed: {', '.join(SOURCES)})")
+    return import_module(f"fedgloss.data.sources.{SOURCES[source]}").write
 
 
 def prepare(

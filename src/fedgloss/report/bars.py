@@ -49,7 +49,7 @@ def _panel(
     right = max(values, default=1.0) * (1.5 if wide else 1.05)
     for place, (label, ours) in enumerate(zip(rows, summaries, strict=True)):
         text = number(ours, "lambda1")
-        if ours.values:
+        if ours.mean is not None:
             full = np.array(to_rgb(colour(found.study, label)))
             pale = names.client(found.study, label) == "sgd"
             axes.barh(

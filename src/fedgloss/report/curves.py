@@ -69,9 +69,10 @@ def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[
     metric = spec.get("metric", "accuracy")
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
     for cell in cells:
-        metrics, status = found.metrics(cell), found.status(cell)
-        if status in runs and metrics and metrics.get(metric):
-            every = found.manifest(cell)["settings"]["training"]["evaluate_every"]
+        metrics, manifest = found.metrics(cell), found.manifest(cell)
+        status = manifest["status"] if manifest else ""
+        if manifest and status in runs and metrics and metrics.get(metric):
+            every = manifest["settings"]["training"]["evaluate_every"]
             runs[status].append(_evenly(metrics["round"], metrics[metric], every))
     rounds = [set(t) for t, _ in runs["completed"]]
     if rounds and not set.intersection(*rounds):

@@ -138,13 +138,17 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
     for table in tables:
         for i, column in enumerate(table.columns):
             ours = {row.label: row.entries[i].ours for row in table.rows}
-            means = {label: s.mean for label, s in ours.items() if s.n and not s.diverged}
+            means = {
+                label: s.mean for label, s in ours.items() if s.mean is not None and not s.diverged
+            }
             key = tuple(column.condition[name] for name in CONDITION)
             if column.metric not in WINNERS or key in best[column.metric]:
                 continue
             if len(means) < 2 or any(s.missing for s in ours.values()):
                 continue
-            winner = (min if column.metric in LOWER_IS_BETTER else max)(means, key=means.get)
+            winner = (min if column.metric in LOWER_IS_BETTER else max)(
+                means, key=lambda label: means[label]
+            )
             value = formats.number(ours[winner], column.metric)
             best[column.metric][key] = (names.algorithm(winner), value)
     for metric, (what, unit) in WINNERS.items():

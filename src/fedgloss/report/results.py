@@ -73,7 +73,7 @@ class Results:
     def outdated(self, cell: "Cell") -> str | None:
         """Why a cell's run is not the one that the study asks for now; None if it is, or is not."""
         manifest = self._manifest(cell)
-        return manifest and self._expected.fault(cell, manifest)
+        return self._expected.fault(cell, manifest) if manifest else None
 
     def metrics(self, cell: "Cell") -> Columns | None:
         """The evaluated rounds: round, accuracy, loss and what else was recorded.
@@ -199,13 +199,14 @@ def summarize(
 ) -> Summary:
     """Gather `value` over cells: a number, NOT_REACHED, or None where it does not exist (yet)."""
     cells = list(cells)
-    values, diverged, unreached = {}, 0, 0
+    values: dict[int, float] = {}
+    diverged = unreached = 0
     for cell in cells:
         if results.status(cell) == "diverged":
             diverged += 1
             continue
         found = value(cell)
-        if found == NOT_REACHED:
+        if isinstance(found, str):  # NOT_REACHED
             unreached += 1
         elif found is not None:
             values[cell.seed] = found

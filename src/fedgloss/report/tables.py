@@ -127,7 +127,10 @@ def _communication(found: Results, cells: list["Cell"], column: Column) -> Summa
         first = total if cell in baseline else _first(metrics, target)
         if first is None:
             return NOT_REACHED
-        return first if column.metric == "rounds" else _bytes(found, cell) * first / total / budget
+        if column.metric == "rounds":
+            return first
+        sent = _bytes(found, cell)
+        return sent * first / total / budget if sent is not None and budget else None
 
     return summarize(found, cells, reached)
 
@@ -159,7 +162,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     means = {
         label: round(ours.mean, DECIMALS[metric])
         for label, ours in rivals.items()
-        if ours.n and not ours.diverged and not ours.unreached
+        if ours.mean is not None and not ours.diverged and not ours.unreached
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
     return len(means) > 1 and means.get(row.label) == best
