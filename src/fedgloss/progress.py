@@ -54,7 +54,8 @@ class Scalars:
             raise InputError(
                 "--tensorboard: needs the package tensorboard; pip install tensorboard"
             ) from None
-        self.folder, self.new_writer, self.writers = folder, SummaryWriter, {}
+        self.folder, self.new_writer = folder, SummaryWriter
+        self.writers: dict[str, SummaryWriter] = {}
 
     def __call__(self, cell: str, row: Mapping[str, float]) -> None:
         """The row of metrics of an evaluated round of a cell, named by its path."""

@@ -208,15 +208,21 @@ def settings(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> None:
+    from fedgloss.study.costs import total
+    from fedgloss.study.estimate import remaining
     from fedgloss.study.status import grid
 
-    print(grid(_study(options), options.results))
+    study = _study(options)
+    print(grid(study, options.results))
+    jobs = [*remaining(study, options.results)]
+    if jobs:
+        print("\n".join(total(study, jobs)))
 
 
 def estimate(options: argparse.Namespace) -> None:
-    from fedgloss.study.estimate import estimate
+    from fedgloss.study.costs import estimate
 
-    print(estimate(_study(options), options.results, options.target))
+    print(estimate(_study(options), options.results, options.target, options.details))
 
 
 def import_runs(options: argparse.Namespace) -> None:
