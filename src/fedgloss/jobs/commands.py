@@ -182,7 +182,7 @@ def report(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.study.claims import check_claim
-    from fedgloss.study.own import check_own
+    from fedgloss.study.own import check_own, missing_data
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
@@ -191,6 +191,8 @@ def check(options: argparse.Namespace) -> None:
     for line in study.warnings():
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
+    for line in missing_data(study, dict.fromkeys(cell.dataset for cell in study.cells)):
+        print(line)
 
 
 def cells(options: argparse.Namespace) -> None:
