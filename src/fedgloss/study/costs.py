@@ -51,8 +51,9 @@ def total(study: Study, jobs: Sequence[Job]) -> list[str]:
     """The sum of all jobs, and how long they take here if here is no GPU or none is wanted."""
     needs = [job.need for job in jobs]
     devices = {"GPU": [n for n in needs if n.gpu], "CPU": [n for n in needs if not n.gpu]}
-    hours = [f"{_hours(some):.2f} {device} hours" for device, some in devices.items() if some]
-    lines = [f"{study.name}: {len(jobs)} jobs to run: {' and '.join(hours) or 'nothing left'}"]
+    hours = [f"{_amount(_hours(some), device)}" for device, some in devices.items() if some]
+    count = f"{len(jobs)} job{'s' * (len(jobs) != 1)} to run"
+    lines = [f"{study.name}: {count}: {' and '.join(hours) or 'nothing left'}"]
     lines[0] += _guessed(needs)
     if jobs and not (devices["GPU"] and has_gpu()):
         cores = len(os.sched_getaffinity(0))
@@ -118,6 +119,13 @@ def spoken(seconds: float) -> str:
 
 def _hours(needs: Sequence[Need]) -> float:
     return sum(need.seconds for need in needs) / 3600
+
+
+def _amount(hours: float, device: str) -> str:
+    """Hours of a device, of which there may be a minute or a thousand."""
+    if hours < 0.1:
+        return f"{60 * hours:.1f} {device} minutes"
+    return f"{hours:,.{1 if hours < 100 else 0}f} {device} hours"
 
 
 def _duration(seconds: float) -> str:

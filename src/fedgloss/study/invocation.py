@@ -37,6 +37,12 @@ def check_command_line(arguments: Sequence[str]) -> None:
         refuse(error)
 
 
+def asks_for_snakemakes_own(arguments: Sequence[str]) -> bool:
+    """Whether the command line says itself how much Snakemake is to show."""
+    own = ("--quiet", "-q", "--printshellcmds", "-p", "--logger")
+    return any(argument.partition("=")[0] in own for argument in arguments)
+
+
 def refuse(error: InputError) -> None:
     """Say what is wrong and end, as the `fedgloss` command does."""
     print(f"fedgloss: error: {error}", file=sys.stderr)
