@@ -40,7 +40,7 @@ def by_group(jobs: Sequence[Job], key: Callable[[Job], tuple[str, ...]]) -> list
     for (*names, device), members in groups.items():
         kinds = [member.kind for member in members]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        hours = [f"{_hours([member.need for member in members]):.2f} {device} h"]
+        hours = [f"{max(_hours([member.need for member in members]), 0.01):.2f} {device} h"]
         if device == "GPU" and not has_gpu():
             hours.append(f"or {_hours([member.on_cpu for member in members]):,.0f} CPU h")
         rows.append([*names, counts, *hours])
@@ -124,7 +124,7 @@ def _hours(needs: Sequence[Need]) -> float:
 def _amount(hours: float, device: str) -> str:
     """Hours of a device, of which there may be a minute or a thousand."""
     if hours < 0.1:
-        return f"{60 * hours:.1f} {device} minutes"
+        return f"{max(60 * hours, 0.1):.1f} {device} minutes"
     return f"{hours:,.{1 if hours < 100 else 0}f} {device} hours"
 
 
