@@ -70,6 +70,12 @@ def test_cells_trained_together_have_a_line_and_a_share_of_the_seconds_each():
     ]
 
 
+def test_a_job_of_several_cells_is_named_by_what_they_share():
+    cells = [CELL.format(method, 0) for method in ("fedavg", "fedsam")]
+    messages = Messages(study("fedavg", "fedsam"), {1: train(*cells)})
+    assert [*messages.failed(1, [])] == ["failed: train alpha 0 seed 0: its log says nothing"]
+
+
 def test_what_differs_in_the_study_is_named():
     two = study("fedavg", alphas=("0", "0.5"), seeds=[0])
     assert len({cell.alpha for cell in two.cells}) == 2
@@ -84,10 +90,10 @@ def test_what_differs_in_the_study_is_named():
 
 
 def test_other_jobs_are_named_by_what_they_make():
-    analysis = f"results/analysis/s/{CELL.format('fedavg', 0)}/hessian.json"
+    spectra = [f"results/analysis/s/{CELL.format('fedavg', n)}/hessian.json" for n in (0, 1)]
     jobs = {
         1: Planned("prepare", {"data": "digits"}, ["results/data/digits/manifest.json"]),
-        2: Planned("hessian", {"study": "s", "algorithm": "fedavg"}, [analysis]),
+        2: Planned("hessian", {"study": "s", "algorithm": "fedavg"}, spectra),
         3: Planned("table", {"study": "s", "table": "accuracy"}, ["results/tables/s/accuracy.csv"]),
         4: Planned("report", {"study": "s"}, ["results/report/s.html"]),
         5: Planned("all", {}, []),

@@ -31,7 +31,8 @@ class Narrator:
             for line in self.messages.plan(workflow.dryrun):
                 logger.info(line)
         elif self.messages and event == LogEvent.JOB_INFO:
-            self.messages.started(record.jobid)
+            if record.local:
+                self.messages.started(record.jobid)
         elif self.messages and event == LogEvent.JOB_FINISHED:
             for line in self.messages.finished(record.job_id):
                 logger.info(line)

@@ -31,15 +31,16 @@ class Messages:
     def __init__(self, study: Study, jobs: Mapping[int, Planned]) -> None:
         self.study, self.jobs = study, jobs
         by_path = {str(cell): cell for cell in study.cells}
-        self.cells = {number: _cells(by_path, job) for number, job in jobs.items()}
-        self.costs = {
-            number: [estimate.job(study, job.rule, cell) for cell in self.cells[number]]
+        self.cells = {
+            number: [by_path["/".join(Path(file).parts[-6:-1])] for file in _files(job)]
             for number, job in jobs.items()
         }
-        self.trained, self.to_train = (
-            0,
-            sum(len(self.cells[number]) for number, job in jobs.items() if job.rule == "train"),
-        )
+        self.costs = {
+            number: [estimate.job(study, job.rule, cell) for cell in self._priced(number)]
+            for number, job in jobs.items()
+        }
+        self.to_train = sum(len(self.cells[n]) for n, job in jobs.items() if job.rule == "train")
+        self.trained = 0
         self.begun = time.monotonic()
         self.running: set[int] = set()
         self.ended: set[int] = set()
@@ -57,7 +58,7 @@ class Messages:
             yield from costs.total(self.study, jobs)
 
     def started(self, number: int) -> None:
-        """Note that a job runs now."""
+        """Note that a job runs now, and does not wait in a cluster's queue."""
         self.running.add(number)
 
     def finished(self, number: int) -> Iterator[str]:
@@ -73,7 +74,7 @@ class Messages:
             return
         for cell, file in zip(self.cells[number], _files(job), strict=True):
             self.trained += 1
-            said = [f"{job.rule:<9}  {self._name(cell)}", *_outcome(Path(file).parent)]
+            said = [f"{job.rule:<9}  {self._name([cell])}", *_outcome(Path(file).parent)]
             said += [f"{self.trained} of {self.to_train}", *self._left()]
             yield "  ".join(said)
 
@@ -97,36 +98,35 @@ class Messages:
         if left > 0:
             yield f"{clock((time.monotonic() - self.begun) * left / done)} left"
 
+    def _priced(self, number: int) -> list[Cell]:
+        """The cells whose costs are a job's: each that it trains; one stands for its sisters."""
+        cells = self.cells[number]
+        return cells if self.jobs[number].rule == "train" else cells[:1]
+
     def _label(self, number: int) -> str:
         """What a job is about, in words."""
+        if self.cells[number]:
+            return self._name(self.cells[number])
         wildcards = self.jobs[number].wildcards
-        if not self.cells[number]:
-            words = [value for name, value in wildcards.items() if name != "study"]
-            return " ".join(words) or self.study.name
-        return self._name(self.cells[number][0], "seed" in wildcards)
+        words = [value for name, value in wildcards.items() if name != "study"]
+        return " ".join(words) or self.study.name
 
-    def _name(self, cell: Cell, with_seed: bool = True) -> str:
-        """A cell in columns: what differs in the study, and always method, alpha and seed."""
+    def _name(self, cells: Sequence[Cell]) -> str:
+        """Cells in columns: what they share; data set and model where the study has several."""
         words = []
         for field in ("dataset", "model", "algorithm", "alpha", "seed"):
-            values = {str(getattr(other, field)) for other in self.study.cells}
-            text, width = str(getattr(cell, field)), max(map(len, values))
-            if field in ("alpha", "seed"):
-                words += [f"{field} {text:<{width}}"] if field == "alpha" or with_seed else []
-            elif field == "algorithm" or len(values) > 1:
-                words.append(f"{text:<{width}}")
+            here, there = (
+                {str(getattr(cell, field)) for cell in some} for some in (cells, self.study.cells)
+            )
+            if len(here) == 1 and (len(there) > 1 or field in ("algorithm", "alpha", "seed")):
+                title = f"{field} " if field in ("alpha", "seed") else ""
+                words.append(f"{title}{here.pop():<{max(map(len, there))}}")
         return "  ".join(words)
 
 
 def _files(job: Planned) -> list[str]:
     """The file of each of a job's cells, if it is about cells."""
     return [file for file in job.output if Path(file).name == KINDS.get(job.rule)]
-
-
-def _cells(by_path: Mapping[str, Cell], job: Planned) -> list[Cell]:
-    """The cells that a job trains, or the one whose cost stands for it."""
-    cells = [by_path["/".join(Path(file).parts[-6:-1])] for file in _files(job)]
-    return cells if job.rule == "train" else cells[:1]
 
 
 def _outcome(run: Path) -> Iterator[str]:
