@@ -41,7 +41,9 @@ class Narrator:
                 logger.error(line)
             record.log = [file for file in record.log if os.path.isfile(file)]
         # That a command has failed, at the length of the command, is known from JOB_ERROR.
-        failed = self.messages and event == LogEvent.ERROR and "CalledProcessError" in record.msg
+        failed = (
+            self.messages and event == LogEvent.ERROR and "CalledProcessError" in str(record.msg)
+        )
         return not failed and record.msg not in NOISE
 
 
