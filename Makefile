@@ -41,8 +41,7 @@ $(READY):
 		|| { echo "fedgloss: error: this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once, a few minutes)..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[workflow,test]'
+	@$(VENV)/bin/python envs/install.py --constraint constraints.txt --editable '.[workflow,test]'
 	@rm -f $(VENV)/ready-* && touch $@
 
 clean:

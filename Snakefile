@@ -4,6 +4,7 @@
     snakemake --cores all --configfile config/paper.yaml     the paper
     snakemake --profile slurm                                the paper, on a SLURM cluster
     snakemake --cores all table_accuracy                     one table
+    snakemake table_table3 --configfile=config/paper.yaml --config only=cifar10      a part of it
     snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss-printed/seed-42/metrics.csv
 
 Paths: results/{runs,analysis,...}/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
@@ -23,6 +24,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/messages.smk"
 
 
 onstart:
@@ -46,9 +48,9 @@ rule all:
     default_target: True
     input:
         f"results/report/{STUDY.name}.html",
-        [table_files(name) for name in STUDY.tables],
-        [figure_files(name) for name in STUDY.figures],
-        [f"results/runs/{STUDY.name}/{cell}/metrics.csv" for cell in STUDY.cells],
+        [table_files(name) for name in shown(STUDY.tables)],
+        [figure_files(name) for name in shown(STUDY.figures)],
+        [f"results/runs/{STUDY.name}/{cell}/metrics.csv" for cell in PART],
 
 
 for table in STUDY.tables:
@@ -77,7 +79,7 @@ for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
         input:
             [
                 f"results/runs/{STUDY.name}/{cell}/metrics.csv"
-                for cell in STUDY.select(algorithm=algorithm)
+                for cell in wanted(STUDY.select(algorithm=algorithm))
             ],
 
 

@@ -33,7 +33,7 @@ Looking at a study:
   cells        list its cells
   settings     print a cell's resolved settings, as `train` takes them
   status       the grid: done, diverged, outdated, running, interrupted, missing
-  estimate     the GPU hours still to be spent
+  estimate     the hours still to be spent
 Sharing:
   import       finished runs of another results folder, verified
 """
@@ -208,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="",
         help="a table, a figure, or how cells' paths begin, e.g. cifar10/alpha-0 (default: all)",
+    )
+    sub.add_argument(
+        "--details", action="store_true", help="a line for each condition, with its time limit"
     )
     sub = command("import", commands.import_runs, "take over finished runs of another folder")
     sub.add_argument("folder", type=Path, help="the other results folder")

@@ -8,6 +8,8 @@ from fedgloss.study import estimate
 from fedgloss.study.study import load_study
 from workflow.project import ROOT, build, copy_project
 
+# Snakemake's own messages, a paragraph for each job.
+LISTED = ("--dry-run", "--quiet=progress")
 PROFILES = [ROOT / "profiles" / name / "config.yaml" for name in ("default", "slurm")]
 
 
@@ -33,7 +35,7 @@ def asked(text):
 
 
 def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(project):
-    jobs = asked(build(project, "--profile=slurm", "--dry-run"))
+    jobs = asked(build(project, "--profile=slurm", *LISTED))
     study = load_study(ROOT / "config" / "paper.yaml")
     trained = [job for job in jobs if job[0] == "train"]
     assert len(trained) == len(study.cells)
@@ -52,7 +54,7 @@ def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(projec
 
 
 def test_the_command_line_names_another_study(project):
-    arguments = ["--profile=slurm", "--configfile=config/smoke.yaml", "--dry-run"]
+    arguments = ["--profile=slurm", "--configfile=config/smoke.yaml", *LISTED]
     jobs = asked(build(project, *arguments))
     assert {job[1] for job in jobs if job[0] == "train"} == {"smoke"}
     assert {given["gpu"] for job, given in jobs.items() if job[0] == "train"} == {"0"}

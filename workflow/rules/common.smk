@@ -31,7 +31,7 @@ if not workflow.configfiles:
 
 
 def load_checked_study():
-    """The study, how jobs are told of it, and how they are packed; or one line and exit code 2."""
+    """The study, its part that is wanted, how jobs are told of it and packed; or exit code 2."""
     files = [str(file) for file in workflow.configfiles]
     here = [
         f"{Path(f).relative_to(Path.cwd())}" if Path(f).is_relative_to(Path.cwd()) else f
@@ -45,10 +45,13 @@ def load_checked_study():
         together = values.pop("together", "cells")
         if together not in ("cells", "seeds"):
             raise InputError(f"--config: together: {together!r} is unknown; allowed: cells, seeds")
-        config.pop("together", None)
+        # Which part of the study is to be built is this run's alone, too: only=cifar10/alpha-0.
+        only = values.pop("only", "")
+        for name in ("together", "only"):
+            config.pop(name, None)
         asked = invocation.merge(config, values)
         unchanged = len(files) == 1 and read_yaml(files[0]) == asked
-        said = [entry for entry in said if not entry.startswith("together=")]
+        said = [entry for entry in said if not entry.startswith(("together=", "only="))]
         given = (
             f"--configfile={shlex.quote(here[0])}"
             if len(here) == 1
@@ -58,6 +61,7 @@ def load_checked_study():
         study = check_study(asked, here[-1], given)
         check_writable("results")
         check_claim(study)
+        part = invocation.cells_below(study, str(only))
     except InputError as error:
         invocation.refuse(error)
     if workflow.is_main_process:
@@ -65,10 +69,10 @@ def load_checked_study():
             print(f"fedgloss: warning: {line}", file=sys.stderr)
     # Jobs read the study file, unless the command line changed what it says.
     whole = {"file": here[-1], "given": given, "config": asked}
-    return study, here[-1] if unchanged else json.dumps(whole), together
+    return study, part, here[-1] if unchanged else json.dumps(whole), together
 
 
-STUDY, STUDY_ARGUMENT, TOGETHER = load_checked_study()
+STUDY, PART, STUDY_ARGUMENT, TOGETHER = load_checked_study()
 SEEDS = STUDY.config["seeds"]
 # The folders of data sets and partitions that this study uses, and what lies in them.
 DATA = {STUDY.data_folder(cell.dataset): cell.dataset for cell in STUDY.cells}
@@ -289,14 +293,25 @@ def needs(kind, what):
     return resource
 
 
+def wanted(cells):
+    """Those of these cells that this run is to build: all, or with `--config only=...` a part."""
+    part = {*PART}
+    return [cell for cell in dict.fromkeys(cells) if cell in part]
+
+
+def shown(entries):
+    """The names of these tables or figures that show a cell of the wanted part."""
+    return [name for name, entry in entries.items() if wanted(STUDY.cells_of(entry))]
+
+
 def table_inputs(wildcards):
-    """The runs of a table's cells, and their eigenvalues if it shows them."""
+    """The runs of a table's wanted cells, and their eigenvalues if it shows them."""
     entry = STUDY.tables[wildcards.table]
     cells = STUDY.cells_of(entry)
     if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
         cells += [cell for column in entry["columns"] for cell in STUDY.baselines(column)]
     sharp = entry["kind"] == "methods" and "lambda1" in entry.get("show", [])
-    for cell in dict.fromkeys(cells):
+    for cell in wanted(cells):
         yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if sharp:
@@ -306,7 +321,7 @@ def table_inputs(wildcards):
 def figure_inputs(wildcards):
     """What a figure is drawn from."""
     entry = STUDY.figures[wildcards.figure]
-    for cell in STUDY.cells_of(entry):
+    for cell in wanted(STUDY.cells_of(entry)):
         yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
         if entry["kind"] == "eigenvalues":
             yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"

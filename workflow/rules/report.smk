@@ -51,9 +51,9 @@ rule figure:
 rule report:
     """Put everything about a study on one self-contained page."""
     input:
-        [table_files(name) for name in STUDY.tables],
-        [figure_files(name) for name in STUDY.figures],
-        [f"results/runs/{STUDY.name}/{cell}/manifest.json" for cell in STUDY.cells],
+        [table_files(name) for name in shown(STUDY.tables)],
+        [figure_files(name) for name in shown(STUDY.figures)],
+        [f"results/runs/{STUDY.name}/{cell}/manifest.json" for cell in PART],
     output:
         report="results/report/{study}.html",
     log:

@@ -182,7 +182,7 @@ def report(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.study.claims import check_claim
-    from fedgloss.study.own import check_own
+    from fedgloss.study.own import check_own, missing_data
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
@@ -191,6 +191,8 @@ def check(options: argparse.Namespace) -> None:
     for line in study.warnings():
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
+    for line in missing_data(study, dict.fromkeys(cell.dataset for cell in study.cells)):
+        print(line)
 
 
 def cells(options: argparse.Namespace) -> None:
@@ -208,15 +210,21 @@ def settings(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> None:
+    from fedgloss.study.costs import total
+    from fedgloss.study.estimate import remaining
     from fedgloss.study.status import grid
 
-    print(grid(_study(options), options.results))
+    study = _study(options)
+    print(grid(study, options.results))
+    jobs = [*remaining(study, options.results)]
+    if jobs:
+        print("\n".join(total(study, jobs)))
 
 
 def estimate(options: argparse.Namespace) -> None:
-    from fedgloss.study.estimate import estimate
+    from fedgloss.study.costs import estimate
 
-    print(estimate(_study(options), options.results, options.target))
+    print(estimate(_study(options), options.results, options.target, options.details))
 
 
 def import_runs(options: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
-"""What a study brings of its own, tried before any job: its models, and its folders of images.
+"""What a study needs from outside, looked for before any job: models and images of its own, data.
 
 A job that fails takes the finished outputs of its cells with it, so what can fail is tried first.
 Reading a study does not do this: trying a model waits for torch, and each job reads the study.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedgloss.errors import InputError
@@ -19,6 +19,13 @@ KNOWN: dict[str, tuple[Shape, int]] = {
     "cifar100": ((3, 32, 32), 100),
 }
 """Images and classes of the sources that are the same everywhere."""
+ORIGINALS = {
+    "cifar10": ("cifar-10-batches-py",),
+    "cifar100": ("cifar-100-python",),
+    "landmarks": ("federated_train.csv", "test.csv"),
+    "folder": ("train", "test"),
+}
+"""What a source reads below its root, as far as its absence can be seen at a glance."""
 IMAGES = Kind(
     "a type and four sizes",
     lambda found: isinstance(found, list) and [type(n) for n in found] == [str, *[int] * 4],
@@ -46,6 +53,29 @@ def check_own(study: Study, results: Path | str = "results") -> None:
                 _check_model(name, [*_images(study, block["dataset"], Path(results))])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
+
+
+def missing_data(
+    study: Study, datasets: Iterable[str], results: Path | str = "results"
+) -> Iterator[str]:
+    """A line for each folder that must hold originals of these data sets, and does not.
+
+    Data sets that are prepared already need none.
+    """
+    missing: dict[str, list[str]] = {}
+    for name in datasets:
+        definition = study.datasets[name]
+        prepared = Path(results) / "data" / study.data_folder(name) / "manifest.json"
+        if "root" not in definition or prepared.is_file():
+            continue
+        root = Path(definition["root"])
+        absent = [file for file in ORIGINALS[definition["source"]] if not (root / file).exists()]
+        if absent:
+            what = f"must hold {' and '.join(absent)}, see docs/data.md"
+            what = "will be downloaded" if definition.get("download") else what
+            missing.setdefault(f"{root}: missing, {what}", []).append(name)
+    for line, names in missing.items():
+        yield f"{line} ({', '.join(names)})"
 
 
 def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
