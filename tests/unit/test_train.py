@@ -11,6 +11,7 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import METHODS, build_algorithm
+from fedgloss.algorithms.core import Algorithm, Named, Probe
 from fedgloss.engine.flat import flatten
 
 VALUES = {
@@ -496,3 +497,66 @@ def test_a_class_that_the_model_lacks_is_named():
     clients[2][1][0] = 7
     with pytest.raises(fedgloss.InputError, match="a target is class 7, the model has 3 outputs"):
         run(clients=clients)
+
+
+# The engine knows no method
+
+
+def under_other_names(method):
+    """The method with every state, hyperparameter and itself named otherwise."""
+    states = method.global_state + method.client_state + method.local_state
+    other = {name: f"my_{name}" for name in (*states, *method.hyperparameters)}
+
+    def renamed(record, names=other):
+        return Named(**{names.get(name, name): value for name, value in record.items()})
+
+    def ours(record):
+        return renamed(record, {theirs: name for name, theirs in other.items()})
+
+    def direction(grad, W, down, c, h):
+        found, c = method.direction(grad, W, down, ours(c), ours(h))
+        return found, renamed(c)
+
+    def finish(W, down, c, h):
+        c, up = method.finish(W, down, ours(c), ours(h))
+        return renamed(c), up
+
+    def aggregate(w, down, up, s, h):
+        w, s = method.aggregate(w, down, up, ours(s), ours(h))
+        return w, renamed(s)
+
+    def schedule(hyper, t):
+        found = method.schedule({name: hyper[other[name]] for name in method.hyperparameters}, t)
+        return {other.get(name, f"my_{name}"): value for name, value in found.items()}
+
+    def names(kind):
+        return tuple(other[name] for name in kind)
+
+    probe = method.probe
+    return Algorithm(
+        "of one's own",
+        direction,
+        aggregate,
+        lambda w, s, h: method.broadcast(w, ours(s), ours(h)),
+        finish,
+        names(method.global_state),
+        names(method.client_state),
+        names(method.local_state),
+        {other[name]: default for name, default in method.hyperparameters.items()},
+        schedule,
+        probe and Probe(other[probe.into], probe.clients_keep),
+        method.radius and other[method.radius],
+        method.pooled,
+        method.gradients,
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_name_that_a_method_gives_means_anything_to_the_engine(name):
+    options = {"record": ("norms", "communication", "delta_epsilon"), "seed": 3}
+    theirs = run(name, **options)
+    method = under_other_names(build_algorithm(name))
+    values = {f"my_{key}": value for key, value in needed(name).items()}
+    ours = run(method, hyperparameters=values, **options)
+    assert torch.equal(ours.history, theirs.history)
+    assert ours.metrics == theirs.metrics

@@ -45,7 +45,6 @@ def resolve_participation(
     clients_per_round: int | None,
     schedule: Iterable[Iterable[int]] | None,
     m: int,
-    algorithm: Algorithm,
 ) -> tuple[int, int | list[list[int]]]:
     """The number of rounds; and how many clients to draw each round, or the schedule."""
     if schedule is not None:
@@ -58,7 +57,7 @@ def resolve_participation(
         return _integer("rounds", count, 0), schedule
     if rounds is None:
         raise InputError("rounds: must be given, unless schedule is")
-    if clients_per_round is None or algorithm.pooled:
+    if clients_per_round is None:
         clients_per_round = m
     clients_per_round = _integer("clients_per_round", clients_per_round, 1)
     if clients_per_round > m:
@@ -189,12 +188,10 @@ def choose_backend(
     return ("stacked" if can_stack(model, sample) else "loop") if backend == "auto" else backend
 
 
-def resolve_sizes(sizes: Sequence[float] | None, m: int, algorithm: Algorithm) -> Tensor | None:
+def resolve_sizes(sizes: Sequence[float] | None, m: int) -> Tensor | None:
     """N_k for averaging as float64 [C], or None for the numbers of samples."""
     if sizes is None:
         return None
-    if algorithm.pooled:
-        raise InputError("sizes: centralized training pools the samples, it weighs no clients")
     try:
         sizes = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -18,6 +18,7 @@ from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Gradients, Room, draw_cohort
 from fedgloss.engine.local import Exchange, train_together
 from fedgloss.engine.state import ClientState, choose_place
+from fedgloss.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,6 @@ class Federation:
         The draw is without replacement and depends on the seed alone, so all methods of one seed
         meet the same clients.
         """
-        if self.algorithm.pooled:
-            return [0]
         if isinstance(self.participants, int):
             m = len(self.data.indices)
             return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
@@ -63,9 +62,16 @@ def federation(
     seed: int,
     sizes: Tensor | None = None,
 ) -> Federation:
-    """A federation whose clients weigh by their samples, unless `sizes` says otherwise."""
-    data = data.pooled() if algorithm.pooled else data
-    if sizes is None or algorithm.pooled:
+    """A federation whose clients weigh by their samples, unless `sizes` says otherwise.
+
+    Where the method wants all samples in one place, they are one client's from here on. Raises
+    InputError naming an argument that is wrong.
+    """
+    if algorithm.pooled:
+        if sizes is not None:
+            raise InputError(f"sizes: {algorithm.name} pools the samples, it weighs no clients")
+        data, participants = data.pooled(), 1
+    if sizes is None:
         sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
     return Federation(
         algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
@@ -185,18 +191,15 @@ class Simulation:
         evaluations = 0.0
 
         if draw.probe:
-            c_probe, up, down, evaluated = yield from self._exchange(
-                draw.probe, c, h, perturb=False
-            )
+            c_probe, up, down, evaluated = yield from self._exchange(draw.probe, c, h, start=self.w)
             exact = mean(down.w - self.locals[1], h.p)
-            if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
-                self._count(down, up)
-                evaluations = evaluated
-                c = c_probe if self.algorithm.probe == "dual" else c
             if self.measures_perturbation:
                 self._measure_perturbation(exact, h)
-            if self.algorithm.probe:
-                self.s = self.s.replace(delta=exact)
+            if probe := self.algorithm.probe:  # else the exchange is a measurement alone
+                self._count(down, up)
+                evaluations = evaluated
+                c = c_probe if probe.clients_keep else c
+                self.s = self.s.replace(**{probe.into: exact})
 
         c, up, down, evaluated = yield from self._exchange(cohort, c, h)
         self._count(down, up)
@@ -293,16 +296,17 @@ class Simulation:
         )
 
     def _exchange(
-        self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
+        self, cohort: Cohort, c: Named, h: Named, start: Tensor | None = None
     ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
+        start: the model they start from, where it is not that of the method's own message.
         Returns the clients' new state, the messages up and down, and the mini-batch gradients
         computed for each local step.
         """
         down = self.algorithm.broadcast(self.w, self.s, h)
-        if not perturb:
-            down = down.replace(w=self.w)
+        if start is not None:
+            down = down.replace(w=start)
         exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
         W, c = yield exchange
         self.locals = (self.locals[0], W)
@@ -310,7 +314,7 @@ class Simulation:
         return c, up, down, exchange.evaluations
 
     def _count(self, down: Named, up: Named) -> None:
-        """Count what crosses the network; centralized training has none."""
+        """Count what crosses the network, where there is one."""
         if not self.algorithm.pooled:
             S, K = self.locals[1].shape[:2]
             for measured in self.measured:
@@ -318,9 +322,10 @@ class Simulation:
                 measured.bytes_up += sum(map(_bytes, up.values())) // S
 
     def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
-        """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
-        perturbs = "delta" in self.algorithm.global_state and "rho" in h
-        rho = h.rho if perturbs else self.w.new_ones(())
+        """delta_epsilon of Eq. 6: by how much the perturbation along the last pseudo-gradient is
+        off that along the exact one."""
+        radius = self.algorithm.radius
+        rho = h[radius] if radius else self.w.new_ones(())
         gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
         for s, measured in enumerate(self.measured):
             measured.latest["delta_epsilon"] = gap[s, 0, 0]

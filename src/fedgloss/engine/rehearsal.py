@@ -139,7 +139,8 @@ def _play(
     indices = torch.arange(len(inputs)).split(samples)
     places = torch.arange(P, dtype=like.dtype, device=like.device)
     algorithm = cast[0].algorithm
-    K = 1 if algorithm.pooled else PARTICIPANTS
+    alone = algorithm.pooled  # one client, who has all samples: two of its steps will do
+    K = 1 if alone else PARTICIPANTS
     watched = _Watched(algorithm, (S, K, P), like, thorough, lazy)
     players = [
         federation(
@@ -151,11 +152,11 @@ def _play(
             weight_decay=one.weight_decay,
             participants=PARTICIPANTS,
             seed=s,
-            sizes=torch.arange(1, m + 1),
+            sizes=None if alone else torch.arange(1, m + 1),
         )
         for s, one in enumerate(cast)
     ]
-    batching = Batching(1, steps=2 if algorithm.pooled else None)
+    batching = Batching(1, steps=2 if alone else None)
     simulation = Simulation(players, _Quadratics(lazy), batching=batching)
     for _ in range(ROUNDS):
         advance([simulation])

@@ -122,7 +122,7 @@ def train(
     algorithm, hyper = resolve_algorithm(algorithm, variants, hyperparameters)
     data = clients if isinstance(clients, ClientData) else ClientData.from_list(clients)
     m = len(data.indices)
-    rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m, algorithm)
+    rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m)
     check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, seed)
     check_last(last, rounds)
     record = check_names("record", record, RECORDS)
@@ -148,7 +148,7 @@ def train(
             weight_decay=weight_decay,
             participants=participants,
             seed=seed,
-            sizes=resolve_sizes(sizes, m, algorithm),
+            sizes=resolve_sizes(sizes, m),
         ),
         test,
     )

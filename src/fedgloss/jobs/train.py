@@ -227,7 +227,7 @@ def _run(
     same = f"{settings['method']} {sorted(settings['variants'].items())}"
     algorithm = algorithms.setdefault(same, algorithm)
     _, participants = resolve_participation(
-        training["rounds"], training["clients_per_round"], None, training["clients"], algorithm
+        training["rounds"], training["clients_per_round"], None, training["clients"]
     )
     check_numbers(
         training["lr"],
@@ -268,7 +268,7 @@ def _images_a_round(run: Run, epochs: int) -> float:
     """The expected number of training images in a round."""
     federation = run.federation
     share = 1.0
-    if isinstance(federation.participants, int) and not federation.algorithm.pooled:
+    if isinstance(federation.participants, int):
         share = federation.participants / len(federation.data.indices)
     return float(federation.sizes.sum()) * epochs * share
 
