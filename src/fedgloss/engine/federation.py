@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.cohort import Cohort, Gradients, Room, draw_cohort
+from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.local import Exchange, train_together
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Federation:
         """
         if isinstance(self.participants, int):
             m = len(self.data.indices)
-            return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
+            return Stream(self.seed, "participants", t).sample(self.participants, m).tolist()
         return list(self.participants[t]) if t < len(self.participants) else []
 
 
@@ -128,7 +128,7 @@ class Draw:
 class Simulation:
     """S federations of one method in round t: global models, server states, client states.
 
-    Every random draw comes from (seed, purpose, round, client), so this state is all there is: a
+    Every random draw is a function of its stream (rng.py), so this state is all there is: a
     simulation restored from it goes on as if it had never stopped.
     """
 
@@ -143,12 +143,20 @@ class Simulation:
     ) -> None:
         self.federations, self.gradients = tuple(federations), gradients
         self.algorithm = self.federations[0].algorithm
-        self.batching, self.pipeline = batching, pipeline
+        self.batching = batching
         self.measures_perturbation = "delta_epsilon" in measure
         self.m = len(self.federations[0].data.indices)
 
         self.t = 0
         self.w = torch.stack([f.w[None] for f in self.federations])
+        self.source = Source(
+            tuple(f.data for f in self.federations),
+            tuple(f.seed for f in self.federations),
+            batching,
+            pipeline,
+            self.w[..., :0],
+            gradients,
+        )
         self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
@@ -162,16 +170,16 @@ class Simulation:
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def draw(self, room: Room | None = None, drawn: dict[Any, Any] | None = None) -> Draw:
+    def draw(self, room: Room | None = None, drawn: Drawn | None = None) -> Draw:
         """All of the coming round that chance decides, or a schedule: the host's part of it.
 
         room: for a round that is replayed; its tensors are left on the host. drawn: see
-        `draw_cohort`.
+        `Source.cohort`.
         """
         t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         probes = self.algorithm.probe or self.measures_perturbation
-        cohort = self._cohort(ids, t, "batches", room, drawn)
-        probe = self._cohort(ids, t, "probe", room, drawn) if probes else None
+        cohort = self.source.cohort(ids, "batches", t, room, drawn)
+        probe = self.source.cohort(ids, "probe", t, room, drawn) if probes else None
         rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
         places = {state.values.device for state in self.clients.values()} or {self.w.device}
         rows = torch.tensor(rows, device="cpu" if room else places.pop())
@@ -238,28 +246,6 @@ class Simulation:
         for name, state in self.clients.items():  # one by one: they may not fit the memory twice
             for s, saved in enumerate(states):
                 state.values[s].copy_(saved[f"clients.{name}"])
-
-    def _cohort(
-        self,
-        ids: list[list[int]],
-        t: int,
-        purpose: str,
-        room: Room | None,
-        drawn: dict[Any, Any] | None,
-    ) -> Cohort:
-        return draw_cohort(
-            [f.data for f in self.federations],
-            ids,
-            self.batching,
-            self.pipeline,
-            self.w,
-            [f.seed for f in self.federations],
-            purpose,
-            t,
-            room,
-            self.gradients,
-            drawn,
-        )
 
     def _facts(
         self,

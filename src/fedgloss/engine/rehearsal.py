@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named
 from fedgloss.algorithms.declared import FACTS, FUNCTIONS, OF_RECORDS, check_names
 from fedgloss.engine.clients import Batching, ClientData
@@ -26,6 +25,7 @@ from fedgloss.engine.federation import Federation, Simulation, advance, federati
 from fedgloss.engine.local import PER_CLIENT, Gradient
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
+from fedgloss.rng import Stream
 
 # All different, so that no shape passes for another.
 FEDERATIONS, PARTICIPANTS, CLIENTS, PARAMETERS = 2, 3, 4, 7
@@ -134,7 +134,7 @@ def _play(
     """Two rounds of two federations of P parameters, of the device and type of `like`."""
     S, m = len(cast), CLIENTS
     samples = [count for counts in SAMPLES for count in counts]
-    numbers = rng.uniform(0, "rehearsal", sum(samples) * 3).reshape(-1, 3)
+    numbers = Stream(0, "rehearsal").uniform(sum(samples) * 3).reshape(-1, 3)
     inputs = torch.tensor(0.5 + numbers, dtype=like.dtype, device=like.device)
     indices = torch.arange(len(inputs)).split(samples)
     places = torch.arange(P, dtype=like.dtype, device=like.device)
