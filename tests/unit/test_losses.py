@@ -65,7 +65,7 @@ def test_a_loss_may_draw_and_change_its_outputs():
     for seed in (1, 2):
         torch.manual_seed(seed)
         runs.append(train(loss=Noisy(), test=test))
-        assert runs[-1].backend == "loop"
+        assert runs[-1].backend == "autograd"
     assert torch.equal(runs[0].w, runs[1].w)
     with torch.no_grad():
         expected = F.cross_entropy(2 * runs[0].model(test[0]), test[1]).item()
@@ -73,7 +73,7 @@ def test_a_loss_may_draw_and_change_its_outputs():
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "class weights", "another label left out"])
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 def test_the_gradient_of_all_samples_is_that_of_their_mean(name, backend):
     """More than are passed at once, of which some do not count."""
     x, y = samples(2500, 1)
@@ -133,7 +133,7 @@ def test_a_loss_of_ones_own_may_leave_out_negative_labels():
 # Training
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize(
     "loss", [F.cross_entropy, nn.CrossEntropyLoss(), partial(F.cross_entropy, ignore_index=2)]
 )
@@ -150,7 +150,7 @@ def test_a_mini_batch_of_samples_that_do_not_count_is_no_divergence(loss, backen
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-@pytest.mark.parametrize("backend", ["auto", "loop", "stacked"])
+@pytest.mark.parametrize("backend", ["auto", "autograd", "stacked"])
 def test_classes_may_be_integers_of_any_type(dtype, backend):
     def typed(pair):
         return pair[0], pair[1].to(dtype)
@@ -165,7 +165,7 @@ def test_classes_may_be_integers_of_any_type(dtype, backend):
 @pytest.mark.parametrize("name", LOSSES)
 def test_both_backends_train_under_any_mean(name):
     options = {"loss": LOSSES[name], "test": samples(9, 4)}
-    ours, theirs = (train(backend=backend, **options) for backend in ("loop", "stacked"))
+    ours, theirs = (train(backend=backend, **options) for backend in ("autograd", "stacked"))
     assert torch.allclose(ours.history, theirs.history, rtol=1e-10, atol=1e-12)
 
 

@@ -599,7 +599,7 @@ def test_messages_may_be_compressed():
     rehearse([of(mine(finish=half, aggregate=decoded))])
 
 
-@pytest.mark.parametrize("backend", ["stacked", "loop"])
+@pytest.mark.parametrize("backend", ["stacked", "autograd"])
 def test_clients_that_are_trained_one_by_one_get_their_own_full_gradient(backend):
     """`direction` may ask for it too, and a backend may train a few clients of a cohort at a time.
 
@@ -615,7 +615,7 @@ def test_clients_that_are_trained_one_by_one_get_their_own_full_gradient(backend
     full = mine(direction=whole, gradients=0)
     options = {"rounds": 2, "clients_per_round": 3, "batch_size": None, "epochs": 2}
     found = train(full, backend=backend, **options)
-    expected = train(mine(direction=once), backend="loop", **options)
+    expected = train(mine(direction=once), backend="autograd", **options)
     torch.testing.assert_close(found.w, expected.w, rtol=1e-5, atol=1e-6)
 
 

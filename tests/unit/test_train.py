@@ -75,7 +75,7 @@ def run(method="fedgloss", clients=None, model=None, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cohort_trained_together_equals_one_client_after_another(method):
     """Unequal clients, odd last batches, weight decay: stacked against the plain reference loop."""
-    together, one_by_one = run(method, backend="stacked"), run(method, backend="loop")
+    together, one_by_one = run(method, backend="stacked"), run(method, backend="autograd")
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
     for name, value in one_by_one.state.items():
         assert torch.allclose(together.state[name], value, **TOLERANCE), name
@@ -184,7 +184,7 @@ def test_any_module_and_loss_will_do():
         loss=lambda z, y: nn.functional.multi_margin_loss(z, y),
         test=clients[0],
     )
-    assert result.backend == "loop"
+    assert result.backend == "autograd"
     assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
     assert result.w.dtype == torch.float32
 
@@ -195,7 +195,7 @@ def test_a_loss_of_ones_own_is_stacked_too():
 
     assert torch.allclose(
         run(loss=loss, backend="stacked").history,
-        run(loss=loss, backend="loop").history,
+        run(loss=loss, backend="autograd").history,
         **TOLERANCE,
     )
 
@@ -213,7 +213,7 @@ def test_local_steps_cycle_over_epochs():
     assert torch.equal(whole.w, run("fedavg", batch_size=None, schedule=[[0, 1]]).w)
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize("method", ["fedavg", "fedgloss", "scaffold", "fedsmoo"])
 def test_a_diverging_run_ends_as_a_result(method, backend):
     clients = federation()
@@ -403,7 +403,7 @@ def test_stacking_is_refused_where_it_cannot_be_exact():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh()).double()
     with pytest.raises(fedgloss.InputError, match="backend: 'stacked' takes"):
         run(model=model, backend="stacked")
-    assert run(model=model).backend == "loop"
+    assert run(model=model).backend == "autograd"
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -422,7 +422,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_samples_to_ignore_are_ignored_on_every_backend():
     clients = federation()
     clients[0][1][:3] = -100  # cross-entropy's own mark
-    together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "loop"))
+    together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "autograd"))
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
 
 
@@ -476,7 +476,7 @@ def test_a_network_may_end_in_images():
     generator = torch.Generator().manual_seed(0)
     clients = [(x, torch.randint(3, (len(x), 4, 4), generator=generator)) for x, _ in federation()]
     together, one_by_one = (
-        run(clients=clients, model=model, backend=name) for name in ("stacked", "loop")
+        run(clients=clients, model=model, backend=name) for name in ("stacked", "autograd")
     )
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
 

@@ -19,7 +19,7 @@ from fedgloss.engine.losses import Loss
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.records import is_finite
 
-BACKENDS = ("auto", "loop", "stacked", "graph", "fused")
+BACKENDS = ("auto", "autograd", "stacked", "graph", "fused")
 
 
 def resolve_algorithm(
@@ -158,34 +158,35 @@ def choose_backend(
     """A backend by name, as asked, or the fastest of those that can train this model.
 
     inputs: [N, ...], of which the shape of a sample is taken. draws: model or loss draw random
-    numbers, for which the loop alone has seeds.
+    numbers, for which autograd alone has seeds.
     """
     sample = tuple(inputs.shape[1:])
     check_choice("backend", backend, BACKENDS)
-    if draws and backend in ("auto", "loop"):
-        return "loop"
+    if draws and backend in ("auto", "autograd"):
+        return "autograd"
     if draws:
         raise InputError(
-            f"backend: {backend!r} has no seeds for what the model or the loss draws; use 'loop'"
+            f"backend: {backend!r} has no seeds for what the model or the loss draws;"
+            " use 'autograd'"
         )
     cuda = next(model.parameters()).is_cuda
     if backend in ("graph", "fused") and not cuda:
         raise InputError(
-            f"backend: {backend!r} is for CUDA devices; allowed here: auto, loop, stacked"
+            f"backend: {backend!r} is for CUDA devices; allowed here: auto, autograd, stacked"
         )
     if backend == "fused" and not can_fuse(model, loss, sample):
         raise InputError(
             "backend: 'fused' takes float32 networks of convolutions (stride 1), pooling, ReLU and"
-            " linear layers under the cross-entropy, and needs Triton; use 'loop'"
+            " linear layers under the cross-entropy, and needs Triton; use 'autograd'"
         )
     if backend == "auto" and cuda and can_fuse(model, loss, sample):
         return "fused"
     if backend in ("stacked", "graph") and not can_stack(model, sample):
         raise InputError(
             f"backend: {backend!r} takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d,"
-            " ReLU, Flatten and Linear, each used once and without hooks; use 'loop'"
+            " ReLU, Flatten and Linear, each used once and without hooks; use 'autograd'"
         )
-    return ("stacked" if can_stack(model, sample) else "loop") if backend == "auto" else backend
+    return ("stacked" if can_stack(model, sample) else "autograd") if backend == "auto" else backend
 
 
 def resolve_sizes(sizes: Sequence[float] | None, m: int) -> Tensor | None:

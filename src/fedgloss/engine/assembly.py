@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgloss.engine.arguments import choose_backend
-from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import CudaGraph
 from fedgloss.engine.backends.stacked import StackedGradients
@@ -22,7 +22,7 @@ from fedgloss.errors import InputError
 
 
 @dataclass(frozen=True)
-class Training:
+class Result:
     """What `train` returns."""
 
     status: str
@@ -114,12 +114,12 @@ def build_gradients(
             " here; allowed: float32, tf32, bfloat16"
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    if backend == "loop":
-        return LoopGradients(model, loss, dtype)
+    if backend == "autograd":
+        return AutogradGradients(model, loss, dtype)
     return StackedGradients(model, loss, dtype)
 
 
-def summary(run: Run, plan: Plan) -> Training:
+def summary(run: Run, plan: Plan) -> Result:
     """What a finished run leaves."""
     model = copied(plan.original)
     with torch.no_grad():  # not load_state_dict, which a module may have changed
@@ -127,7 +127,7 @@ def summary(run: Run, plan: Plan) -> Training:
             model.parameters(), unflatten(run.w, parameter_shapes(model)).values(), strict=True
         ):
             parameter.copy_(values)
-    return Training(
+    return Result(
         status="completed" if run.diverged_in is None else "diverged",
         diverged_in=run.diverged_in,
         w=run.w,

@@ -277,7 +277,7 @@ class _Watched:
     def _one_by_one(
         self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
     ) -> None:
-        """Each client must get what it gets when it is trained by itself, as `loop` does."""
+        """Each client must get what it gets when it is trained by itself, as `autograd` does."""
         S, K, P = self.shape
         W, down, c, h = arguments
         for k in range(K) if K > 1 else ():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgloss.engine.backends.graph import Graph, Recorded
+from fedgloss.engine.backends.graph import Graph, Replay
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.clients import Batching, Pipeline
 from fedgloss.engine.cohort import Gradients
@@ -18,7 +18,7 @@ from fedgloss.engine.losses import Loss
 Row = dict[str, float] | None
 """A row of metrics, where the round was evaluated."""
 OnRound = Callable[[int, Sequence[Row]], None]
-RECORDS = ("norms", "communication", "delta_epsilon")
+MEASUREMENTS = ("norms", "communication", "delta_epsilon")
 HOPELESS_LOSS = 1e4
 """A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
 only infinity and NaN are known to be hopeless."""
@@ -87,7 +87,7 @@ class Run:
             row = {"round": t}
             if self.test is not None:
                 row |= evaluate(plan.model, plan.loss, w, *self.test, plan.pipeline)
-            row |= _recorded(w, simulation.measured[s], plan.record)
+            row |= _measurements(w, simulation.measured[s], plan.record)
             self.metrics.append(row)
             hopeless = HOPELESS_LOSS if plan.loss is F.cross_entropy else float("inf")
             if not row.get("loss", 0.0) < hopeless:
@@ -168,16 +168,16 @@ def run_rounds(
     round share their mini-batch gradients. `on_round` gets the round and a row for each run.
     Raises Interrupted, after writing checkpoints, if `should_stop` says so.
     """
-    stacks, recorded = _resume(runs, plan), dict[tuple[int, ...], Recorded]()
+    stacks, replays = _resume(runs, plan), dict[tuple[int, ...], Replay]()
     while live := [stack for stack in stacks if stack.alive(plan)]:
         t = min(stack.simulation.t for stack in live)
         now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
         simulations = [stack.simulation for stack in now]
         if plan.new_graph:
             key = tuple(map(id, simulations))
-            if key not in recorded:
-                recorded[key] = Recorded(simulations, plan.new_graph)
-            recorded[key].advance()
+            if key not in replays:
+                replays[key] = Replay(simulations, plan.new_graph)
+            replays[key].advance()
         else:
             advance(simulations)
         rows = dict[int, Row]()
@@ -247,7 +247,7 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
     return result
 
 
-def _recorded(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
+def _measurements(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
     row: dict[str, float] = {}
     if "norms" in record:
         row["w_norm"] = float(torch.linalg.vector_norm(w))

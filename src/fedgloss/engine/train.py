@@ -21,13 +21,13 @@ from fedgloss.engine.arguments import (
     resolve_participation,
     resolve_sizes,
 )
-from fedgloss.engine.assembly import Training, assemble, summary
+from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import resume_folder
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, copied, flatten
 from fedgloss.engine.identity import kept
-from fedgloss.engine.rounds import RECORDS, Row, Run, run_rounds
+from fedgloss.engine.rounds import MEASUREMENTS, Row, Run, run_rounds
 from fedgloss.engine.start import find_device, prepared
 from fedgloss.errors import InputError
 
@@ -63,7 +63,7 @@ def train(
     checkpoint_seconds: float = 300.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda t, row: None,
-) -> Training:
+) -> Result:
     """Train `model` on `clients` with a federated method; the model itself is left as it is.
 
         import torch, fedgloss
@@ -95,9 +95,9 @@ def train(
     test, evaluate_every, last: evaluated every so many rounds and in each of the last `last`.
     record: any of "norms", "communication", "delta_epsilon" (Eq. 6; trains each cohort twice), at
     the evaluated rounds. Recording changes no number of the run.
-    backend: "loop" (client after client), "stacked" (together; sequential models of common
+    backend: "autograd" (client after client), "stacked" (together; sequential models of common
     layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
-    reports in `Training.backend`.
+    reports in `Result.backend`.
     keep_history: keep the parameters after every round ([rounds, P] in memory).
     resume: a folder for checkpoints: a run killed or interrupted goes on from there when called
     again with the same arguments, and one that was finished gives its result again at once; remove
@@ -125,7 +125,7 @@ def train(
     rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m)
     check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, seed)
     check_last(last, rounds)
-    record = check_names("record", record, RECORDS)
+    record = check_names("record", record, MEASUREMENTS)
     for name, function in (("should_stop", should_stop), ("on_round", on_round)):
         check_callable(name, function)
     check_loss(loss)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.evaluate import BATCH_SIZE, are_classes, evaluating
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
@@ -90,7 +90,7 @@ class _Trial:
         """A gradient on this mini-batch; whether the loss draws."""
         with _refusing("clients", x, y), seeded(0, self.w.device):
             draws = self._check_loss(self._forward(x)[0], y)
-            gradients = LoopGradients(self.model, self.loss)
+            gradients = AutogradGradients(self.model, self.loss)
             gradients(self.w[None], x[None].clone(), y[None].clone(), [len(y)], [0])
             self._check_reads(x, y)
         return draws

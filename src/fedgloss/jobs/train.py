@@ -27,12 +27,12 @@ from fedgloss.engine.arguments import (
     resolve_algorithm,
     resolve_participation,
 )
-from fedgloss.engine.assembly import Training, assemble, summary
+from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, flatten
-from fedgloss.engine.rounds import RECORDS, Row, Run, run_rounds
+from fedgloss.engine.rounds import MEASUREMENTS, Row, Run, run_rounds
 from fedgloss.engine.start import device_name, initial_model, prepared
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
@@ -66,7 +66,7 @@ def train_cells(
     backend: str = "auto",
     watch: Callable[[str, int, float], OnRound] = lambda label, rounds, images: lambda t, row: None,
     on_row: Callable[[CellFiles, Mapping[str, float]], None] = lambda cell, row: None,
-) -> list[Training]:
+) -> list[Result]:
     """Train cells together on one device, and write the results of each into its folder `out`.
 
     Cells trained together have one data set, model and amount of work; seeds, partitions, methods,
@@ -239,7 +239,7 @@ def _run(
         settings["seed"],
     )
     check_last(training["last"], training["rounds"])
-    check_names("training.record", training["record"], RECORDS)
+    check_names("training.record", training["record"], MEASUREMENTS)
     model = initial_model(settings["model"], dataset, settings["seed"], weights)
     w = flatten(model).to(device)
     data = ClientData(dataset.train_images, dataset.train_labels, clients.clients)
