@@ -35,6 +35,7 @@ from fedgloss.engine.evaluate import evaluate
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.start import device_name, prepared
+from fedgloss.engine.task import Task
 from fedgloss.models import build_model
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.15}
@@ -221,10 +222,8 @@ def memory_of(model: str, clients: int, samples: int, participants: int, classes
     seconds = (time.perf_counter() - begun) / 2
     data = simulation.federations[0].data
     net = build_model(model, SHAPES[model], classes).to(device)
-    pipeline = simulation.pipeline
-    evaluate(
-        net, F.cross_entropy, simulation.w[0, 0], data.inputs[:64], data.targets[:64], pipeline
-    )
+    learned = Task(net, F.cross_entropy, simulation.source.pipeline)
+    evaluate(learned, simulation.w[0, 0], data.inputs[:64], data.targets[:64])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30

@@ -18,6 +18,7 @@ from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.rounds import Plan, Run, run_rounds
+from fedgloss.engine.task import Course, Task
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 
@@ -180,10 +181,9 @@ def test_whole_runs_with_evaluation_are_the_same():
         model = build_model("smallcnn", (1, 8, 8), 5).double()
         gradients = build_gradients("stacked", model, F.cross_entropy)
         pipeline = Pipeline((0.5,), (0.3,), "image_aug", 1)
-        plan = Plan(
-            model, model, F.cross_entropy, gradients, "stacked", Batching(5), pipeline, 8, 2, 3,
-            ["norms"], True, new_graph,
-        )  # fmt: skip
+        course = Course(8, Batching(5), 2, 3, ("norms",), keep_history=True)
+        task = Task(model, F.cross_entropy, pipeline)
+        plan = Plan(task, course, gradients, "stacked", new_graph)
         run_rounds(runs, plan)
         return runs
 

@@ -16,6 +16,7 @@ from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
 from fedgloss.rng import Stream
@@ -67,6 +68,8 @@ def federation(
     Where the method wants all samples in one place, they are one client's from here on. Raises
     InputError naming an argument that is wrong.
     """
+    check_rates(lr, weight_decay, seed)
+    data = data.checked()
     if algorithm.pooled:
         if sizes is not None:
             raise InputError(f"sizes: {algorithm.name} pools the samples, it weighs no clients")
