@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedgloss import rng
 from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import load
 from fedgloss.engine.backends import fused as fused_backend
 from fedgloss.fingerprint import of_training
 from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.models import build_model
+from fedgloss.rng import Stream
 from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.sharpness.objective import Objective
 from fedgloss.tensors import load_tensors
@@ -115,7 +115,7 @@ def sharpness(bench: "Bench", work: Path, names: list[str], known: dict, most: f
     """
     entered, device = time.monotonic(), bench.device
     data = load(bench.options.data / "data")
-    order = torch.from_numpy(rng.permutation(0, "hessian subset", len(data.train_labels)))
+    order = torch.from_numpy(Stream(0, "hessian subset").permutation(len(data.train_labels)))
     labels = data.train_labels[order]
     chosen = torch.cat([order[labels == c][:1000] for c in range(len(data.classes))]).sort().values
     images, targets = data.train_images[chosen].to(device), data.train_labels[chosen].to(device)

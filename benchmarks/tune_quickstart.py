@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import fedgloss
-from fedgloss import rng
 from fedgloss.data.dataset import Dataset, load, prepare
 from fedgloss.data.partition.partition import load_partition, make_partition
 from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.start import initial_model
 from fedgloss.files import write_text
+from fedgloss.rng import Stream
 from fedgloss.study.study import Cell, Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def points() -> list[dict[str, float]]:
     """
     axes = {name: np.geomspace(*ends, TRIALS) for name, ends in LOGARITHMIC.items()}
     axes["T_s"] = np.linspace(*WARM_UP, TRIALS).round()
-    orders = {name: rng.permutation(0, f"tuning {name}", TRIALS) for name in axes}
+    orders = {name: Stream(0, f"tuning {name}").permutation(TRIALS) for name in axes}
     return [
         {name: float(f"{axes[name][orders[name][i]]:.2g}") for name in axes} for i in range(TRIALS)
     ]
@@ -91,7 +91,7 @@ def hold_out(data: Dataset) -> tuple[Dataset, tuple[Tensor, Tensor]]:
     held = torch.zeros(len(data.train_labels), dtype=torch.bool)
     for label in range(len(data.classes)):
         members = (data.train_labels == label).nonzero()[:, 0]
-        order = rng.permutation(0, "tuning held out", len(members), client=label)
+        order = Stream(0, "tuning held out", client=label).permutation(len(members))
         held[members[order[: round(HELD_OUT * len(members))]]] = True
     rest = replace(
         data, train_images=data.train_images[~held], train_labels=data.train_labels[~held]

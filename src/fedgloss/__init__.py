@@ -13,7 +13,7 @@ _HOMES = {
     "Interrupted": "fedgloss.engine.checkpoint",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.engine.clients",
-    "Training": "fedgloss.engine.assembly",
+    "Result": "fedgloss.engine.assembly",
     "train": "fedgloss.engine.train",
 }
 __all__ = sorted(_HOMES)

@@ -151,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--code", nargs="+", help="fingerprint of the code, if it is known already")
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
-    sub.add_argument("--backend", default="auto", help="auto (default), loop, stacked, or graph")
+    sub.add_argument(
+        "--backend", default="auto", help="auto (default), autograd, stacked, or graph"
+    )
     _add_machine(sub)
 
     sub = command("hessian", commands.hessian, "write the largest eigenvalues of a cell")

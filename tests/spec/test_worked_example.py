@@ -66,7 +66,7 @@ def test_the_readmes_library_example_runs(monkeypatch):
         "y_test": data[0][1],
     }
     exec(block, names)
-    assert isinstance(names["result"], fedgloss.Training)
+    assert isinstance(names["result"], fedgloss.Result)
 
 
 def test_the_manual_lists_every_method_variant_and_hyperparameter():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedgloss.data.dataset import load, prepare
 from fedgloss.data.partition.partition import make_partition
-from fedgloss.engine.assembly import Training
+from fedgloss.engine.assembly import Result
 from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.study.study import load_study
 
@@ -30,7 +30,7 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
     return {"data": folder / "data", "partition": partition}
 
 
-def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Training:
+def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Result:
     """Train one cell alone."""
     cell = CellFiles(settings, partition, out, code, checkpoints)
     return train_cells([cell], data, **options)[0]

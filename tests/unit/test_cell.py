@@ -474,7 +474,7 @@ def test_the_refusal_works(tmp_path):
     assert "No module named 'yaml'" in shown.stderr
 
 
-@pytest.mark.parametrize("backend", ["stacked", "loop"])
+@pytest.mark.parametrize("backend", ["stacked", "autograd"])
 def test_bfloat16_is_near_float32_and_recorded(run, tmp_path, backend):
     models = []
     for precision in ("float32", "bfloat16"):

@@ -76,7 +76,7 @@ def test_twelve_cells_together_leave_the_files_of_twelve_cells_alone(inputs, alo
         assert all(ours[key] == theirs[key] for key in ours if key not in changing)
 
 
-@pytest.mark.parametrize("backend", ["stacked", pytest.param("loop", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["stacked", pytest.param("autograd", marks=pytest.mark.slow)])
 def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_path, backend):
     options = {"device": "cpu", "backend": backend}
     short = {"rounds": 3, "last": 3}

@@ -204,7 +204,7 @@ def test_checkpoints_of_another_run_are_passed_over(
         other["partition"] = tmp_path / "other.json"
         other["partition"].write_text(json.dumps(record))  # the same split, other bytes
     else:
-        other["backend"] = "loop"
+        other["backend"] = "autograd"
     run(tmp_path / "out", settings, stop_after=8, **other)
     rounds = run(tmp_path / "out", settings_of("fedgloss"), checkpoints=tmp_path / "c")
     assert rounds[0] == 1

@@ -193,7 +193,7 @@ NAMED_WEIGHTS = GOOD.replace('"weights": null', '"weights": "5eed"')
         ({"--out": "file"}, ["file", "not writable"]),
         ({"--checkpoints": "file"}, ["file", "not writable"]),
         ({"--device": "gpu"}, ["gpu", "cpu", "cuda"]),
-        ({"--backend": "fast"}, ["fast", "loop", "stacked"]),
+        ({"--backend": "fast"}, ["fast", "autograd", "stacked"]),
         ({"--threads": "0"}, ["--threads", "'0'", "at least 1"]),
         ({"--checkpoint-rounds": "0"}, ["--checkpoint-rounds", "'0'"]),
         ({"--checkpoint-seconds": "nan"}, ["--checkpoint-seconds", "'nan'"]),

@@ -80,7 +80,7 @@ def interrupt(k, **options):
 
 def assert_equal(one, other):
     """Two results, to the last bit of everything in them."""
-    for name in (field.name for field in fields(fedgloss.Training)):
+    for name in (field.name for field in fields(fedgloss.Result)):
         a, b = getattr(one, name), getattr(other, name)
         if isinstance(a, nn.Module):
             a, b = a.state_dict(), b.state_dict()
@@ -104,7 +104,7 @@ def same_bits(a, b):
 # The result is whole
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize("name", RUNS)
 def test_stopped_at_random_rounds_it_is_bit_equal(name, backend, tmp_path, capsys):
     options = RUNS[name] | {"backend": backend}
@@ -253,7 +253,7 @@ OTHER = {
     "record": {"record": ["norms"]},
     "test": {"test": None},
     "keep_history": {"keep_history": False},
-    "backend": {"backend": "loop"},
+    "backend": {"backend": "autograd"},
     "loss": {"loss": scaled(3.0)},
     "initial parameters": {"model": network(seed=1)},
     "clients": {"clients": other_clients()},
@@ -273,7 +273,7 @@ def test_the_checkpoints_of_another_run_are_refused_and_stay(differs, tmp_path):
 
 
 def test_hyperparameters_and_variants_and_the_schedule_tell_runs_apart(tmp_path):
-    ours = RUNS["a schedule"] | {"resume": tmp_path / "kept", "backend": "loop"}
+    ours = RUNS["a schedule"] | {"resume": tmp_path / "kept", "backend": "autograd"}
     interrupt(4, **ours)
     with refused("another run (hyperparameters differ)"):
         train(**ours | {"hyperparameters": SHARP | {"rho": 0.06}})
@@ -351,7 +351,7 @@ def hooked(*hooks):
 
 
 def test_a_model_with_hooks_may_be_made_again(tmp_path):
-    options = {"resume": tmp_path / "kept", "rounds": 3, "backend": "loop"}
+    options = {"resume": tmp_path / "kept", "rounds": 3, "backend": "autograd"}
     result = train(hooked(halve, double), **options)
     assert_equal(result, train(hooked(halve, double), **options))
     for other in (hooked(), hooked(halve), hooked(double, halve)):

@@ -79,7 +79,7 @@ def where(inputs):
 
 
 def test_the_library_trains(unchanged):
-    for backend in ("loop", "auto"):
+    for backend in ("autograd", "auto"):
         fedgloss.train(linear(), CLIENTS, "fedavg", rounds=2, backend=backend)
 
 

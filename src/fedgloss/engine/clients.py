@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.data import augment
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,9 @@ class Pipeline:
     augmentation: str = "none"
     padding: int = 4
 
-    def draw(self, seed: int, purpose: str, t: int, client: int, sizes: list[int]) -> np.ndarray:
+    def draw(self, stream: Stream, sizes: list[int]) -> np.ndarray:
         """The augmentation of one client's mini-batches, int64 [samples, 3]."""
-        return augment.draw(
-            self.augmentation, seed, t, client, sizes, f"{purpose}/augment", self.padding
-        )
+        return augment.draw(self.augmentation, stream.of("augment"), sizes, self.padding)
 
     def __call__(self, x: Tensor, draws: Tensor | None, dtype: torch.dtype) -> Tensor:
         if draws is not None:
@@ -124,12 +122,12 @@ class Batching:
             return epoch * self.epochs
         return (epoch * math.ceil(self.steps / len(epoch)))[: self.steps]
 
-    def order(self, samples: int, seed: int, purpose: str, t: int, client: int) -> np.ndarray:
+    def order(self, stream: Stream, samples: int) -> np.ndarray:
         """The positions of a client's samples in the order of its round."""
-        wanted, epochs = sum(self.sizes(samples)), []
-        for epoch in range(math.ceil(wanted / samples)):
-            epochs.append(rng.permutation(seed, f"{purpose}/epoch-{epoch}", samples, t, client))
-        return np.concatenate(epochs)[:wanted]
+        wanted = sum(self.sizes(samples))
+        epochs = range(math.ceil(wanted / samples))
+        orders = [stream.of(f"epoch-{epoch}").permutation(samples) for epoch in epochs]
+        return np.concatenate(orders)[:wanted]
 
 
 def _kind(tensor: Tensor) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.cohort import Cohort, Gradients, Room, draw_cohort
+from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
+from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,9 @@ class Federation:
         The draw is without replacement and depends on the seed alone, so all methods of one seed
         meet the same clients.
         """
-        if self.algorithm.pooled:
-            return [0]
         if isinstance(self.participants, int):
             m = len(self.data.indices)
-            return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
+            return Stream(self.seed, "participants", t).sample(self.participants, m).tolist()
         return list(self.participants[t]) if t < len(self.participants) else []
 
 
@@ -63,9 +63,18 @@ def federation(
     seed: int,
     sizes: Tensor | None = None,
 ) -> Federation:
-    """A federation whose clients weigh by their samples, unless `sizes` says otherwise."""
-    data = data.pooled() if algorithm.pooled else data
-    if sizes is None or algorithm.pooled:
+    """A federation whose clients weigh by their samples, unless `sizes` says otherwise.
+
+    Where the method wants all samples in one place, they are one client's from here on. Raises
+    InputError naming an argument that is wrong.
+    """
+    check_rates(lr, weight_decay, seed)
+    data = data.checked()
+    if algorithm.pooled:
+        if sizes is not None:
+            raise InputError(f"sizes: {algorithm.name} pools the samples, it weighs no clients")
+        data, participants = data.pooled(), 1
+    if sizes is None:
         sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
     return Federation(
         algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
@@ -122,7 +131,7 @@ class Draw:
 class Simulation:
     """S federations of one method in round t: global models, server states, client states.
 
-    Every random draw comes from (seed, purpose, round, client), so this state is all there is: a
+    Every random draw is a function of its stream (rng.py), so this state is all there is: a
     simulation restored from it goes on as if it had never stopped.
     """
 
@@ -137,12 +146,20 @@ class Simulation:
     ) -> None:
         self.federations, self.gradients = tuple(federations), gradients
         self.algorithm = self.federations[0].algorithm
-        self.batching, self.pipeline = batching, pipeline
+        self.batching = batching
         self.measures_perturbation = "delta_epsilon" in measure
         self.m = len(self.federations[0].data.indices)
 
         self.t = 0
         self.w = torch.stack([f.w[None] for f in self.federations])
+        self.source = Source(
+            tuple(f.data for f in self.federations),
+            tuple(f.seed for f in self.federations),
+            batching,
+            pipeline,
+            self.w[..., :0],
+            gradients,
+        )
         self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
@@ -156,16 +173,16 @@ class Simulation:
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def draw(self, room: Room | None = None, drawn: dict[Any, Any] | None = None) -> Draw:
+    def draw(self, room: Room | None = None, drawn: Drawn | None = None) -> Draw:
         """All of the coming round that chance decides, or a schedule: the host's part of it.
 
         room: for a round that is replayed; its tensors are left on the host. drawn: see
-        `draw_cohort`.
+        `Source.cohort`.
         """
         t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         probes = self.algorithm.probe or self.measures_perturbation
-        cohort = self._cohort(ids, t, "batches", room, drawn)
-        probe = self._cohort(ids, t, "probe", room, drawn) if probes else None
+        cohort = self.source.cohort(ids, "batches", t, room, drawn)
+        probe = self.source.cohort(ids, "probe", t, room, drawn) if probes else None
         rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
         places = {state.values.device for state in self.clients.values()} or {self.w.device}
         rows = torch.tensor(rows, device="cpu" if room else places.pop())
@@ -185,18 +202,15 @@ class Simulation:
         evaluations = 0.0
 
         if draw.probe:
-            c_probe, up, down, evaluated = yield from self._exchange(
-                draw.probe, c, h, perturb=False
-            )
+            c_probe, up, down, evaluated = yield from self._exchange(draw.probe, c, h, start=self.w)
             exact = mean(down.w - self.locals[1], h.p)
-            if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
-                self._count(down, up)
-                evaluations = evaluated
-                c = c_probe if self.algorithm.probe == "dual" else c
             if self.measures_perturbation:
                 self._measure_perturbation(exact, h)
-            if self.algorithm.probe:
-                self.s = self.s.replace(delta=exact)
+            if probe := self.algorithm.probe:  # else the exchange is a measurement alone
+                self._count(down, up)
+                evaluations = evaluated
+                c = c_probe if probe.clients_keep else c
+                self.s = self.s.replace(**{probe.into: exact})
 
         c, up, down, evaluated = yield from self._exchange(cohort, c, h)
         self._count(down, up)
@@ -236,28 +250,6 @@ class Simulation:
             for s, saved in enumerate(states):
                 state.values[s].copy_(saved[f"clients.{name}"])
 
-    def _cohort(
-        self,
-        ids: list[list[int]],
-        t: int,
-        purpose: str,
-        room: Room | None,
-        drawn: dict[Any, Any] | None,
-    ) -> Cohort:
-        return draw_cohort(
-            [f.data for f in self.federations],
-            ids,
-            self.batching,
-            self.pipeline,
-            self.w,
-            [f.seed for f in self.federations],
-            purpose,
-            t,
-            room,
-            self.gradients,
-            drawn,
-        )
-
     def _facts(
         self,
         t: int,
@@ -293,16 +285,17 @@ class Simulation:
         )
 
     def _exchange(
-        self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
+        self, cohort: Cohort, c: Named, h: Named, start: Tensor | None = None
     ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
+        start: the model they start from, where it is not that of the method's own message.
         Returns the clients' new state, the messages up and down, and the mini-batch gradients
         computed for each local step.
         """
         down = self.algorithm.broadcast(self.w, self.s, h)
-        if not perturb:
-            down = down.replace(w=self.w)
+        if start is not None:
+            down = down.replace(w=start)
         exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
         W, c = yield exchange
         self.locals = (self.locals[0], W)
@@ -310,7 +303,7 @@ class Simulation:
         return c, up, down, exchange.evaluations
 
     def _count(self, down: Named, up: Named) -> None:
-        """Count what crosses the network; centralized training has none."""
+        """Count what crosses the network, where there is one."""
         if not self.algorithm.pooled:
             S, K = self.locals[1].shape[:2]
             for measured in self.measured:
@@ -318,9 +311,10 @@ class Simulation:
                 measured.bytes_up += sum(map(_bytes, up.values())) // S
 
     def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
-        """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
-        perturbs = "delta" in self.algorithm.global_state and "rho" in h
-        rho = h.rho if perturbs else self.w.new_ones(())
+        """delta_epsilon of Eq. 6: by how much the perturbation along the last pseudo-gradient is
+        off that along the exact one."""
+        radius = self.algorithm.radius
+        rho = h[radius] if radius else self.w.new_ones(())
         gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
         for s, measured in enumerate(self.measured):
             measured.latest["delta_epsilon"] = gap[s, 0, 0]

@@ -63,35 +63,35 @@ HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 def of_run(run: Run, plan: Plan) -> dict[str, Any]:
     """The identity of a run of `fedgloss.train`, by the names of its arguments."""
-    federation, model = run.federation, plan.model
+    federation, task, course = run.federation, plan.task, plan.course
     drawn = isinstance(federation.participants, int)
     return {
         "algorithm or variants": identify(federation.algorithm),
         "hyperparameters": {
             name: float(value) for name, value in federation.hyperparameters.items()
         },
-        "model": identify(model, without_values=model.parameters()),
+        "model": identify(task.model, without_values=task.model.parameters()),
         "initial parameters": identify(federation.w),
         "clients": identify(
             (federation.data.inputs, federation.data.targets, federation.data.indices)
         ),
         "test": identify(run.test),
-        "pipeline": identify(plan.pipeline),
-        "loss": identify(plan.loss),
+        "pipeline": identify(task.pipeline),
+        "loss": identify(task.loss),
         "lr": float(federation.lr),
         "weight_decay": float(federation.weight_decay),
-        "batch_size": plan.batching.size and int(plan.batching.size),
-        "epochs": int(plan.batching.epochs),
-        "local_steps": plan.batching.steps and int(plan.batching.steps),
-        "rounds": plan.rounds,
+        "batch_size": course.batching.size and int(course.batching.size),
+        "epochs": int(course.batching.epochs),
+        "local_steps": course.batching.steps and int(course.batching.steps),
+        "rounds": course.rounds,
         "clients_per_round": federation.participants if drawn else None,
         "schedule": None if drawn else identify(federation.participants),
         "sizes": identify(federation.sizes),
         "seed": int(federation.seed),
-        "evaluate_every": int(plan.evaluate_every),
-        "last": int(plan.last),
-        "record": sorted({*plan.record}),
-        "keep_history": plan.keep_history,
+        "evaluate_every": int(course.evaluate_every),
+        "last": int(course.last),
+        "record": sorted({*course.record}),
+        "keep_history": course.keep_history,
         "device": federation.w.device.type,
         "backend": plan.backend,
         "fedgloss": fingerprint(ENGINE),

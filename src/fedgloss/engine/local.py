@@ -62,18 +62,18 @@ def train_together(
     for k in range(0, K, group):
         here = slice(k, k + group)
         parts = [exchange.part(here) if group < K else exchange for exchange in exchanges]
-        finished.append([_Training(part, getattr(gradients, "lazy", False)) for part in parts])
+        finished.append([_Descent(part, getattr(gradients, "lazy", False)) for part in parts])
         _train(finished[-1], gradients)
     results = []
-    for exchange, trainings in zip(exchanges, zip(*finished, strict=True), strict=True):
-        evaluations = max(training.evaluations for training in trainings)
+    for exchange, descents in zip(exchanges, zip(*finished, strict=True), strict=True):
+        evaluations = max(descent.evaluations for descent in descents)
         exchange.evaluations = evaluations / max(exchange.cohort.steps, 1)
-        c = {name: _join([training.c[name] for training in trainings]) for name in trainings[0].c}
-        results.append((_join([training.W for training in trainings]), Named(**c)))
+        c = {name: _join([descent.c[name] for descent in descents]) for name in descents[0].c}
+        results.append((_join([descent.W for descent in descents]), Named(**c)))
     return results
 
 
-class _Training:
+class _Descent:
     """A cohort, or part of one, in the middle of its local steps."""
 
     def __init__(self, exchange: Exchange, lazy: bool) -> None:
@@ -132,29 +132,29 @@ def _descend(W: Tensor, direction: Tensor, lr: float, weight_decay: float) -> Te
     return W.sub(direction.add(W, alpha=weight_decay), alpha=lr)
 
 
-def _train(trainings: Sequence[_Training], gradients: Gradients) -> None:
-    for step in range(max(training.exchange.cohort.steps for training in trainings)):
-        active = [training for training in trainings if step < training.exchange.cohort.steps]
-        batches = [training.exchange.cohort.batch(step) for training in active]
+def _train(descents: Sequence[_Descent], gradients: Gradients) -> None:
+    for step in range(max(descent.exchange.cohort.steps for descent in descents)):
+        active = [descent for descent in descents if step < descent.exchange.cohort.steps]
+        batches = [descent.exchange.cohort.batch(step) for descent in active]
         directions = _directions(active, batches, gradients)
-        for training, (direction, c), batch in zip(active, directions, batches, strict=True):
-            training.step(direction, c, batch.counts)
+        for descent, (direction, c), batch in zip(active, directions, batches, strict=True):
+            descent.step(direction, c, batch.counts)
 
 
 def _directions(
-    trainings: Sequence[_Training], batches: Sequence[Batch], gradients: Gradients
+    descents: Sequence[_Descent], batches: Sequence[Batch], gradients: Gradients
 ) -> list[tuple[Tensor, Named]]:
     """Each cohort's step direction and new client state."""
-    if len(trainings) == 1:
-        return [trainings[0].direction(trainings[0].gradient(batches[0], gradients))]
-    known: list[list[Tensor]] = [[] for _ in trainings]
-    results: list[tuple[Tensor, Named] | None] = [None] * len(trainings)
+    if len(descents) == 1:
+        return [descents[0].direction(descents[0].gradient(batches[0], gradients))]
+    known: list[list[Tensor]] = [[] for _ in descents]
+    results: list[tuple[Tensor, Named] | None] = [None] * len(descents)
     while None in results:
         asked = {}
-        for i, training in enumerate(trainings):
+        for i, descent in enumerate(descents):
             if results[i] is None:
                 try:
-                    results[i] = training.direction(_Known(known[i]))
+                    results[i] = descent.direction(_Known(known[i]))
                 except _Asked as question:
                     asked[i] = question.W
         if asked:
@@ -163,7 +163,7 @@ def _directions(
             answers = gradients(W, *batch).split([len(batches[i].targets) for i in asked])
             for (i, point), answer in zip(asked.items(), answers, strict=True):
                 known[i].append(answer.view(point.shape))
-                trainings[i].evaluations += 1
+                descents[i].evaluations += 1
     return results
 
 

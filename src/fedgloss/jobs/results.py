@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedgloss.engine.assembly import Training
+from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.files import sha256, write_json, write_text
 from fedgloss.tensors import save_tensors
@@ -17,7 +17,7 @@ MANIFEST_FORMAT = 1
 
 
 def write_results(
-    out: Path, settings: Mapping[str, Any], result: Training, provenance: Mapping[str, Any]
+    out: Path, settings: Mapping[str, Any], result: Result, provenance: Mapping[str, Any]
 ) -> None:
     """Write a run's files, the manifest last."""
     shapes = parameter_shapes(result.model)
@@ -56,7 +56,7 @@ def write_results(
     )
 
 
-def _mean_accuracy(result: Training, after: int, until: int) -> float | None:
+def _mean_accuracy(result: Result, after: int, until: int) -> float | None:
     values = [
         row["accuracy"]
         for row in result.metrics

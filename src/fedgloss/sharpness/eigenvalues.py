@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 
 # A Hessian-vector product is known to a few units of rounding of ||H||; a residual below this
@@ -128,7 +128,7 @@ def power_iteration(
     """
     _check(w, count)
     product = objective.hessian(w)
-    vector = torch.from_numpy(rng.uniform(seed, "power iteration", len(w))).to(w)
+    vector = torch.from_numpy(Stream(seed, "power iteration").uniform(len(w))).to(w)
     pairs: list[tuple[float, Tensor, bool]] = []
     products = 0
     for _ in range(min(count, len(w))):
@@ -172,7 +172,7 @@ def _finite(Hv: Tensor) -> Tensor:
 
 
 def _start(w: Tensor, seed: int, restart: int = 0) -> Tensor:
-    draws = rng.uniform(seed, "lanczos", len(w), round=restart)
+    draws = Stream(seed, "lanczos", round=restart).uniform(len(w))
     return torch.from_numpy(2 * draws - 1).to(w)
 
 

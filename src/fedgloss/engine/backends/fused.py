@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedgloss.engine.backends.stacked import can_stack, plain_layers
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes
+from fedgloss.engine.losses import is_cross_entropy
 from fedgloss.errors import InputError
 
 STORAGE = {
@@ -120,7 +121,7 @@ def can_fuse(model: nn.Module, loss: Callable, sample: Sequence[int]) -> bool:
 
     sample: the shape of one.
     """
-    if loss is not F.cross_entropy or next(model.parameters()).dtype != torch.float32:
+    if not is_cross_entropy(loss) or next(model.parameters()).dtype != torch.float32:
         return False
     if importlib.util.find_spec("triton") is None:
         return False

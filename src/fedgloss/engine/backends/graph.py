@@ -100,7 +100,7 @@ class Handover:
             self.copied[turn].record()
 
 
-class Recorded:
+class Replay:
     """Rounds of simulations that are trained together, replayed from a graph.
 
     Each simulation goes on by itself (`advance`) or here, in any order: its state is its own.
