@@ -1,9 +1,37 @@
-"""FedGloSS, rebuilt: the paper's methods, their sharpness, and its tables as build targets."""
+"""FedGloSS, rebuilt: the paper's methods on your own models and data, and their sharpness.
+
+`train` runs any of `METHODS`; `eigenvalues` and `landscape` measure how sharp a model is.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedgloss.algorithms import METHODS
+    from fedgloss.algorithms.core import Algorithm
+    from fedgloss.engine.assembly import Training
+    from fedgloss.engine.checkpoint import Interrupted
+    from fedgloss.engine.clients import ClientData, Pipeline
+    from fedgloss.engine.train import train
+    from fedgloss.errors import InputError
+    from fedgloss.sharpness.eigenvalues import Spectrum
+    from fedgloss.sharpness.measure import Landscape, eigenvalues, landscape
 
 __version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "Algorithm",
+    "ClientData",
+    "InputError",
+    "Interrupted",
+    "Landscape",
+    "Pipeline",
+    "Spectrum",
+    "Training",
+    "eigenvalues",
+    "landscape",
+    "train",
+]
 
 # Looked up on first use, so that commands which need no tensors do not wait for torch.
 _HOMES = {
@@ -11,15 +39,18 @@ _HOMES = {
     "ClientData": "fedgloss.engine.clients",
     "InputError": "fedgloss.errors",
     "Interrupted": "fedgloss.engine.checkpoint",
+    "Landscape": "fedgloss.sharpness.measure",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.engine.clients",
+    "Spectrum": "fedgloss.sharpness.eigenvalues",
     "Training": "fedgloss.engine.assembly",
+    "eigenvalues": "fedgloss.sharpness.measure",
+    "landscape": "fedgloss.sharpness.measure",
     "train": "fedgloss.engine.train",
 }
-__all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")
