@@ -42,8 +42,14 @@ $(READY):
 	@echo "Setting up $(VENV) (once, a few minutes)..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[workflow,test]'
+		--constraint constraints.txt --editable '.[workflow,test,docs]'
 	@rm -f $(VENV)/ready-* && touch $@
+
+# The pages of the API reference, from the docstrings: docs/api/index.html.
+.PHONY: docs
+docs: $(READY)
+	@python docs/reference.py docs/api
+	@echo "$(CURDIR)/docs/api/index.html"
 
 clean:
 	rm -rf $(VENV) .snakemake results/[!R]* logs

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedgloss.algorithms import METHODS
     from fedgloss.algorithms.core import Algorithm
     from fedgloss.engine.assembly import Training
     from fedgloss.engine.checkpoint import Interrupted
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from fedgloss.errors import InputError
     from fedgloss.sharpness.eigenvalues import Spectrum
     from fedgloss.sharpness.measure import Landscape, eigenvalues, landscape
+
+METHODS: dict[str, str]
+"""The methods that come with the package: the import path of each by its name."""
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,6 +53,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found

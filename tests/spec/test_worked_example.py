@@ -43,7 +43,7 @@ def test_one_line_of_configuration_adds_it_to_a_study():
 
 
 def test_the_page_shows_the_file_as_it_is():
-    page = (ROOT / "docs" / "adding-a-method.md").read_text()
+    page = (ROOT / "docs" / "own-method.md").read_text()
     code = (ROOT / "examples" / "server_momentum.py").read_text()
     block = re.search(r"```python\n(@named.*?)```", page, re.DOTALL)[1]
     assert block in code
