@@ -185,6 +185,19 @@ def test_the_seed_decides(model) -> None:
     assert spectra[0].eigenvalues == pytest.approx(spectra[2].eigenvalues, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_the_mode_around_a_call_makes_no_difference(mode, device, model) -> None:
+    expected = fedgloss.eigenvalues(model, samples(), count=1)
+    grid = fedgloss.landscape(model, samples(), points=2)
+    with mode():
+        assert fedgloss.eigenvalues(model, samples(), count=1, device=device) == expected
+        inside = fedgloss.landscape(copy.deepcopy(model), samples(), points=2, device=device)
+    assert (inside.loss == grid.loss).all()
+
+
 # What is shown and what is refused
 
 

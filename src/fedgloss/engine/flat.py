@@ -79,7 +79,7 @@ def check_parameters(model: nn.Module) -> None:
     if len(devices) > 1 or "meta" in devices:
         raise InputError(f"model: has parameters on {', '.join(sorted(devices))}; use one device")
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter.detach()).all():  # one of the inference mode, too
             raise InputError(f"model: parameter {name!r} has NaN or infinite entries")
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise InputError(

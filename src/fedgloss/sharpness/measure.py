@@ -51,6 +51,7 @@ class Landscape:
         )
 
 
+@torch.inference_mode(False)
 def eigenvalues(
     model: nn.Module,
     data: Data,
@@ -98,6 +99,7 @@ def eigenvalues(
         return top_eigenvalues(objective, point, count, tolerance, max_products, seed)
 
 
+@torch.inference_mode(False)
 def landscape(
     model: nn.Module,
     data: Data,
