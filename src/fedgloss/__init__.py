@@ -1,9 +1,39 @@
-"""FedGloSS, rebuilt: the paper's methods, their sharpness, and its tables as build targets."""
+"""FedGloSS, rebuilt: the paper's methods on your own models and data, and their sharpness.
+
+`train` runs any of `METHODS`; `eigenvalues` and `landscape` measure how sharp a model is.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedgloss.algorithms.core import Algorithm
+    from fedgloss.engine.assembly import Result
+    from fedgloss.engine.checkpoint import Interrupted
+    from fedgloss.engine.clients import ClientData, Pipeline
+    from fedgloss.engine.train import train
+    from fedgloss.errors import InputError
+    from fedgloss.sharpness.eigenvalues import Spectrum
+    from fedgloss.sharpness.measure import Landscape, eigenvalues, landscape
+
+METHODS: dict[str, str]
+"""The methods that come with the package: the import path of each by its name."""
 
 __version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "Algorithm",
+    "ClientData",
+    "InputError",
+    "Interrupted",
+    "Landscape",
+    "Pipeline",
+    "Result",
+    "Spectrum",
+    "eigenvalues",
+    "landscape",
+    "train",
+]
 
 # Looked up on first use, so that commands which need no tensors do not wait for torch.
 _HOMES = {
@@ -11,15 +41,19 @@ _HOMES = {
     "ClientData": "fedgloss.engine.clients",
     "InputError": "fedgloss.errors",
     "Interrupted": "fedgloss.engine.checkpoint",
+    "Landscape": "fedgloss.sharpness.measure",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.engine.clients",
     "Result": "fedgloss.engine.assembly",
+    "Spectrum": "fedgloss.sharpness.eigenvalues",
+    "eigenvalues": "fedgloss.sharpness.measure",
+    "landscape": "fedgloss.sharpness.measure",
     "train": "fedgloss.engine.train",
 }
-__all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedgloss' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found

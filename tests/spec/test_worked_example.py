@@ -19,7 +19,7 @@ NAME = "server_momentum:fedavgm"
 
 @pytest.fixture(autouse=True)
 def examples(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_one_line_of_configuration_adds_it_to_a_study():
 
 
 def test_the_page_shows_the_file_as_it_is():
-    page = (ROOT / "docs" / "adding-a-method.md").read_text()
-    code = (ROOT / "docs" / "examples" / "server_momentum.py").read_text()
+    page = (ROOT / "docs" / "own-method.md").read_text()
+    code = (ROOT / "examples" / "server_momentum.py").read_text()
     block = re.search(r"```python\n(@named.*?)```", page, re.DOTALL)[1]
     assert block in code
 

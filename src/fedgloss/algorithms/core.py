@@ -89,6 +89,7 @@ class Algorithm:
     """
 
     name: str
+    """As tables and messages call it."""
     direction: Callable[[Gradient, Tensor, Named, Named, Named], tuple[Tensor, Named]]
     """(grad, W, down, c, h) -> the step direction [S, K, P], and the clients' state, each
     [S, K, P]: all of `client_state` and `local_state`."""

@@ -46,11 +46,13 @@ class Result:
     locals: Tensor
     """Their models at the end of local training, [K, P]."""
     bytes_down: int
+    """Bytes that the server sent, in all rounds."""
     bytes_up: int
-    """Bytes that crossed the network in all rounds."""
+    """Bytes that the clients sent, in all rounds."""
     gradients_per_step: float
     """Mini-batch gradients per local step, counted in the last round."""
     backend: str
+    """What trained the clients, where "auto" was asked for."""
     model: nn.Module
     """A copy of the model with the final parameters."""
 

@@ -18,11 +18,14 @@ from fedgloss.rng import Stream
 
 @dataclass(frozen=True)
 class ClientData:
-    """The samples of all clients: inputs [N, ...], targets [N, ...], and each client's indices."""
+    """The samples of all clients; a client is a list of indices into them."""
 
     inputs: Tensor
+    """[N, ...]."""
     targets: Tensor
+    """[N, ...]."""
     indices: tuple[Tensor, ...]
+    """Of each client's samples, int64 [N_k]."""
 
     @staticmethod
     def from_list(clients: Sequence[tuple[Tensor, Tensor]]) -> "ClientData":
@@ -90,9 +93,13 @@ class Pipeline:
     """How stored images become inputs: uint8 -> (augmented, when training) -> normalised floats."""
 
     mean: tuple[float, ...]
+    """Of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+    """Of each channel, for pixels from 0 to 1."""
     augmentation: str = "none"
+    """`none`, `batch_aug` (one crop and flip for a mini-batch) or `image_aug` (one an image)."""
     padding: int = 4
+    """Pixels of zeros on each side, from which crops are cut."""
 
     def draw(self, stream: Stream, sizes: list[int]) -> np.ndarray:
         """The augmentation of one client's mini-batches, int64 [samples, 3]."""

@@ -21,20 +21,22 @@ ROUNDING_UNITS = 30
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of a Hessian, largest first.
-
-    Attributes
-      eigenvalues  lambda_1 >= lambda_2 >= ...
-      residuals    ||H v - lambda v|| for each pair: an eigenvalue of H is at most this far, up to
-                   the rounding of the products H v (about 1e-6 ||H|| in float32)
-      converged    whether each pair met the method's own tolerance
-      products     Hessian-vector products spent
-    """
+    """Eigenvalues of a Hessian, largest first."""
 
     eigenvalues: tuple[float, ...]
+    """lambda_1 >= lambda_2 >= ..."""
     residuals: tuple[float, ...]
+    """||H v - lambda v|| for each pair: an eigenvalue of H is at most this far, up to the rounding
+    of the products H v (about 1e-6 ||H|| in float32)."""
     converged: tuple[bool, ...]
+    """Whether each pair met the method's own tolerance."""
     products: int
+    """Hessian-vector products spent."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.eigenvalues)
+        done = "converged" if all(self.converged) else "not all converged"
+        return f"Spectrum({values}; {done} in {self.products} products)"
 
 
 def top_eigenvalues(
@@ -88,7 +90,7 @@ def top_eigenvalues(
             # hold further copies of them, so go on from fresh vectors until that changes nothing.
             closed.append(values[:count])
             full = len(closed) > 1 and len(closed[-2]) == count
-            done = full and np.allclose(*closed[-2:], rtol=0, atol=floor)
+            done = full and np.allclose(closed[-2], closed[-1], rtol=0, atol=floor)
         if done or k == steps:
             break
         if beta > floor:
@@ -198,7 +200,10 @@ def _orthonormal(x: Tensor, basis: list[Tensor]) -> Tensor:
 
 
 def _combined(vectors: list[Tensor], coordinates: list[float]) -> Tensor:
-    return sum(y * v for y, v in zip(coordinates, vectors, strict=True))
+    total = torch.zeros_like(vectors[0])
+    for y, v in zip(coordinates, vectors, strict=True):
+        total = total + y * v
+    return total
 
 
 def _measured(v: Tensor, Hv: Tensor) -> tuple[float, float]:

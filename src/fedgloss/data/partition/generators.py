@@ -60,7 +60,7 @@ def dirichlet(labels: np.ndarray, clients: int, seed: int, alpha: float) -> Clie
     classes' shares of the data (so alpha / classes per class), and takes round(size * q) images.
     When classes run out it takes what there is and draws proportions for the rest anew among the
     classes left, with the shares p that these had. The published splits show all of it
-    (docs/data.md): one order of clients, counts that vary less than multinomial ones would, and
+    (docs/splits.md): one order of clients, counts that vary less than multinomial ones would, and
     more classes in the clients that emptied one.
     """
     pools = _pools(labels, seed)
