@@ -13,8 +13,8 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.engine.checkpoint import resume_folder
 from fedgloss.engine.clients import ClientData
+from fedgloss.engine.folders import resume_folder
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)

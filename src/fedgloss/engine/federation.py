@@ -5,9 +5,8 @@ S is 1 for a cell trained alone. Simulations of several methods can share every 
 too (local.py), which is what makes small models fast.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +14,9 @@ from torch import Tensor
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
+from fedgloss.engine.draw import Draw
 from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.measured import Measured
 from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
@@ -79,53 +80,6 @@ def federation(
     return Federation(
         algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
     )
-
-
-@dataclass
-class Measured:
-    """What instrumenting a federation counts and measures."""
-
-    bytes_down: int = 0
-    """Bytes sent by the server to all participants, over all rounds so far."""
-    bytes_up: int = 0
-    """Bytes sent by all participants to the server, over all rounds so far."""
-    gradients_per_step: float = 0.0
-    """Mini-batch gradients per local step in the last round, all exchanges together."""
-    latest: dict[str, Tensor] = field(default_factory=dict)
-    """Measurements of the last round: `pseudo_gradient_norm`, and `delta_epsilon` where asked."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What is drawn for a round before it begins."""
-
-    ids: list[list[int]]
-    """The participants of each federation."""
-    rows: Tensor
-    """The same as rows of the clients' state, int64 [S * K]."""
-    cohort: Cohort
-    probe: Cohort | None
-    """The mini-batches of the extra exchange, where there is one."""
-    h: Named
-    """Hyperparameters and facts of the round."""
-
-    def tensors(self) -> list[Tensor]:
-        """What differs between two rounds, in a fixed order."""
-        cohorts = [cohort for cohort in (self.cohort, self.probe) if cohort]
-        facts = [value for value in self.h.values() if isinstance(value, Tensor)]
-        return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
-
-    def placed(self, tensors: Iterator[Tensor], **facts: Any) -> "Draw":
-        """The same with other tensors, in the order of `tensors`, and some other facts."""
-        return replace(
-            self,
-            rows=next(tensors),
-            cohort=self.cohort.placed(tensors),
-            probe=self.probe and self.probe.placed(tensors),
-            h=Named(
-                **{k: next(tensors) if isinstance(v, Tensor) else v for k, v in self.h.items()}
-            ).replace(**facts),
-        )
 
 
 class Simulation:

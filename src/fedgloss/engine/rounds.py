@@ -10,8 +10,9 @@ from fedgloss.engine.backends.graph import Graph, Replay
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.cohort import Gradients
 from fedgloss.engine.evaluate import evaluate
-from fedgloss.engine.federation import Federation, Measured, Simulation, advance
+from fedgloss.engine.federation import Federation, Simulation, advance
 from fedgloss.engine.losses import hopeless_value
+from fedgloss.engine.measured import Measured
 from fedgloss.engine.task import Course, Task
 
 Row = dict[str, float] | None
@@ -69,7 +70,7 @@ class Run:
             row = {"round": t}
             if self.test is not None:
                 row |= evaluate(plan.task, w, *self.test)
-            row |= _measurements(w, simulation.measured[s], course.record)
+            row |= simulation.measured[s].row(w, course.record)
             self.metrics.append(row)
             if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
                 self.diverged_in = t
@@ -226,15 +227,3 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
             simulation.load_state([tensors for _, tensors in members if tensors], t)
         result.append(_Stack([run for run, _ in members], simulation))
     return result
-
-
-def _measurements(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    if "norms" in record:
-        row["w_norm"] = float(torch.linalg.vector_norm(w))
-        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
-    if "delta_epsilon" in record:
-        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
-    if "communication" in record:
-        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
-    return row

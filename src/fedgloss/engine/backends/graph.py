@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.cohort import Room
-from fedgloss.engine.federation import Draw, Simulation, play_together
+from fedgloss.engine.draw import Draw
+from fedgloss.engine.federation import Simulation, play_together
 from fedgloss.errors import InputError
 
 WARM_UP = 2
