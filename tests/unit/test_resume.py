@@ -3,7 +3,7 @@
 import os
 import random
 from collections import OrderedDict
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import fedgloss
+from fedgloss.algorithms import build_algorithm
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.engine.checkpoint import resume_folder
 from fedgloss.engine.clients import ClientData
+from fedgloss.engine.folders import resume_folder
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)
@@ -154,6 +155,33 @@ def test_a_caller_that_fails_loses_no_round(tmp_path):
     result = train(on_round=lambda t, row: seen.append(t), **options)
     assert seen == [7, 8, 9]
     assert_equal(result, train())
+
+
+def failing(function):
+    """NaiveFedGloSS, of which one function fails in round 4 while FAIL is set."""
+    method = build_algorithm("naivefedgloss")
+    inner = getattr(method, function)
+
+    def maybe(*arguments):
+        if os.environ.get("FAIL") and int(arguments[-1].t) == 3:
+            raise RuntimeError("late")
+        return inner(*arguments)
+
+    return replace(method, **{function: maybe})
+
+
+@pytest.mark.parametrize("function", ["broadcast", "direction", "finish", "aggregate"])
+def test_a_method_that_fails_late_loses_no_round(function, tmp_path, monkeypatch):
+    options = DRAWN | {"algorithm": failing(function), "hyperparameters": SHARP}
+    expected = train(**options)
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(RuntimeError, match="late"):
+        train(resume=tmp_path / "kept", checkpoint_seconds=1e9, **options)
+    monkeypatch.delenv("FAIL")
+    done = []
+    result = train(resume=tmp_path / "kept", on_round=lambda t, row: done.append(t), **options)
+    assert done[0] == 4, "rounds 1 to 3 are kept"
+    assert_equal(result, expected)
 
 
 def test_the_last_stop_may_be_in_the_round_that_diverges(tmp_path):

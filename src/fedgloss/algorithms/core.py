@@ -44,6 +44,10 @@ class Named(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.__dict__)
 
+    if TYPE_CHECKING:  # entries are attributes; which ones, no type says
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name} cannot be set: use replace()")
 
@@ -177,7 +181,7 @@ def named(**combinations: Mapping[str, str]) -> Callable[[Callable], Callable]:
     """
 
     def decorate(method: Callable) -> Callable:
-        method.named = combinations
+        vars(method)["named"] = combinations
         return method
 
     return decorate

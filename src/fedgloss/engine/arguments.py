@@ -94,12 +94,12 @@ def resolve_sizes(sizes: Sequence[float] | None, m: int) -> Tensor | None:
     if sizes is None:
         return None
     try:
-        sizes = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
+        weights = torch.as_tensor(sizes, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputError(f"sizes: expected {m} positive numbers, one for each client") from None
-    if sizes.shape != (m,) or not torch.isfinite(sizes).all() or not (sizes > 0).all():
+    if weights.shape != (m,) or not torch.isfinite(weights).all() or not (weights > 0).all():
         raise InputError(f"sizes: expected {m} positive numbers, one for each client")
-    return sizes / sizes.max()  # only their ratios count, and their sum must not overflow
+    return weights / weights.max()  # only their ratios count, and their sum must not overflow
 
 
 def placed(data: ClientData, w: Tensor, task: Task) -> ClientData:

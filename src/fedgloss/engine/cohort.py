@@ -87,6 +87,7 @@ class Cohort:
 
     def batch(self, step: int) -> Batch:
         """The mini-batches of a local step, the rows of all federations in one dimension."""
+        counts: Counts
         if self.counts is None:
             counts = [sizes[step] if step < len(sizes) else 0 for sizes in self.sizes]
             B = max(counts)

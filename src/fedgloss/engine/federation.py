@@ -5,9 +5,8 @@ S is 1 for a cell trained alone. Simulations of several methods can share every 
 too (local.py), which is what makes small models fast.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +14,9 @@ from torch import Tensor
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
+from fedgloss.engine.draw import Draw
 from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.measured import Measured
 from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
@@ -81,51 +82,8 @@ def federation(
     )
 
 
-@dataclass
-class Measured:
-    """What instrumenting a federation counts and measures."""
-
-    bytes_down: int = 0
-    """Bytes sent by the server to all participants, over all rounds so far."""
-    bytes_up: int = 0
-    """Bytes sent by all participants to the server, over all rounds so far."""
-    gradients_per_step: float = 0.0
-    """Mini-batch gradients per local step in the last round, all exchanges together."""
-    latest: dict[str, Tensor] = field(default_factory=dict)
-    """Measurements of the last round: `pseudo_gradient_norm`, and `delta_epsilon` where asked."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What is drawn for a round before it begins."""
-
-    ids: list[list[int]]
-    """The participants of each federation."""
-    rows: Tensor
-    """The same as rows of the clients' state, int64 [S * K]."""
-    cohort: Cohort
-    probe: Cohort | None
-    """The mini-batches of the extra exchange, where there is one."""
-    h: Named
-    """Hyperparameters and facts of the round."""
-
-    def tensors(self) -> list[Tensor]:
-        """What differs between two rounds, in a fixed order."""
-        cohorts = [cohort for cohort in (self.cohort, self.probe) if cohort]
-        facts = [value for value in self.h.values() if isinstance(value, Tensor)]
-        return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
-
-    def placed(self, tensors: Iterator[Tensor], **facts: Any) -> "Draw":
-        """The same with other tensors, in the order of `tensors`, and some other facts."""
-        return replace(
-            self,
-            rows=next(tensors),
-            cohort=self.cohort.placed(tensors),
-            probe=self.probe and self.probe.placed(tensors),
-            h=Named(
-                **{k: next(tensors) if isinstance(v, Tensor) else v for k, v in self.h.items()}
-            ).replace(**facts),
-        )
+Playing = Generator[Exchange, tuple[Tensor, Named], None]
+"""A round that is being played: it yields exchanges and takes what training made of them."""
 
 
 class Simulation:
@@ -183,13 +141,13 @@ class Simulation:
         probes = self.algorithm.probe or self.measures_perturbation
         cohort = self.source.cohort(ids, "batches", t, room, drawn)
         probe = self.source.cohort(ids, "probe", t, room, drawn) if probes else None
-        rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
+        numbers = [s * self.m + k for s, some in enumerate(ids) for k in some]
         places = {state.values.device for state in self.clients.values()} or {self.w.device}
-        rows = torch.tensor(rows, device="cpu" if room else places.pop())
+        rows = torch.tensor(numbers, device="cpu" if room else places.pop())
         device = torch.device("cpu") if room else self.w.device
         return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort, device, room is not None))
 
-    def play(self, draw: Draw) -> Generator[Exchange, tuple[Tensor, Named], None]:
+    def play(self, draw: Draw) -> Playing:
         """The device's part of a round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
 
         A generator: it yields each exchange of models with the clients, and takes what their local
@@ -199,22 +157,28 @@ class Simulation:
         c = Named(**{name: s.gather(draw.rows, len(ids)) for name, s in self.clients.items()})
         for state in self.clients.values() if self.place == "file" else ():
             state.prefetch([f.draw_participants(self.t + 1) for f in self.federations])
-        evaluations = 0.0
+        evaluations, s, sent = 0.0, self.s, []
 
         if draw.probe:
-            c_probe, up, down, evaluated = yield from self._exchange(draw.probe, c, h, start=self.w)
+            c_probe, up, down, evaluated = yield from self._exchange(
+                draw.probe, s, c, h, start=self.w
+            )
             exact = mean(down.w - self.locals[1], h.p)
             if self.measures_perturbation:
                 self._measure_perturbation(exact, h)
             if probe := self.algorithm.probe:  # else the exchange is a measurement alone
-                self._count(down, up)
+                sent.append((down, up))
                 evaluations = evaluated
                 c = c_probe if probe.clients_keep else c
-                self.s = self.s.replace(**{probe.into: exact})
+                s = s.replace(**{probe.into: exact})
 
-        c, up, down, evaluated = yield from self._exchange(cohort, c, h)
-        self._count(down, up)
-        self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
+        c, up, down, evaluated = yield from self._exchange(cohort, s, c, h)
+        sent.append((down, up))
+        w, s = self.algorithm.aggregate(self.w, down, up, s, h)
+        # Nothing of a caller's own is called from here on: a round is done whole or not at all.
+        self.w, self.s = w, s
+        for messages in sent:
+            self._count(*messages)
         for name, state in self.clients.items():
             state.scatter(draw.rows, c[name])
 
@@ -259,33 +223,33 @@ class Simulation:
         replayed: bool,
     ) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
-        like = {"dtype": self.w.dtype, "device": device}
+        dtype = self.w.dtype
         hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
         sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
         totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
         K = len(ids[0])
-        steps = torch.tensor([float(len(s)) for s in cohort.sizes], **like)
+        steps = torch.tensor([float(len(s)) for s in cohort.sizes], dtype=dtype, device=device)
 
         def number(values: Sequence[float]) -> Tensor:
             """A replayed round needs the same shape each time, also when schedules differ."""
             alike = len(values) == 1 if replayed else len(set(values)) == 1
-            return _numbers(values, alike, **like)
+            return _numbers(values, alike, dtype, device)
 
         return Named(
             **{n: number([values[n] for values in hyper]) for n in hyper[0]},
             lr=number([f.lr for f in self.federations]),
             wd=number([f.weight_decay for f in self.federations]),
-            t=torch.tensor(float(t), **like),
+            t=torch.tensor(float(t), dtype=dtype, device=device),
             m=self.m,
             n=K,
-            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(**like)[..., None],
-            share=(sizes * (self.m / totals)).to(**like)[..., None],
+            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(device, dtype)[..., None],
+            share=(sizes * (self.m / totals)).to(device, dtype)[..., None],
             steps=steps.view(-1, K, 1),
             full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
         )
 
     def _exchange(
-        self, cohort: Cohort, c: Named, h: Named, start: Tensor | None = None
+        self, cohort: Cohort, s: Named, c: Named, h: Named, start: Tensor | None = None
     ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
@@ -293,7 +257,7 @@ class Simulation:
         Returns the clients' new state, the messages up and down, and the mini-batch gradients
         computed for each local step.
         """
-        down = self.algorithm.broadcast(self.w, self.s, h)
+        down = self.algorithm.broadcast(self.w, s, h)
         if start is not None:
             down = down.replace(w=start)
         exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
@@ -342,7 +306,7 @@ def play_together(simulations: Sequence[Simulation], draws: Sequence[Draw]) -> N
         ]
 
 
-def _answer(round: Generator, result: tuple[Tensor, Named]) -> Exchange | None:
+def _answer(round: Playing, result: tuple[Tensor, Named]) -> Exchange | None:
     """Hand a round what it waits for; its next exchange, or None when it is over."""
     try:
         return round.send(result)

@@ -150,7 +150,7 @@ def _directions(
     known: list[list[Tensor]] = [[] for _ in descents]
     results: list[tuple[Tensor, Named] | None] = [None] * len(descents)
     while None in results:
-        asked = {}
+        asked: dict[int, Tensor] = {}
         for i, descent in enumerate(descents):
             if results[i] is None:
                 try:
@@ -164,7 +164,7 @@ def _directions(
             for (i, point), answer in zip(asked.items(), answers, strict=True):
                 known[i].append(answer.view(point.shape))
                 descents[i].evaluations += 1
-    return results
+    return [result for result in results if result is not None]
 
 
 class _Asked(BaseException):
@@ -199,11 +199,12 @@ def _merge(batches: Sequence[Batch]) -> Batch:
         ]
         return torch.cat(filled)
 
-    if isinstance(batches[0].counts, Tensor):
-        counts: Counts = torch.cat([batch.counts for batch in batches])
+    on_device = [batch.counts for batch in batches if isinstance(batch.counts, Tensor)]
+    if on_device:
+        counts: Counts = torch.cat(on_device)
     else:
         counts = [count for batch in batches for count in batch.counts]
-    seeds = None if batches[0].seeds is None else [seed for b in batches for seed in b.seeds]
+    seeds = [seed for batch in batches for seed in batch.seeds or ()] or None
     return Batch(
         rows([b.inputs for b in batches]), rows([b.targets for b in batches]), counts, seeds
     )

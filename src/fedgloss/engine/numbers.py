@@ -23,11 +23,10 @@ def resolve_participation(
     if schedule is not None:
         if clients_per_round is not None:
             raise InputError("clients_per_round: not used together with schedule")
-        schedule = [_ids(t, ids, m) for t, ids in enumerate(_iterable("schedule", schedule))]
-        if rounds is not None and _integer("rounds", rounds, 0) > len(schedule):
-            raise InputError(f"rounds: {rounds}, but the schedule has {len(schedule)}")
-        count = len(schedule) if rounds is None else rounds
-        return _integer("rounds", count, 0), schedule
+        drawn = [_ids(t, ids, m) for t, ids in enumerate(_iterable("schedule", schedule))]
+        if rounds is not None and _integer("rounds", rounds, 0) > len(drawn):
+            raise InputError(f"rounds: {rounds}, but the schedule has {len(drawn)}")
+        return len(drawn) if rounds is None else int(rounds), drawn
     if rounds is None:
         raise InputError("rounds: must be given, unless schedule is")
     if clients_per_round is None:

@@ -38,7 +38,7 @@ class Kept:
         return self.tensor._version != self.version or not equal(self.tensor, self.copy)
 
 
-def mapped(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(result: Any, change: Callable[[Any], Any]) -> Any:
     """A result, or an argument, with all its tensors changed."""
     if isinstance(result, tuple):
         return tuple(mapped(part, change) for part in result)
@@ -106,8 +106,8 @@ def reason_of(error: BaseException, function: Callable) -> str:
     except FAILURES:
         text = "(its message cannot be read)"
     if isinstance(error, AttributeError) and isinstance(error.obj, Named):
-        text = f"there is no {error.name!r}{did_you_mean(error.name, [*error.obj])}"
+        text = f"there is no {error.name!r}{did_you_mean(str(error.name), [*error.obj])}"
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    where = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+    where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
     return f"{type(error).__name__}{': ' * bool(text)}{text}{where}"

@@ -1,7 +1,9 @@
 """The round loop: one or more federations from round 0, or their checkpoints, to their results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +12,9 @@ from fedgloss.engine.backends.graph import Graph, Replay
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.cohort import Gradients
 from fedgloss.engine.evaluate import evaluate
-from fedgloss.engine.federation import Federation, Measured, Simulation, advance
+from fedgloss.engine.federation import Federation, Simulation, advance
 from fedgloss.engine.losses import hopeless_value
+from fedgloss.engine.measured import Measured
 from fedgloss.engine.task import Course, Task
 
 Row = dict[str, float] | None
@@ -69,7 +72,7 @@ class Run:
             row = {"round": t}
             if self.test is not None:
                 row |= evaluate(plan.task, w, *self.test)
-            row |= _measurements(w, simulation.measured[s], course.record)
+            row |= simulation.measured[s].row(w, course.record)
             self.metrics.append(row)
             if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
                 self.diverged_in = t
@@ -95,7 +98,7 @@ class Run:
         if self.checkpoints is None or self.end_is_saved:
             return
         measured = self.measured if self.finished else simulation.measured[s]
-        extra = {
+        extra: dict[str, Any] = {
             "finished": self.finished,
             "diverged_in": self.diverged_in,
             "metrics": self.metrics,
@@ -160,7 +163,8 @@ def run_rounds(
                 replays[key] = Replay(simulations, plan.new_graph)
             replays[key].advance()
         else:
-            advance(simulations)
+            with _kept_if_it_fails(stacks, plan):  # a caller's method, model or loss may
+                advance(simulations)
         rows = dict[int, Row]()
         for stack in now:
             for s, run in enumerate(stack.runs):
@@ -168,14 +172,9 @@ def run_rounds(
                     rows[id(run)] = run.after_round(plan, stack.simulation, s)
                     if run.diverged_in is not None or t + 1 == plan.course.rounds:
                         run.finish(stack.simulation, s, plan.course.rounds)
-        try:
+        with _kept_if_it_fails(stacks, plan):
             on_round(t + 1, [rows.get(id(run)) for run in runs])
             stop = t + 1 < plan.course.rounds and should_stop()
-        except BaseException:  # of a caller's own function, or Ctrl-C in it: the round is done
-            for stack in stacks:
-                if any(run.checkpoints and run.checkpoints.for_calls for run in stack.runs):
-                    stack.save(plan, True)
-            raise
         for stack in stacks if stop else now:
             stack.save(plan, stop)
         if stop:
@@ -205,6 +204,22 @@ class _Stack:
                 run.save(self.simulation, s)
 
 
+@contextmanager
+def _kept_if_it_fails(stacks: Sequence[_Stack], plan: Plan) -> Iterator[None]:
+    """Whatever the block raises, Ctrl-C too, a library's run keeps the rounds that are done.
+
+    A job's is not saved here: it goes on from its last checkpoint.
+    """
+    try:
+        yield
+    except BaseException:
+        for stack in stacks:
+            for_calls = [run.checkpoints and run.checkpoints.for_calls for run in stack.runs]
+            if any(for_calls) and stack.simulation.t:
+                stack.save(plan, True)
+        raise
+
+
 def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
     """Each run from its newest checkpoint, those that can be stacked together."""
     stacks: dict[tuple[int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
@@ -226,15 +241,3 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
             simulation.load_state([tensors for _, tensors in members if tensors], t)
         result.append(_Stack([run for run, _ in members], simulation))
     return result
-
-
-def _measurements(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    if "norms" in record:
-        row["w_norm"] = float(torch.linalg.vector_norm(w))
-        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
-    if "delta_epsilon" in record:
-        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
-    if "communication" in record:
-        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
-    return row

@@ -18,10 +18,10 @@ from fedgloss.engine.arguments import (
     resolve_sizes,
 )
 from fedgloss.engine.assembly import Result, assemble, summary
-from fedgloss.engine.checkpoint import resume_folder
 from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, copied, flatten
+from fedgloss.engine.folders import resume_folder
 from fedgloss.engine.identity import kept
 from fedgloss.engine.numbers import resolve_course, resolve_participation
 from fedgloss.engine.rounds import Row, Run, run_rounds

@@ -57,7 +57,7 @@ def try_out(
 
 def _mini_batches(data: ClientData, batching: Batching) -> list[Tensor]:
     """The samples of a smallest and of a largest mini-batch."""
-    by_size = {}
+    by_size: dict[int, Tensor] = {}
     for index in data.indices:
         for size in set(batching.sizes(len(index))):
             by_size.setdefault(size, index[:size])
@@ -244,5 +244,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     a, b = a.double(), b.double()
-    scale = a.abs().nan_to_num().max() if a.numel() else 0
+    scale = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=SAME * scale, equal_nan=True)

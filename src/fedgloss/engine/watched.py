@@ -140,7 +140,7 @@ class Watched:
             def mine(value: Tensor, here: tuple[slice, ...] = here) -> Tensor:
                 return value[here] if value.ndim else value
 
-            facts = {
+            facts: dict[str, Any] = {
                 name: mine(value) if name in PER_CLIENT else value.expand(S, 1, 1)[s, 0, 0]
                 for name, value in h.items()
                 if isinstance(value, Tensor)
@@ -168,7 +168,7 @@ class Watched:
             def own(value: Tensor, here: tuple[slice, ...] = here) -> Tensor:
                 return value[here]
 
-            facts = {name: own(h[name]) for name in PER_CLIENT}
+            facts: dict[str, Any] = {name: own(h[name]) for name in PER_CLIENT}
             facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), (), here)
             given = (own(W), down, mapped(c, own), h.replace(**facts))
             part = grad and _part(grad, self.shape, here, here)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.cohort import Room
-from fedgloss.engine.federation import Draw, Simulation, play_together
+from fedgloss.engine.draw import Draw
+from fedgloss.engine.federation import Simulation, play_together
 from fedgloss.errors import InputError
 
 WARM_UP = 2
@@ -135,7 +136,7 @@ class Replay:
         if self.graph is None:
             self._warm_up()
         else:
-            self._replay()
+            self._replay(self.graph)
         for simulation, draw in zip(self.simulations, draws, strict=True):
             simulation.locals = (draw.ids, simulation.locals[1])
             simulation.t += 1
@@ -179,13 +180,13 @@ class Replay:
             self.costs.append(costs)
         self.graph = graph
 
-    def _replay(self) -> None:
+    def _replay(self, graph: Graph) -> None:
         for simulation, state in zip(self.simulations, self.states, strict=True):
             for kept, now in zip(state, _state(simulation), strict=True):
                 if kept is not now:  # the simulation went on elsewhere, or was restored
                     kept.copy_(now)
             _restore(simulation, state)
-        self.graph.replay()
+        graph.replay()
         for simulation, costs in zip(self.simulations, self.costs, strict=True):
             for measured, (down, up) in zip(simulation.measured, costs, strict=True):
                 measured.bytes_down += down
