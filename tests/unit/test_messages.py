@@ -150,6 +150,17 @@ def test_a_failure_is_told_by_the_line_of_its_log_that_says_why(log, cause):
     ]
 
 
+def test_what_a_cluster_says_comes_first():
+    messages = Messages(study("fedavg"), {1: train(CELL.format("fedavg", 0))})
+    said = (
+        "SLURM-job '12' failed, SLURM status is: 'TIMEOUT'. For further error details see the log"
+    )
+    write_text("job.log", "round 7 of 9\n")
+    for logs, more in ((["job.log"], "; round 7 of 9"), ([], "")):
+        (line,) = messages.failed(1, logs, said)
+        assert line.endswith(f"seed 0: SLURM-job '12' failed, SLURM status is: 'TIMEOUT'{more}")
+
+
 def test_a_manifest_that_cannot_be_read_breaks_no_run():
     write_text(f"results/runs/s/{CELL.format('fedavg', 0)}/manifest.json", "[]")
     (line,) = Messages(study("fedavg"), {1: train(CELL.format("fedavg", 0))}).finished(1)

@@ -278,7 +278,9 @@ def test_deleted_metrics_train_one_cell_again_to_the_same_bytes(finished, built)
     (finished / RUN / "fedavg" / "seed-1" / "metrics.csv").unlink()
     assert trained(planned(finished, SMOKE)) == ["fedavg/1"]
     log = build(finished, f"{RUN}/fedavg/seed-1/metrics.csv", SMOKE)
-    assert re.findall(r"\(Rule: (\w+)\)", log) == ["train"]
+    assert re.findall(r"^train +(\w+) .* seed (\d) .* 1 of 1$", log, flags=re.M) == [
+        ("fedavg", "1")
+    ]
     kinds = ("metrics.csv", "*.safetensors")
     for kind in kinds:
         assert files(finished / RUN, kind) == files(built / RUN, kind)

@@ -37,7 +37,7 @@ class Narrator:
             for line in self.messages.finished(record.job_id):
                 logger.info(line)
         elif self.messages and event == LogEvent.JOB_ERROR:
-            for line in self.messages.failed(record.jobid, record.log):
+            for line in self.messages.failed(record.jobid, record.log, record.rule_msg):
                 logger.error(line)
             record.log = [file for file in record.log if os.path.isfile(file)]
         # That a command has failed, at the length of the command, is known from JOB_ERROR.

@@ -78,12 +78,15 @@ class Messages:
             said += [f"{self.trained} of {self.to_train}", *self._left()]
             yield "  ".join(said)
 
-    def failed(self, number: int, logs: Sequence[str]) -> Iterator[str]:
-        """The cause of a job's failure in one line, which is the last in its log that says any."""
+    def failed(self, number: int, logs: Sequence[str], said: str | None = None) -> Iterator[str]:
+        """Why a job failed, in one line: what a cluster `said` of it, and what its log says."""
         if number in self.jobs:
             self.running.discard(number)
             about = " ".join(self._label(number).split())
-            yield f"failed: {self.jobs[number].rule} {about}: {_cause(logs)}"
+            # A cluster's words end in where to look, which is shown next.
+            words = [(said or "").partition(". For further ")[0], _cause(logs)]
+            cause = printable("; ".join(filter(None, words))) or "its log says nothing"
+            yield f"failed: {self.jobs[number].rule} {about}: {cause}"
 
     def _left(self) -> Iterator[str]:
         """The time left, by what the jobs that have ended took; running ones count half."""
@@ -142,7 +145,7 @@ def _outcome(run: Path) -> Iterator[str]:
 
 
 def _cause(logs: Sequence[str]) -> str:
-    """The line of a log that says why: the command's own, or else the last."""
+    """The line of a log that says why: the command's own, or else the last; "" if there is none."""
     for log in logs:
         try:
             lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -151,5 +154,5 @@ def _cause(logs: Sequence[str]) -> str:
         lines = [line.strip() for line in lines if line.strip()]
         own = [line for line in lines if line.startswith("fedgloss: error: ")]
         if lines:
-            return printable((own or lines)[-1].removeprefix("fedgloss: error: "))
-    return "its log says nothing"
+            return (own or lines)[-1].removeprefix("fedgloss: error: ")
+    return ""
