@@ -15,6 +15,7 @@ from typing import NoReturn
 from fedgloss import __version__
 from fedgloss.errors import InputError
 from fedgloss.jobs import commands
+from fedgloss.study.layout import HERE
 
 DESCRIPTION = """\
 FedGloSS, rebuilt: federated learning with global sharpness-aware minimisation.
@@ -242,7 +243,7 @@ def _add_machine(sub: argparse.ArgumentParser) -> None:
 def _add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="study file (YAML)")
     sub.add_argument(
-        "--results", type=Path, default=Path("results"), help="results folder (default results)"
+        "--results", type=Path, default=HERE.results, help="results folder (default results)"
     )
 
 

@@ -16,7 +16,7 @@ from fedgloss import __version__, cli
 from fedgloss.cli import main
 from fedgloss.files import sha256
 from fedgloss.study.claims import check_claim, claim
-from fedgloss.study.outdated import FILES
+from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.status import States
 from fedgloss.study.study import load_study
 from fedgloss.tensors import save_tensors
@@ -277,7 +277,7 @@ class Looked:
     def run(self, number, status="completed", change=lambda manifest: None):
         """What a cell's run leaves, its manifest as it would be but for a change; its folder."""
         cell = self.study.cells[number]
-        files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in FILES]
+        files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in RUN_FILES]
         manifest = {"status": status, "settings": self.study.settings(cell)}
         manifest["code"] = self.study.code(cell.algorithm, cell.model)
         manifest["inputs"] = {"data": "da7a", "partition": "c0de", "weights": "5eed"}
@@ -387,7 +387,7 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
     (tmp_path / "own.yaml").write_text(json.dumps(config))
     train = """if True:
         import sys, json
-        from fedgloss.study.outdated import FILES
+        from fedgloss.study.layout import RUN_FILES
         from fedgloss.files import sha256
         from fedgloss.study.study import load_study
         from pathlib import Path
@@ -395,10 +395,10 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
         for cell in study.cells:
             run = Path("results/runs/own", str(cell))
             run.mkdir(parents=True)
-            [(run / name).touch() for name in FILES]
+            [(run / name).touch() for name in RUN_FILES]
             manifest = {"status": "completed", "settings": study.settings(cell), "inputs": {}}
             manifest["code"] = study.code(cell.algorithm, cell.model)
-            manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+            manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
             (run / "manifest.json").write_text(json.dumps(manifest))
         """
     look = """if True:
@@ -429,7 +429,7 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
     assert "outdated: digits/alpha-0/smallcnn/mine/seed-0: its code differs" in text
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", RUN_FILES)
 def test_a_run_that_lost_a_file_is_not_done(name, looked):
     (looked.run(0) / name).unlink()
     text = looked()
@@ -595,7 +595,7 @@ def test_looking_at_a_study_does_not_wait_for_torch(arguments):
 import sys
 from fedgloss.cli import main
 from fedgloss.files import sha256
-from fedgloss.study.outdated import FILES
+from fedgloss.study.layout import RUN_FILES
 try:
     main({arguments!r})
 except SystemExit:

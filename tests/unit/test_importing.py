@@ -10,8 +10,8 @@ from fedgloss import fingerprint
 from fedgloss.cli import main
 from fedgloss.files import read_json
 from fedgloss.fingerprint import of_training
-from fedgloss.jobs import importing
 from fedgloss.jobs.importing import import_runs
+from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import load_study
 from refusal import refused
 
@@ -152,7 +152,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-@pytest.mark.parametrize("name", importing.FILES)
+@pytest.mark.parametrize("name", RUN_FILES)
 def test_a_file_that_is_not_the_manifests_is_refused(what, name, place):
     harm, reason = FILES[what]
     harm(place / "theirs" / RUN / name)

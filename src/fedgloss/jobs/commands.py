@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
+from fedgloss.study.layout import Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -156,7 +157,7 @@ def table(options: argparse.Namespace) -> None:
     _check_choice("table", options.name, study.tables)
     write(
         build(study, options.name, options.results),
-        options.results / "tables" / study.name,
+        Layout(options.results).table(study.name, options.name)["md"].parent,
     )
 
 
@@ -169,7 +170,7 @@ def figure(options: argparse.Namespace) -> None:
         study,
         options.name,
         options.results,
-        options.results / "figures" / study.name / options.name,
+        Layout(options.results).figure(study.name, options.name)["png"].with_suffix(""),
     )
 
 
@@ -177,7 +178,7 @@ def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
 
     study = _study(options)
-    write_report(study, options.results, options.results / "report" / f"{study.name}.html")
+    write_report(study, options.results, Layout(options.results).report(study.name))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -227,7 +228,7 @@ def import_runs(options: argparse.Namespace) -> None:
     for cell, fate in import_runs(study, options.folder, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
-            print(options.results / "runs" / study.name / str(cell) / "metrics.csv", flush=True)
+            print(Layout(options.results).metrics(study.name, cell), flush=True)
         elif fate not in counts:
             print(f"refused: {cell}: {InputError(fate)}", file=sys.stderr)
     print(
@@ -245,7 +246,7 @@ def _study(options: argparse.Namespace) -> "Study":
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
-    check_claim(study, options.results)
+    check_claim(study, Layout(options.results))
     return study
 
 
