@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from cells import tree
+from cells import job_file, tree
 from fedgloss import fingerprint
 from fedgloss.cli import main
 from fedgloss.files import read_json
@@ -39,13 +39,14 @@ def built(tmp_path_factory):
         assert main([str(argument) for argument in arguments]) == 0
 
     run("prepare", "digits", "--out", theirs / "data/digits")
-    inputs = ["--data", theirs / "data/digits", "--partition", theirs / PARTITION]
+    inputs = {"data": theirs / "data/digits", "partition": theirs / PARTITION}
     scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
-    run("partition", *inputs[:2], "--out", inputs[3], *scheme)
+    run("partition", "--data", inputs["data"], "--out", inputs["partition"], *scheme)
     shutil.copytree(theirs, folder / "ours")
     for cell in study.cells:
-        settings, out = json.dumps(study.settings(cell)), theirs / "runs/shared" / str(cell)
-        run("train", "--settings", settings, *inputs, "--out", out, "--device", "cpu")
+        told = {"settings": study.settings(cell), "run": theirs / "runs/shared" / str(cell)}
+        code = study.code(cell.algorithm, cell.model)
+        run("train", job_file(folder / "job.json", **told, **inputs, code=code), "--device", "cpu")
     return folder
 
 

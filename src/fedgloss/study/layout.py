@@ -63,16 +63,23 @@ class Layout:
         """The loss surface around a cell's model."""
         return self._analysis(study, cell) / "landscape.csv"
 
+    def cell_of(self, study: str, file: Path) -> str | None:
+        """The path of the cell that a file of a run, or of an analysis, belongs to; else None."""
+        for folder in (self.runs(study), self._analysis(study, "")):
+            if file.is_relative_to(folder) and len(file.relative_to(folder).parts) > 1:
+                return str(file.relative_to(folder).parent)
+        return None
+
     def _analysis(self, study: str, cell: object) -> Path:
         return self.results / "analysis" / study / str(cell)
 
-    def job(self, kind: str, study: str, cell: object, content: str) -> Path:
-        """The job file of a cell; kind: train, hessian or landscape; content: its short hash."""
-        return self.results / "jobs" / kind / study / str(cell) / f"{content}.json"
+    def jobs(self, kind: str, study: str, cell: object) -> Path:
+        """The folder of a cell's job files; kind: train, hessian or landscape."""
+        return self.results / "jobs" / kind / study / str(cell)
 
-    def told(self, study: str, content: str) -> Path:
-        """The file that tells jobs of a study as the command line changed it."""
-        return self.results / "jobs" / "study" / study / f"{content}.json"
+    def told(self, study: str) -> Path:
+        """The folder of the files that tell jobs of a study as the command line changed it."""
+        return self.results / "jobs" / "study" / study
 
     def table(self, study: str, name: str) -> dict[str, Path]:
         """The files of a table by their kind: csv, md, tex."""

@@ -59,6 +59,16 @@ class Expectations:
             found["partition"] = self._hash(files["partition"])
         return found
 
+    def is_there(self, cell: "Cell") -> bool:
+        """Whether a cell's run is the one asked for, and none of its files is missing."""
+        run = self.layout.run(self.study.name, cell)
+        try:
+            manifest = read_manifest(run / MANIFEST, {})
+        except InputError:
+            return False
+        whole = all((run / name).is_file() for name in RUN_FILES)
+        return manifest is not None and whole and self.fault(cell, manifest) is None
+
     def fault(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
         """Why a run with this manifest is outdated, in words; None if it is not."""
         inputs, expected = manifest.get("inputs"), self.inputs(cell)
