@@ -46,6 +46,7 @@ rule all:
     default_target: True
     input:
         LAYOUT.report(STUDY.name),  # which asks for all the rest
+        lost_files,
 
 
 for table in STUDY.tables:

@@ -312,6 +312,13 @@ def test_deleted_metrics_train_one_cell_again_to_the_same_bytes(finished, built)
         assert files(finished / RUN, kind) == files(built / RUN, kind)
 
 
+def test_a_deleted_table_or_run_is_missed(finished):
+    (finished / "results/tables/smoke/accuracy.tex").unlink()
+    assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
+    shutil.rmtree(finished / RUN / "fedgloss")
+    assert trained(planned(finished, SMOKE)) == ["fedgloss"]
+
+
 def test_the_same_study_in_another_folder_gives_the_same_bytes(built, fresh, tmp_path):
     """From nothing, with --directory, in one process after another where it was two."""
     (tmp_path / "elsewhere").mkdir()

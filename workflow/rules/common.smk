@@ -22,7 +22,7 @@ from fedgloss.files import sha256, write_text
 from fedgloss.study import estimate, inputs, invocation
 from fedgloss.study.claims import check_claim, claim
 from fedgloss.study.jobfile import file_for, job_of, to_json
-from fedgloss.study.layout import CELL, HERE as LAYOUT, SEED
+from fedgloss.study.layout import CELL, HERE as LAYOUT, MANIFEST, RUN_FILES, SEED
 from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
 from fedgloss.study.study import check_study, check_writable, read_yaml
@@ -215,6 +215,18 @@ def table_files(name):
 def figure_files(name):
     """What drawing a figure makes."""
     return [*LAYOUT.figure(STUDY.name, name).values()]
+
+
+def lost_files(wildcards):
+    """What was deleted since the report was made, which Snakemake by itself would not miss."""
+    if not LAYOUT.report(STUDY.name).is_file():
+        return []
+    files = [file for name in STUDY.tables for file in table_files(name)]
+    files += [file for name in STUDY.figures for file in figure_files(name)]
+    for cell in STUDY.cells:
+        run = LAYOUT.run(STUDY.name, cell)
+        files += [run / name for name in (MANIFEST, *RUN_FILES)]
+    return [file for file in files if not file.is_file()]
 
 
 def dataset_of(wildcards):
