@@ -73,18 +73,24 @@ class Dataset:
 def _writer(source: str) -> Callable[..., dict[str, Any]]:
     """The function that writes one source's tensors; imported only when asked for."""
     if source == "digits":
-        from fedgloss.data.sources.digits import write
-    elif source in ("cifar10", "cifar100"):
-        from fedgloss.data.sources.cifar import write
-    elif source == "folder":
-        from fedgloss.data.sources.folder import write
-    elif source == "landmarks":
-        from fedgloss.data.sources.landmarks import write
-    else:
-        raise InputError(
-            f"source: {source!r} is unknown (allowed: digits, cifar10, cifar100, folder, landmarks)"
-        )
-    return write
+        from fedgloss.data.sources import digits
+
+        return digits.write
+    if source in ("cifar10", "cifar100"):
+        from fedgloss.data.sources import cifar
+
+        return cifar.write
+    if source == "folder":
+        from fedgloss.data.sources import folder
+
+        return folder.write
+    if source == "landmarks":
+        from fedgloss.data.sources import landmarks
+
+        return landmarks.write
+    raise InputError(
+        f"source: {source!r} is unknown (allowed: digits, cifar10, cifar100, folder, landmarks)"
+    )
 
 
 def prepare(

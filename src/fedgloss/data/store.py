@@ -89,7 +89,7 @@ def _fingerprint(header: bytes, small: dict[str, torch.Tensor], files: Sequence[
     digest = hashlib.sha256(header)
     digest.update(f"decoding {DECODING}".encode())
     for key in sorted(small):
-        digest.update(small[key].contiguous().view(torch.uint8).numpy())
+        digest.update(small[key].contiguous().view(torch.uint8).numpy().data)
     digest.update("\n".join(map(str, files)).encode())
     return digest.hexdigest()
 
@@ -104,7 +104,7 @@ def _done(record: Path, fingerprint: str) -> int:
 
 
 def _write(file: IO[bytes], place: int, data: bytes | np.ndarray) -> None:
-    rest = memoryview(data).cast("B")
+    rest = memoryview(data if isinstance(data, bytes) else data.data).cast("B")
     while rest:
         written = os.pwrite(file.fileno(), rest, place)
         place, rest = place + written, rest[written:]
@@ -130,9 +130,14 @@ def _decoded(
         return np.ascontiguousarray(image)
 
     for start in range(0, len(files), CHUNK):
-        images = list(pool.map(attempt, files[start : start + CHUNK]))
-        failed = next((i for i, image in enumerate(images) if isinstance(image, InputError)), None)
-        yield images[:failed], None if failed is None else images[failed]
+        images: list[np.ndarray] = []
+        failure = None
+        for image in pool.map(attempt, files[start : start + CHUNK]):
+            if isinstance(image, InputError):
+                failure = image
+                break
+            images.append(image)
+        yield images, failure
 
 
 def _show(done: int, total: int, rate: float) -> None:

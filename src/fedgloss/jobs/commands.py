@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
@@ -53,7 +54,7 @@ def train(options: argparse.Namespace) -> int:
     from fedgloss.study.settings import check_settings
     from fedgloss.study.study import check_writable
 
-    scalars = options.tensorboard and Scalars(options.tensorboard)
+    scalars = Scalars(options.tensorboard) if options.tensorboard else None
     jobs = [read_job(file, TrainingJob) for file in options.job]
     for file, job in zip(options.job, jobs, strict=True):
         try:
@@ -69,6 +70,11 @@ def train(options: argparse.Namespace) -> int:
                 )
         for folder in filter(None, (job.run, job.checkpoints)):
             check_writable(folder)  # before hours of training, not after
+
+    def show(cell: CellFiles, row: Mapping[str, float]) -> None:
+        if scalars:
+            scalars(CELL.format(**cell.settings), row)
+
     cells = [
         CellFiles(job.settings, job.partition, job.run, job.code, job.checkpoints) for job in jobs
     ]
@@ -83,7 +89,7 @@ def train(options: argparse.Namespace) -> int:
             threads=options.threads,
             backend=options.backend,
             watch=Progress,
-            on_row=lambda cell, row: scalars and scalars(CELL.format(**cell.settings), row),
+            on_row=show,
         )
     except Interrupted:
         kept = all(job.checkpoints for job in jobs)

@@ -176,12 +176,12 @@ def read_job(file: Path, kind: type[OfKind]) -> OfKind:
     The settings are only looked at as far as they are keys and values: training checks them.
     """
     content = read_json(file)
-    names = [field.name for field in fields(kind)]
+    names: list[str] = [field.name for field in fields(kind)]
     check_record(file, content, {name: ENTRIES[name] for name in names})
     for key in content:
         if key not in names:
             raise InputError(f"{file}: {key}: unknown key{did_you_mean(key, names)}")
-    for name in PATHS & {*names}:
+    for name in PATHS.intersection(names):
         content[name] = content[name] and Path(content[name])
     if "models" in content:
         content["models"] = tuple(content["models"])
