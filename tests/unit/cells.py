@@ -57,6 +57,20 @@ def _resolved(method: str, training: str) -> str:
     return json.dumps(study.settings(study.cells[0]))
 
 
+JOBS = {
+    "train": {"weights": None, "checkpoints": None, "code": "code"},
+    "hessian": {"choice": "paper", "count": 1, "models": ["average"]},
+    "landscape": {"points": 2, "extent": 1.0, "seed": 0},
+}
+
+
+def job_file(file: Path, kind: str = "train", **entries: object) -> str:
+    """Write a job file, as `fedgloss train` and its like take it; returns its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(JOBS[kind] | entries, default=str))
+    return str(file)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of a run's results."""
     return {name: (folder / name).read_bytes() for name in OUTPUTS}

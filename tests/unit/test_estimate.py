@@ -13,7 +13,7 @@ from fedgloss.files import sha256, write_json, write_text
 from fedgloss.study import costs, estimate
 from fedgloss.study.configuration import validate
 from fedgloss.study.estimate import Need, remaining
-from fedgloss.study.outdated import FILES
+from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,11 +107,11 @@ def test_every_condition_of_the_paper_has_a_row_of_its_own():
 def finish(study, cell, results, status="completed"):
     """What a cell's run leaves."""
     run = results / "runs" / study.name / str(cell)
-    for name in FILES:
+    for name in RUN_FILES:
         write_text(run / name, "")
     manifest = {"status": status, "settings": study.settings(cell)}
     manifest["code"] = study.code(cell.algorithm, cell.model)
-    manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+    manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
     write_json(run / "manifest.json", manifest)
 
 

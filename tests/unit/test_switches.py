@@ -1,15 +1,12 @@
 """The library leaves the process as it found it, whatever the program around it has set before."""
 
-import json
-
 import pytest
 import torch
 
 import fedgloss
 import switches
-from cells import cell_settings, prepare_inputs, train_cell
+from cells import cell_settings, job_file, prepare_inputs, train_cell
 from fedgloss.cli import main
-from fedgloss.jobs.sharpness import landscape
 from refusal import refused
 
 pytestmark = pytest.mark.usefixtures("switches_put_back")
@@ -74,10 +71,6 @@ def linear():
         return torch.nn.Linear(3, 2)
 
 
-def where(inputs):
-    return [text for name, path in inputs.items() for text in (f"--{name}", str(path))]
-
-
 def test_the_library_trains(unchanged):
     for backend in ("autograd", "auto"):
         fedgloss.train(linear(), CLIENTS, "fedavg", rounds=2, backend=backend)
@@ -88,20 +81,14 @@ def test_a_cell_is_trained(unchanged, inputs, tmp_path):
 
 
 def test_the_command_trains_and_measures(unchanged, inputs, tmp_path):
-    common = [*where(inputs), "--device", "cpu"]
-    run = str(tmp_path / "run")
-    assert main(["train", "--settings", json.dumps(SETTINGS), "--out", run, *common]) == 0
-    measured = ["--run", run, "--out", str(tmp_path / "h.json"), "--count", "1"]
-    assert main(["hessian", *measured, *common]) == 0
-    landscape(
-        tmp_path / "run",
-        inputs["data"],
-        inputs["partition"],
-        tmp_path / "l.csv",
-        extent=1.0,
-        points=2,
-        seed=0,
-    )
+    told = {**inputs, "run": tmp_path / "run"}
+    jobs = {
+        "train": {"settings": SETTINGS, **told},
+        "hessian": {**told, "out": tmp_path / "h.json"},
+        "landscape": {**told, "out": tmp_path / "l.csv"},
+    }
+    for kind, entries in jobs.items():
+        assert main([kind, job_file(tmp_path / kind, kind, **entries), "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[
             runs[status].append(_evenly(metrics["round"], metrics[metric], every))
     rounds = [set(t) for t, _ in runs["completed"]]
     if rounds and not set.intersection(*rounds):
-        file = found.path("runs", cells[0], "metrics.csv")
+        file = found.run(cells[0]) / "metrics.csv"
         raise InputError(f"{file}: no evaluated round that the other seeds have, too")
     diverged = sum(found.status(cell) == "diverged" for cell in cells)
     ends = {i: values[-1] for i, (_, values) in enumerate(runs["completed"])}

@@ -14,6 +14,7 @@ from fedgloss.report import definitions, formats, names
 from fedgloss.report.model import LOWER_IS_BETTER, Table
 from fedgloss.report.results import Results, left_out
 from fedgloss.report.tables import build
+from fedgloss.study.layout import CELL, HERE, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -72,7 +73,7 @@ def _code(found: re.Match[str]) -> str:
 
 def _table(study: "Study", name: str, folder: Path) -> Table:
     table = build(study, name, folder)
-    file = folder / "tables" / study.name / f"{name}.md"
+    file = Layout(folder).table(study.name, name)["md"]
     if file.exists() and file.read_bytes() != formats.to_markdown(table).encode():
         raise InputError(f"{file}: older than the runs it is about; make the table again first")
     return table
@@ -81,7 +82,7 @@ def _table(study: "Study", name: str, folder: Path) -> Table:
 def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
     from fedgloss.report.figures import caption
 
-    file = folder / "figures" / study.name / f"{name}.png"
+    file = Layout(folder).figure(study.name, name)["png"]
     shown = {"name": name, "caption": caption(study, name, folder), "source": None}
     if file.exists():
         png = file.read_bytes()
@@ -274,17 +275,19 @@ def _rerun(study: "Study") -> list[tuple[str, str]]:
     cell = study.cells[-1]
     method = names.algorithm(cell.algorithm)
     commands = [
-        ("One cell", definitions.snakemake(study, f"runs/{study.name}/{cell}/metrics.csv")),
+        ("One cell", definitions.snakemake(study, HERE.metrics(study.name, cell))),
         (f"All of {method}", definitions.snakemake(study, *_targets(study, cell.algorithm))),
     ]
-    for kind, section, suffix in (("table", study.tables, "md"), ("figure", study.figures, "png")):
-        if section:
-            target = f"{kind}s/{study.name}/{next(iter(section))}.{suffix}"
-            commands.append((f"One {kind}", definitions.snakemake(study, target)))
+    for name in [*study.tables][:1]:
+        target = HERE.table(study.name, name)["md"]
+        commands.append(("One table", definitions.snakemake(study, target)))
+    for name in [*study.figures][:1]:
+        target = HERE.figure(study.name, name)["png"]
+        commands.append(("One figure", definitions.snakemake(study, target)))
     return commands
 
 
-def _targets(study: "Study", label: str) -> list[str]:
+def _targets(study: "Study", label: str) -> list[Path]:
     """The metrics of all cells of an algorithm, written with the shell's braces."""
     seeds_of: dict[tuple[str, str, str], list[int]] = {}
     for cell in study.select(algorithm=label):
@@ -293,8 +296,16 @@ def _targets(study: "Study", label: str) -> list[str]:
     for (dataset, model, alpha), seeds in seeds_of.items():
         alphas_of.setdefault((dataset, model, tuple(seeds)), []).append(alpha)
     return [
-        f"runs/{study.name}/{dataset}/alpha-{_braces(alphas)}/{model}/{label}/"
-        f"seed-{_braces(seeds)}/metrics.csv"
+        HERE.metrics(
+            study.name,
+            CELL.format(
+                dataset=dataset,
+                alpha=_braces(alphas),
+                model=model,
+                algorithm=label,
+                seed=_braces(seeds),
+            ),
+        )
         for (dataset, model, seeds), alphas in alphas_of.items()
     ]
 

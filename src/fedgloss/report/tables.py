@@ -18,6 +18,7 @@ from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Row,
 from fedgloss.report.published import published
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.report.verdict import RULE, verdict
+from fedgloss.study.layout import HERE
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -205,7 +206,7 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
         yield f"Paper: as printed in {names.listed(where)}. {RULE}"
         yield from _footnotes(table)
     yield from results.left_out(found, cells)
-    yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
+    yield f"One cell again: `{snakemake(study, HERE.metrics(study.name, cells[0]))}`"
 
 
 def _cells_of_table(study: "Study", table: Table) -> list["Cell"]:

@@ -17,6 +17,7 @@ from fedgloss.algorithms import build_algorithm
 from fedgloss.files import read_json
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
+from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import is_hessian_of
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
@@ -159,21 +160,20 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             sharp.update(cell.condition for cell in study.cells_of(entry))
         elif entry["kind"] == "landscape":
             surfaces.update(study.cells_of(entry))
-    analysed = results / "analysis" / study.name
+    layout = Layout(results)
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():
-        there = condition not in again and _is_measured(study, analysed / str(cell))
+        there = condition not in again and _is_measured(study, layout.hessian(study.name, cell))
         if condition in sharp and not there:
             yield job(study, "hessian", cell, parts.get(cell, ""))
     for cell in cells:
-        there = (analysed / str(cell) / "landscape.csv").is_file() and cell not in left
+        there = layout.landscape(study.name, cell).is_file() and cell not in left
         if cell in surfaces and not there:
             yield job(study, "landscape", cell, parts.get(cell, ""))
 
 
-def _is_measured(study: Study, folder: Path) -> bool:
+def _is_measured(study: Study, file: Path) -> bool:
     """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
-    file = folder / "hessian.json"
     if not file.is_file():
         return False
     found, asked = read_json(file), study.config.get("hessian", {})

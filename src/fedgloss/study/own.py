@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fedgloss.errors import InputError
 from fedgloss.records import Kind, read_record
+from fedgloss.study.layout import HERE, Layout
+from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.study import Study
 
 Shape = tuple[int, int, int]
@@ -36,21 +38,21 @@ MANIFEST = {
 }
 
 
-def check_own(study: Study, results: Path | str = "results") -> None:
+def check_own(study: Study, results: Path = HERE.results) -> None:
     """InputError, in one line with file and key, for a model or a folder that cannot be used.
 
     A model is built once for each data set in the grid, if the images' shape is known already; a
     folder is looked at unless its images have been prepared.
     """
     for i, block in enumerate(study.config["grid"]):
-        _check_root(study, block["dataset"], Path(results))
+        _check_root(study, block["dataset"], results)
         label = block["model"]
         name = study.model(label)["model"]
         if ":" in name:
             given = "model" in study.config.get("models", {}).get(label, {})
             where = f"models.{label}.model" if given else f"grid[{i}].model"
             try:
-                _check_model(name, [*_images(study, block["dataset"], Path(results))])
+                _check_model(name, [*_images(study, block["dataset"], results)])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
 
@@ -92,17 +94,17 @@ def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
 def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, int]]:
     """The shape of a data set's images and the number of its classes, where they are known."""
     source = study.datasets[dataset]["source"]
-    folder = results / "data" / study.data_folder(dataset)
+    manifest_file = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
     if source in KNOWN:
         yield KNOWN[source]
-    elif (folder / "manifest.json").is_file():
-        manifest = read_record(folder / "manifest.json", MANIFEST)
+    elif manifest_file.is_file():
+        manifest = read_record(manifest_file, MANIFEST)
         yield tuple(manifest["tensors"]["train_images"][2:]), len(manifest["classes"])
 
 
 def _check_root(study: Study, dataset: str, results: Path) -> None:
     definition = study.datasets[dataset]
-    prepared = results / "data" / study.data_folder(dataset) / "manifest.json"
+    prepared = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
     if definition["source"] != "folder" or prepared.is_file():
         return
     where, root = f"{study.file}: datasets.{dataset}.root", Path(definition["root"])

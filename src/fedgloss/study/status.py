@@ -11,6 +11,7 @@ from typing import Any
 from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
+from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, harm, read_manifest
 from fedgloss.study.study import Cell, Study
 
@@ -34,7 +35,7 @@ class States:
     """What has become of each cell of a study."""
 
     def __init__(self, study: Study, results: Path) -> None:
-        self.study, self.results = study, results
+        self.study, self.layout = study, Layout(results)
         self.expected = Expectations(study, results)
 
     def of(self, cell: Cell) -> str:
@@ -71,10 +72,10 @@ class States:
         return None
 
     def _run(self, cell: Cell) -> Path:
-        return self.results / "runs" / self.study.name / str(cell)
+        return self.layout.run(self.study.name, cell)
 
     def _checkpoints(self, cell: Cell) -> Path:
-        return self.results / "checkpoints" / self.study.name / str(cell)
+        return self.layout.checkpoints(self.study.name, cell)
 
     def _manifest(self, cell: Cell) -> dict[str, Any] | None:
         return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
@@ -102,7 +103,7 @@ class States:
         Checkpoints of other settings, data or code do not count: training passes them over.
         """
         folder = self._checkpoints(cell)
-        owner = folder.with_name(f"{folder.name}.owner")  # its first words: 4711 on node17
+        owner = self.layout.owner(self.study.name, cell)  # its first words: 4711 on node17
         written = [file for file in (owner, *folder.glob("*")) if file.is_file()]
         try:
             said = re.match(r"(\d+) on (\S+)", owner.read_text(encoding="utf-8"))
