@@ -58,10 +58,9 @@ class States:
 
     def said(self, cell: Cell) -> str | None:
         """The last line of progress in a cell's log: the round, the accuracy, the time left."""
-        logs = self.results / "logs" / "train" / self.study.name / cell.condition
-        for name in (f"seed-{cell.seed}.log", "seed-all.log"):
+        for job in (str(cell), f"{cell.condition}/seed-all"):
             try:
-                with open(logs / name, "rb") as file:
+                with open(self.layout.log("train", f"{self.study.name}/{job}"), "rb") as file:
                     file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
                     lines = file.read().decode("utf-8", "replace").splitlines()
             except OSError:
