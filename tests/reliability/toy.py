@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def make_project(folder: Path) -> Path:
 def settings(cell: str) -> dict[str, Any]:
     """The resolved settings of a cell of the small study."""
     checked = study.check_study(copy.deepcopy(STUDY), "study.yaml")
-    return json.loads(json.dumps(checked.settings(checked.cell(cell))))
+    return checked.settings(checked.cell(cell)).to_json()
 
 
 def _done(folder: Path, *arguments: str) -> None:

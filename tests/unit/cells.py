@@ -54,7 +54,7 @@ def _resolved(method: str, training: str) -> str:
         ],
     }
     study = load_study(json.dumps(study))
-    return json.dumps(study.settings(study.cells[0]))
+    return json.dumps(study.settings(study.cells[0]).to_json())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

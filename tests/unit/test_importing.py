@@ -44,7 +44,10 @@ def built(tmp_path_factory):
     run("partition", *inputs[:2], "--out", inputs[3], *scheme)
     shutil.copytree(theirs, folder / "ours")
     for cell in study.cells:
-        settings, out = json.dumps(study.settings(cell)), theirs / "runs/shared" / str(cell)
+        settings, out = (
+            json.dumps(study.settings(cell).to_json()),
+            theirs / "runs/shared" / str(cell),
+        )
         run("train", "--settings", settings, *inputs, "--out", out, "--device", "cpu")
     return folder
 

@@ -21,9 +21,9 @@ from fedgloss import fingerprint
 from fedgloss.study.claims import check_claim, claim
 from fedgloss.data.partition import splits
 from fedgloss.errors import InputError
-from fedgloss.files import sha256
+from fedgloss.files import check_writable, sha256
 from fedgloss.study.own import check_own
-from fedgloss.study.study import check_study, check_writable, read_yaml
+from fedgloss.study.study import check_study, read_yaml
 
 if not workflow.configfiles:
 
@@ -264,7 +264,7 @@ def analysis_code(kind):
 
 def resolved_settings(wildcards):
     """Cells' resolved settings as JSON: a change in the configuration is a change here."""
-    return [json.dumps(STUDY.settings(cell)) for cell in trained_by(wildcards)]
+    return [json.dumps(STUDY.settings(cell).to_json()) for cell in trained_by(wildcards)]
 
 
 @functools.cache

@@ -47,11 +47,11 @@ def partition(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     from fedgloss.engine.checkpoint import Interrupted
+    from fedgloss.files import check_writable
     from fedgloss.fingerprint import of_training
     from fedgloss.jobs.train import CellFiles, train_cells
     from fedgloss.progress import Progress, Scalars
-    from fedgloss.study.settings import check_settings
-    from fedgloss.study.study import check_writable
+    from fedgloss.study.settings import Settings
 
     scalars = options.tensorboard and Scalars(options.tensorboard)
     cells = []
@@ -62,7 +62,7 @@ def train(options: argparse.Namespace) -> int:
             raise InputError(f"--{name}: {len(given)} for {number} --settings")
     for i, text in enumerate(options.settings):
         settings = _read_settings(text)
-        check_settings(settings)
+        Settings.from_json(settings)
         code = (
             options.code[i]
             if options.code
@@ -204,7 +204,7 @@ def settings(options: argparse.Namespace) -> None:
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
-    print(json.dumps(study.settings(study.cell(options.cell)), indent=1))
+    print(json.dumps(study.settings(study.cell(options.cell)).to_json(), indent=1))
 
 
 def status(options: argparse.Namespace) -> None:

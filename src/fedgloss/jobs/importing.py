@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import atomic, read_json, sha256
+from fedgloss.files import atomic, check_writable, read_json, sha256
 from fedgloss.study.outdated import FILES, Expectations, difference
-from fedgloss.study.study import Cell, Study, check_writable
+from fedgloss.study.study import Cell, Study
 
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:

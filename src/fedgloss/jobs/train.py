@@ -37,7 +37,7 @@ from fedgloss.engine.start import device_name, initial_model, prepared
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.jobs.results import write_results
-from fedgloss.study.settings import check_settings
+from fedgloss.study.settings import Settings
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
 
@@ -85,7 +85,7 @@ def train_cells(
     Raises InputError if the settings, the data or a partition are not usable.
     """
     for cell in cells:
-        check_settings(cell.settings)
+        Settings.from_json(cell.settings)
     _check_same_shape(cells)
     with prepared(device, threads, cells[0].settings["precision"]) as use_device:
         dataset = _on(load(data, verify=True), use_device)

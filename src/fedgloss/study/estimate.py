@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedgloss.algorithms import build_algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
+from fedgloss.study import schema
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
@@ -55,15 +56,15 @@ class Need:
 def table() -> Mapping[str, Any]:
     """The table, checked; InputError for the first mistake in it."""
     content = read_yaml(RESOURCES_FILE)
-    validate(content, "resources", "constants/resources.yaml")
+    validate(content, schema.Resources, "constants/resources.yaml")
     return content
 
 
 def training(study: Study, cell: Cell, rounds_done: int = 0) -> Need:
     """What training a cell needs, or the rest of it after a checkpoint."""
     settings = study.settings(cell)
-    given = settings["training"]
-    algorithm = build_algorithm(settings["method"], settings["variants"])
+    given = settings.training
+    _, algorithm = study.algorithm(cell)
     row = _row("training", study, settings)["sam" if algorithm.gradients > 1 else "sgd"]
     participants = given["clients"] if algorithm.pooled else given["clients_per_round"]
     # A probe, and the measurement of delta_epsilon, train every cohort a second time.
@@ -74,14 +75,12 @@ def training(study: Study, cell: Cell, rounds_done: int = 0) -> Need:
 
 def hessian(study: Study, cell: Cell) -> Need:
     """What the eigenvalues of a cell and its sisters of all other seeds need: one job."""
-    models = study.config.get("hessian", {}).get("models", ["average", "final"])
-    return _analysis(study, cell, "hessian", len(models) * len(study.config["seeds"]))
+    return _analysis(study, cell, "hessian", len(study.hessian.models) * len(study.asked.seeds))
 
 
 def landscape(study: Study, cell: Cell) -> Need:
     """What the loss surface of a cell needs."""
-    points = study.config.get("landscape", {}).get("points", 21)
-    return _analysis(study, cell, "landscape", points**2)
+    return _analysis(study, cell, "landscape", study.landscape.points**2)
 
 
 def _analysis(study: Study, cell: Cell, kind: str, times: int) -> Need:
@@ -89,10 +88,10 @@ def _analysis(study: Study, cell: Cell, kind: str, times: int) -> Need:
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 
-def _row(section: str, study: Study, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def _row(section: str, study: Study, settings: Settings) -> Mapping[str, Any]:
     rows = table()[section]
-    source = study.datasets[settings["dataset"]]["source"]
-    return rows.get(f"{source}/{settings['model']}", rows["default"])
+    source = study.datasets[settings.dataset]["source"]
+    return rows.get(f"{source}/{settings.model}", rows["default"])
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
         if cell in left:
-            rounds = min(states.rounds(cell), study.settings(cell)["training"]["rounds"])
+            rounds = min(states.rounds(cell), study.settings(cell).training["rounds"])
             yield Job("train", cell.condition, training(study, cell, rounds))
     sharp, surfaces = set(), set()
     for entry in entries.values():
@@ -177,16 +176,16 @@ def _is_measured(study: Study, folder: Path) -> bool:
     file = folder / "hessian.json"
     if not file.is_file():
         return False
-    found, asked = read_json(file), study.config.get("hessian", {})
+    found, asked = read_json(file), study.hessian
     if not isinstance(found, dict) or not is_hessian_of(found, asked):
         return False
     if found.get("status") == "diverged":
         return True
     values = found.get("eigenvalues")
-    others = {f"lambda1_{name}_model" for name in asked.get("models", ["average", "final"])[1:]}
+    others = {f"lambda1_{name}_model" for name in asked.models[1:]}
     return (
         isinstance(values, list)
-        and len(values) == asked.get("count", 5)
+        and len(values) == asked.count
         and others == {key for key in found if key.startswith("lambda1_")}
     )
 
