@@ -75,10 +75,7 @@ for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
         name:
             f"only_{algorithm}"
         input:
-            [
-                LAYOUT.metrics(STUDY.name, cell)
-                for cell in wanted(STUDY.select(algorithm=algorithm))
-            ],
+            [LAYOUT.metrics(STUDY.name, cell) for cell in wanted(STUDY.select(algorithm=algorithm))],
 
 
 refuse_unknown_targets(

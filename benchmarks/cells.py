@@ -21,6 +21,7 @@ from fedgloss.models import build_model
 from fedgloss.rng import Stream
 from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.sharpness.objective import Objective
+from fedgloss.study.settings import Settings
 from fedgloss.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -51,10 +52,14 @@ def cells(bench: "Bench") -> dict:
         if not group:
             continue
         files = [
-            CellFiles(cell["settings"], options.data / cell["partition"], work / cell["name"],
-                      of_training(cell["settings"]["method"], cell["settings"]["model"]))
+            CellFiles(
+                Settings.from_json(cell["settings"]),
+                options.data / cell["partition"],
+                work / cell["name"],
+                of_training(cell["settings"]["method"], cell["settings"]["model"]),
+            )
             for cell in group
-        ]  # fmt: skip
+        ]
         names = {id(file): cell["name"] for file, cell in zip(files, group, strict=True)}
 
         def on_row(file, row, names=names):

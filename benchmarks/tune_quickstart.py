@@ -70,7 +70,7 @@ def points() -> list[dict[str, float]]:
 
 def settings_of(study: Study, label: str, point: dict[str, float]) -> dict[str, float]:
     """What a row takes of a point: `lr` and the hyperparameters that its method has."""
-    known = {"lr", *study.settings(study.select(algorithm=label)[0])["hyperparameters"]}
+    known = {"lr", *study.settings(study.select(algorithm=label)[0]).hyperparameters}
     known |= {"beta"} if "alpha" in known else set()  # FedDyn's alpha is 1 / beta
     return {name: value for name, value in point.items() if name in known}
 
@@ -119,7 +119,7 @@ def accuracy(trial: Trial) -> tuple[str, float]:
     """How a trial's run ends, and its mean accuracy in % over the last rounds; 0 if it diverges."""
     study, data, held_out, clients = prepared()
     cell = Cell("digits", trial.alpha, "smallcnn", trial.label, study.config["seeds"][0])
-    settings = study.settings(cell)
+    settings = study.settings(cell).to_json()
     training, own = settings["training"], settings_of(study, trial.label, points()[trial.number])
     lr = own.pop("lr")
     fixed = {k: v for k, v in settings["hyperparameters"].items() if k in ("rho0", "eta_s")}

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def training(cell: str, run: str) -> dict[str, Any]:
 def settings(cell: str) -> dict[str, Any]:
     """The resolved settings of a cell of the small study."""
     checked = _checked()
-    return json.loads(json.dumps(checked.settings(checked.cell(cell))))
+    return checked.settings(checked.cell(cell)).to_json()
 
 
 def _checked() -> study.Study:

@@ -39,7 +39,7 @@ def test_one_line_of_configuration_adds_it_to_a_study():
     config["grid"][0]["algorithms"].append("fedavgm")
     study = check_study(config, "study.yaml")
     (cell, _) = study.select(algorithm="fedavgm")
-    assert study.settings(cell)["hyperparameters"] == {"momentum": 0.9}
+    assert study.settings(cell).hyperparameters == {"momentum": 0.9}
 
 
 def test_the_page_shows_the_file_as_it_is():

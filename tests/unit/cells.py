@@ -8,6 +8,7 @@ from fedgloss.data.dataset import load, prepare
 from fedgloss.data.partition.partition import make_partition
 from fedgloss.engine.assembly import Result
 from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.settings import Settings
 from fedgloss.study.study import load_study
 
 QUICK = {
@@ -32,7 +33,7 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
 
 def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Result:
     """Train one cell alone."""
-    cell = CellFiles(settings, partition, out, code, checkpoints)
+    cell = CellFiles(Settings.from_json(settings), partition, out, code, checkpoints)
     return train_cells([cell], data, **options)[0]
 
 
@@ -54,7 +55,7 @@ def _resolved(method: str, training: str) -> str:
         ],
     }
     study = load_study(json.dumps(study))
-    return json.dumps(study.settings(study.cells[0]))
+    return json.dumps(study.settings(study.cells[0]).to_json())
 
 
 JOBS = {

@@ -28,7 +28,7 @@ from fedgloss.data.dataset import load
 from fedgloss.engine.start import initial_model
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
-from fedgloss.study.settings import check_settings
+from fedgloss.study.settings import Settings
 from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 from refusal import refused
 
@@ -305,23 +305,23 @@ def test_every_key_must_be_there_and_no_other():
     assert [*given] == KEYS
     for key in given:
         with refused(f"settings.{key}", "missing"):
-            check_settings({k: v for k, v in given.items() if k != key})
+            Settings.from_json({k: v for k, v in given.items() if k != key})
     for key in given["training"]:
         left = {k: v for k, v in given["training"].items() if k != key}
         with refused(f"settings.training.{key}", "missing"):
-            check_settings(given | {"training": left})
+            Settings.from_json(given | {"training": left})
     with refused("settings.sede", "did you mean 'seed'"):
-        check_settings(given | {"sede": 1})
+        Settings.from_json(given | {"sede": 1})
     with refused("settings.training.round", "did you mean 'rounds'"):
-        check_settings(given | {"training": given["training"] | {"round": 1}})
+        Settings.from_json(given | {"training": given["training"] | {"round": 1}})
 
 
 @pytest.mark.parametrize("whole", [None, [], "text", 5])
 def test_settings_that_are_no_mapping_are_refused(whole):
     with refused("settings"):
-        check_settings(whole)
+        Settings.from_json(whole)
     with refused("settings.training"):
-        check_settings(cell_settings() | {"training": whole})
+        Settings.from_json(cell_settings() | {"training": whole})
 
 
 WRONG = st.one_of(
@@ -423,7 +423,7 @@ refused = [
     if not any(owner.lower().replace("_", "-") in allowed for owner in owners)
     and module not in ("fedgloss", "_distutils_hack", "setuptools", "pkg_resources")
 ]
-assert {{"yaml", "pandas", "matplotlib", "sklearn", "scipy", "jsonschema"}} <= {{*refused}}
+assert {{"yaml", "pandas", "matplotlib", "sklearn", "scipy", "pydantic"}} <= {{*refused}}
 
 class Installed:
     @staticmethod

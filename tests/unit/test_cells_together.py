@@ -19,6 +19,7 @@ from fedgloss.data.partition.partition import make_partition
 from fedgloss.engine.checkpoint import Interrupted
 from fedgloss.errors import InputError
 from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.settings import Settings
 
 SIX = ("fedavg", "fedgloss", "fedsmoo", "fedgamma", "naivefedgloss", "centralized-sam-previous")
 
@@ -50,7 +51,9 @@ def grid(other="0"):
 def cell_files(settings, inputs, folder, checkpoints=None):
     name = f"{settings['method']}-{settings['seed']}"
     store = checkpoints and checkpoints / name
-    return CellFiles(settings, inputs[settings["alpha"]], folder / name, "code", store)
+    return CellFiles(
+        Settings.from_json(settings), inputs[settings["alpha"]], folder / name, "code", store
+    )
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,10 @@ def test_a_cell_that_diverged_before_a_stop_leaves_the_same_files(inputs, tmp_pa
 )
 def test_cells_of_other_shapes_are_refused(inputs, tmp_path, change, words):
     settings = [cell_settings("fedavg"), cell_settings("fedsam", **change)]
-    cells = [CellFiles(s, inputs["0"], tmp_path / s["method"], "code") for s in settings]
+    cells = [
+        CellFiles(Settings.from_json(s), inputs["0"], tmp_path / s["method"], "code")
+        for s in settings
+    ]
     with pytest.raises(InputError, match=words):
         train_cells(cells, inputs["data"], device="cpu")
     assert not list(tmp_path.iterdir())

@@ -296,7 +296,7 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     run("partition", "--data", "results/data/digits", "--out", partition, *scheme)
     for number, cell in enumerate(cells):
         told = run("job", SMOKE, cell)
-        assert json.loads(told)["settings"] == study.settings(study.cell(cell))
+        assert json.loads(told)["settings"] == study.settings(study.cell(cell)).to_json()
         Path("job.json").write_text(told)
         run("train", "job.json", "--device", "cpu")
         assert read_json(f"results/runs/smoke/{cell}/manifest.json")["code"]
@@ -329,7 +329,7 @@ class Looked:
         """What a cell's run leaves, its manifest as it would be but for a change; its folder."""
         cell = self.study.cells[number]
         files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in RUN_FILES]
-        manifest = {"status": status, "settings": self.study.settings(cell)}
+        manifest = {"status": status, "settings": self.study.settings(cell).to_json()}
         manifest["code"] = self.study.code(cell.algorithm, cell.model)
         manifest["inputs"] = {"data": "da7a", "partition": "c0de", "weights": "5eed"}
         manifest["outputs"] = {file.name: sha256(file) for file in files}
@@ -447,7 +447,8 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
             run = Path("results/runs/own", str(cell))
             run.mkdir(parents=True)
             [(run / name).touch() for name in RUN_FILES]
-            manifest = {"status": "completed", "settings": study.settings(cell), "inputs": {}}
+            manifest = {"status": "completed", "inputs": {}}
+            manifest["settings"] = study.settings(cell).to_json()
             manifest["code"] = study.code(cell.algorithm, cell.model)
             manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
             (run / "manifest.json").write_text(json.dumps(manifest))
@@ -513,7 +514,11 @@ def test_a_checkpoint_that_training_will_pass_over_interrupts_nothing(what, look
     looked.write("data/digits/manifest.json", '{"sha256": "da7a"}')
     for number in (0, 1):
         cell = looked.study.cells[number]
-        identity = {"settings": looked.study.settings(cell), "data": "da7a", "partition": "c0de"}
+        identity = {
+            "settings": looked.study.settings(cell).to_json(),
+            "data": "da7a",
+            "partition": "c0de",
+        }
         identity["code"] = looked.study.code(cell.algorithm, cell.model)
         identity = json.loads(json.dumps({**identity, "device": "cpu"}))
         if number:

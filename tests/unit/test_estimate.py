@@ -14,6 +14,7 @@ from fedgloss.study import costs, estimate
 from fedgloss.study.configuration import validate
 from fedgloss.study.estimate import Need, remaining
 from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.schema import Resources
 from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,14 +88,14 @@ def test_each_attempt_asks_for_more_up_to_the_longest_limit():
 
 
 def test_every_row_says_how_it_is_known():
-    validate(TABLE, "resources", "resources.yaml")
+    validate(TABLE, Resources, "resources.yaml")
     for basis, word in (("measured", "where"), ("guessed", "why")):
         row = {**TABLE["analysis"]["default"], "basis": basis}
         row.pop("where", None)
         row.pop("why", None)
         table = {**TABLE, "analysis": {"default": row}}
         with pytest.raises(InputError, match=rf"analysis\.default\.{word}: missing"):
-            validate(table, "resources", "resources.yaml")
+            validate(table, Resources, "resources.yaml")
 
 
 def test_every_condition_of_the_paper_has_a_row_of_its_own():
@@ -109,7 +110,7 @@ def finish(study, cell, results, status="completed"):
     run = results / "runs" / study.name / str(cell)
     for name in RUN_FILES:
         write_text(run / name, "")
-    manifest = {"status": status, "settings": study.settings(cell)}
+    manifest = {"status": status, "settings": study.settings(cell).to_json()}
     manifest["code"] = study.code(cell.algorithm, cell.model)
     manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
     write_json(run / "manifest.json", manifest)

@@ -230,8 +230,20 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "jobs/commands.py", "jobs/importing.py", "algorithms/names.py"}
 WITHOUT_RESULTS |= {"progress.py", "fingerprint.py", "__init__.py", "__main__.py"}
-READING = ("study", "claims", "inputs", "invocation", "own", "estimate", "status")
-READING += ("costs", "messages")
+READING = (
+    "study",
+    "cells",
+    "checking",
+    "claims",
+    "resolving",
+    "inputs",
+    "invocation",
+    "own",
+    "estimate",
+    "status",
+    "costs",
+    "messages",
+)
 WITHOUT_RESULTS |= {f"study/{name}.py" for name in READING} | LIBRARY
 
 

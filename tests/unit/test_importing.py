@@ -44,7 +44,10 @@ def built(tmp_path_factory):
     run("partition", "--data", inputs["data"], "--out", inputs["partition"], *scheme)
     shutil.copytree(theirs, folder / "ours")
     for cell in study.cells:
-        told = {"settings": study.settings(cell), "run": theirs / "runs/shared" / str(cell)}
+        told = {
+            "settings": study.settings(cell).to_json(),
+            "run": theirs / "runs/shared" / str(cell),
+        }
         code = study.code(cell.algorithm, cell.model)
         run("train", job_file(folder / "job.json", **told, **inputs, code=code), "--device", "cpu")
     return folder

@@ -10,9 +10,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.study.configuration import read_yaml
 from fedgloss.study.layout import RUN_FILES
-from fedgloss.study.study import METHODS_FILE, Cell, Study
+from fedgloss.study.study import Cell, Study, constants
 
 SEEDS = (0, 42, 200299)
 C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}
@@ -32,7 +31,6 @@ FINAL = {
 LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
 TWICE = ("scaffold",)
 PARAMETERS = 1000
-METHODS = read_yaml(METHODS_FILE)
 TRAINING = {"evaluate_every": 1000, "last": 1000, "record": []}
 
 
@@ -45,6 +43,17 @@ def make_study(**config: object) -> Study:
         for seed in SEEDS
     ]
     report = {
+        "study": "toy",
+        "seeds": [*SEEDS],
+        "grid": [
+            {
+                "dataset": c["dataset"],
+                "alphas": [c["alpha"]],
+                "model": c["model"],
+                "algorithms": ROWS,
+            }
+            for c in (C10, C100)
+        ],
         "title": "A study",
         "training": TRAINING,
         "tables": {
@@ -63,7 +72,7 @@ def make_study(**config: object) -> Study:
             "landscape": {"kind": "landscape", "columns": [C10], "rows": ["fedavg", "fedgloss"]},
         },
     }
-    return Study("toy", "config/toy.yaml", {**report, **config}, METHODS, tuple(cells))
+    return Study("toy", "config/toy.yaml", {**report, **config}, constants(), tuple(cells))
 
 
 def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None = None) -> None:
@@ -73,7 +82,7 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
     analysis.mkdir(parents=True)
     diverged = final == "x"
     study = study or make_study()
-    settings = study.settings(cell)
+    settings = study.settings(cell).to_json()
     training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]

@@ -80,7 +80,7 @@ def test_manifests_and_settings_agree_with_the_study(built, monkeypatch):
     study = load_study(built / "config" / "smoke.yaml")
     for cell in study.cells:
         manifest = json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())
-        assert manifest["settings"] == study.settings(cell)
+        assert manifest["settings"] == study.settings(cell).to_json()
         assert manifest["status"] == "completed"
 
 

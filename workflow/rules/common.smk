@@ -18,14 +18,14 @@ from pathlib import Path
 from fedgloss import fingerprint
 from fedgloss.data.partition import splits
 from fedgloss.errors import InputError
-from fedgloss.files import sha256, write_text
+from fedgloss.files import check_writable, sha256, write_text
 from fedgloss.study import estimate, inputs, invocation
 from fedgloss.study.claims import check_claim, claim
 from fedgloss.study.jobfile import file_for, job_of, to_json
 from fedgloss.study.layout import CELL, HERE as LAYOUT, MANIFEST, RUN_FILES, SEED
 from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
-from fedgloss.study.study import check_study, check_writable, read_yaml
+from fedgloss.study.study import check_study, read_yaml
 
 if not workflow.configfiles:
 
@@ -328,7 +328,7 @@ def settings_but_seed(wildcards):
 
     The seed is in the output's path: a cell's parameters are the same alone and among its seeds.
     """
-    settings = dict(STUDY.settings(cells_of(wildcards)[0]))
+    settings = STUDY.settings(cells_of(wildcards)[0]).to_json()
     del settings["seed"]
     return json.dumps(settings)
 

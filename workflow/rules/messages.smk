@@ -24,7 +24,9 @@ class Narrator:
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO and not self.messages:
             jobs = {
-                workflow.dag.jobid(job): Planned(job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output)
+                workflow.dag.jobid(job): Planned(
+                    job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output
+                )
                 for job in workflow.dag.needrun_jobs()
             }
             self.messages = Messages(STUDY, jobs)

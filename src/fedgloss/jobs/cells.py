@@ -1,6 +1,6 @@
 """A cell to be trained: its files, and its settings as the engine's clients, method and numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from fedgloss.engine.federation import Federation, federation
 from fedgloss.engine.numbers import resolve_participation
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
+from fedgloss.study.settings import Settings
 
 
 @dataclass(frozen=True)
 class CellFiles:
     """A cell to train: what decides its numbers, and where its files are."""
 
-    settings: Mapping[str, Any]
+    settings: Settings
     partition: Path
     out: Path
     code: str
@@ -34,8 +35,10 @@ def check_same_shape(cells: Sequence[CellFiles]) -> None:
     """Cells trained together share their data, model and amount of work."""
 
     def shape(cell: CellFiles) -> dict[str, Any]:
-        settings, training = cell.settings, cell.settings["training"]
-        shared = {name: settings[name] for name in ("dataset", "model", "weights", "precision")}
+        settings, training = cell.settings, cell.settings.training
+        shared = {
+            name: getattr(settings, name) for name in ("dataset", "model", "weights", "precision")
+        }
         free = ("lr", "weight_decay")
         return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
 
@@ -57,16 +60,16 @@ def cell_federation(
     algorithms: dict[str, Algorithm],
 ) -> Federation:
     """A cell's clients, method and numbers; cells of one method share the `algorithms` entry."""
-    settings, training = cell.settings, cell.settings["training"]
+    settings, training = cell.settings, cell.settings.training
     if len(clients.clients) != training["clients"]:
         raise InputError(
             f"{cell.partition}: has {len(clients.clients)} clients, but training.clients is"
             f" {training['clients']}"
         )
     algorithm, hyperparameters = resolve_algorithm(
-        settings["method"], settings["variants"], settings["hyperparameters"]
+        settings.method, settings.variants, settings.hyperparameters
     )
-    same = f"{settings['method']} {sorted(settings['variants'].items())}"
+    same = f"{settings.method} {sorted(settings.variants.items())}"
     _, participants = resolve_participation(
         training["rounds"], training["clients_per_round"], None, training["clients"]
     )
@@ -78,7 +81,7 @@ def cell_federation(
         lr=training["lr"],
         weight_decay=training["weight_decay"],
         participants=participants,
-        seed=settings["seed"],
+        seed=settings.seed,
     )
 
 
@@ -94,8 +97,8 @@ def label_of(cells: Sequence[CellFiles]) -> str:
     """What progress lines call these cells."""
     s = cells[0].settings
     if len(cells) > 1:
-        return f"{s['dataset']}/{s['model']}: {len(cells)} cells together"
-    return f"{s['dataset']}/alpha-{s['alpha']}/{s['algorithm']}/seed-{s['seed']}"
+        return f"{s.dataset}/{s.model}: {len(cells)} cells together"
+    return f"{s.dataset}/alpha-{s.alpha}/{s.algorithm}/seed-{s.seed}"
 
 
 def checked_weights(file: Path | None, expected: str | None) -> str:

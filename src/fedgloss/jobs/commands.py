@@ -48,19 +48,14 @@ def partition(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     from fedgloss.engine.checkpoint import Interrupted
+    from fedgloss.files import check_writable
     from fedgloss.jobs.train import CellFiles, train_cells
     from fedgloss.progress import Progress, Scalars
     from fedgloss.study.jobfile import TrainingJob, read_job
-    from fedgloss.study.settings import check_settings
-    from fedgloss.study.study import check_writable
 
     scalars = Scalars(options.tensorboard) if options.tensorboard else None
     jobs = [read_job(file, TrainingJob) for file in options.job]
     for file, job in zip(options.job, jobs, strict=True):
-        try:
-            check_settings(job.settings)
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from None
         for name in ("data", "weights"):
             given, first = getattr(job, name), getattr(jobs[0], name)
             if given != first:
@@ -73,7 +68,7 @@ def train(options: argparse.Namespace) -> int:
 
     def show(cell: CellFiles, row: Mapping[str, float]) -> None:
         if scalars:
-            scalars(CELL.format(**cell.settings), row)
+            scalars(CELL.format(**cell.settings.to_json()), row)
 
     cells = [
         CellFiles(job.settings, job.partition, job.run, job.code, job.checkpoints) for job in jobs

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import atomic, read_json, sha256
+from fedgloss.files import atomic, check_writable, read_json, sha256
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 from fedgloss.study.outdated import Expectations, difference
-from fedgloss.study.study import Cell, Study, check_writable
+from fedgloss.study.study import Cell, Study
 
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:

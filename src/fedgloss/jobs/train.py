@@ -39,7 +39,6 @@ from fedgloss.jobs.cells import (
 )
 from fedgloss.jobs.results import write_results
 from fedgloss.jobs.signals import stop_on_signals
-from fedgloss.study.settings import check_settings
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
 
@@ -74,16 +73,14 @@ def train_cells(
     SIGTERM, SIGINT and SIGUSR1 end the runs after a checkpoint, with `Interrupted`.
     Raises InputError if the settings, the data or a partition are not usable.
     """
-    for cell in cells:
-        check_settings(cell.settings)
     check_same_shape(cells)
-    with prepared(device, threads, cells[0].settings["precision"]) as use_device:
+    with prepared(device, threads, cells[0].settings.precision) as use_device:
         dataset = _on(load(data, verify=True), use_device)
-        settings, training = cells[0].settings, cells[0].settings["training"]
+        settings, training = cells[0].settings, cells[0].settings.training
         inputs = {"data": dataset.sha256}
-        if weights is not None or settings["weights"] is not None:
-            inputs["weights"] = checked_weights(weights, settings["weights"])
-        model = initial_model(settings["model"], dataset, settings["seed"], weights)
+        if weights is not None or settings.weights is not None:
+            inputs["weights"] = checked_weights(weights, settings.weights)
+        model = initial_model(settings.model, dataset, settings.seed, weights)
         model = model.to(use_device)
         check_model(model)
         pipeline = Pipeline(dataset.mean, dataset.std, training["augmentation"])
@@ -96,18 +93,19 @@ def train_cells(
         algorithms: dict[str, Algorithm] = {}
         runs = []
         for cell, own_inputs in zip(cells, of_cells, strict=True):
-            identity = {"settings": dict(cell.settings), "code": cell.code, **own_inputs, **machine}
+            identity = {"settings": cell.settings.to_json(), "code": cell.code, **own_inputs}
+            identity |= machine
             store = None
             if cell.checkpoints is not None:
                 store = Checkpoints(
                     cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
                 )
-            w = flatten(initial_model(settings["model"], dataset, cell.settings["seed"], weights))
+            w = flatten(initial_model(settings.model, dataset, cell.settings.seed, weights))
             own = cell_federation(
                 cell, w.to(use_device), dataset, partitions[cell.partition], algorithms
             )
             runs.append(Run(own, cell_test(cell, dataset, partitions[cell.partition]), store))
-        plan = assemble(task, runs, course, backend=backend, precision=settings["precision"])
+        plan = assemble(task, runs, course, backend=backend, precision=settings.precision)
 
         images = [_images_a_round(run.federation, training["epochs"]) for run in runs]
         on_round = watch(label_of(cells), course.rounds, sum(images))
@@ -136,7 +134,7 @@ def train_cells(
                 "inputs": own_inputs,
                 "device": device_name(use_device),
                 "threads": threads,
-                "precision": settings["precision"],
+                "precision": settings.precision,
                 "versions": _versions(),
                 "cells_together": len(cells),
                 "wall_seconds": round(seconds, 3),

@@ -98,8 +98,8 @@ def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
     """What was run and how it came out, in sentences."""
     cells = found.study.cells
     states = Counter(map(found.status, cells))
-    labels = dict.fromkeys(names.algorithm(cell.algorithm) for cell in cells)
-    data = dict.fromkeys(names.dataset(cell.dataset) for cell in cells)
+    labels = dict.fromkeys(names.algorithm(found.study, cell.algorithm) for cell in cells)
+    data = dict.fromkeys(names.dataset(found.study, cell.dataset) for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
     yield (
         f"{len(labels)} methods ({names.listed([*labels])}) on {names.listed([*data])},"
@@ -151,7 +151,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
                 means, key=lambda label: means[label]
             )
             value = formats.number(ours[winner], column.metric)
-            best[column.metric][key] = (names.algorithm(winner), value)
+            best[column.metric][key] = (names.algorithm(study, winner), value)
     for metric, (what, unit) in WINNERS.items():
         found = best[metric]
         if 0 < len(found) <= 3:
@@ -177,7 +177,7 @@ def _grid(found: Results) -> dict[str, Any]:
             cells = study.select(algorithm=label, **dict(zip(CONDITION, key, strict=True)))
             states = [(str(cell), found.status(cell)) for cell in cells]
             line.append([{"mark": MARKS[s], "state": s, "path": path} for path, s in states])
-        rows.append((names.algorithm(label), line))
+        rows.append((names.algorithm(study, label), line))
     counts = Counter(map(found.status, study.cells))
     return {"heads": list(heads.values()), "rows": rows, "counts": counts, "marks": MARKS}
 
@@ -185,7 +185,7 @@ def _grid(found: Results) -> dict[str, Any]:
 def _heads(study: "Study") -> dict[tuple[str, ...], str]:
     """The head of each condition of a study, by its values; with the model if there are several."""
     keys = dict.fromkeys(_key(cell) for cell in study.cells)
-    heads = names.columns([dict(zip(CONDITION, key, strict=True)) for key in keys])
+    heads = names.columns(study, [dict(zip(CONDITION, key, strict=True)) for key in keys])
     return dict(zip(keys, heads, strict=True))
 
 
@@ -222,7 +222,7 @@ def _hyperparameters(found: Results) -> list[dict[str, str]]:
     keys = ("algorithm", "method", "hyperparameters", "variants")
     return [
         {
-            "algorithm": names.algorithm(value["algorithm"]),
+            "algorithm": names.algorithm(found.study, value["algorithm"]),
             "method": value["method"],
             "where": _where(found.study, cells, found.study.select(algorithm=value["algorithm"])),
             "hyperparameters": _pairs(value["hyperparameters"]),
@@ -238,7 +238,7 @@ def _training(found: Results) -> list[dict[str, str]]:
         {
             "where": _where(found.study, cells, found.study.cells),
             "algorithms": names.listed(
-                [*dict.fromkeys(names.algorithm(c.algorithm) for c in cells)]
+                [*dict.fromkeys(names.algorithm(found.study, c.algorithm) for c in cells)]
             ),
             "settings": _pairs(value),
         }
@@ -273,7 +273,7 @@ def _provenance(found: Results) -> dict[str, Any]:
 def _rerun(study: "Study") -> list[tuple[str, str]]:
     """(what, command) for a cell, a method, a table and a figure."""
     cell = study.cells[-1]
-    method = names.algorithm(cell.algorithm)
+    method = names.algorithm(study, cell.algorithm)
     commands = [
         ("One cell", definitions.snakemake(study, HERE.metrics(study.name, cell))),
         (f"All of {method}", definitions.snakemake(study, *_targets(study, cell.algorithm))),

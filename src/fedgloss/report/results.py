@@ -111,7 +111,7 @@ class Results:
         if not path.exists() or self.outdated(cell):
             return None
         found = read_record(path, SHARPNESS)
-        return found if is_hessian_of(found, self.study.config.get("hessian", {})) else None
+        return found if is_hessian_of(found, self.study.hessian) else None
 
     def landscape(self, cell: "Cell") -> Columns | None:
         """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""

@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedgloss.algorithms import build_algorithm
 from fedgloss.files import read_json
+from fedgloss.study import schema
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
@@ -57,15 +58,15 @@ class Need:
 def table() -> Mapping[str, Any]:
     """The table, checked; InputError for the first mistake in it."""
     content = read_yaml(RESOURCES_FILE)
-    validate(content, "resources", "constants/resources.yaml")
+    validate(content, schema.Resources, "constants/resources.yaml")
     return content
 
 
 def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = False) -> Need:
     """What training a cell needs, or the rest of it after a checkpoint."""
     settings = study.settings(cell)
-    given = settings["training"]
-    algorithm = build_algorithm(settings["method"], settings["variants"])
+    given = settings.training
+    _, algorithm = study.algorithm(cell)
     optimiser = "sam" if algorithm.gradients > 1 else "sgd"
     row, other = (row[optimiser] for row in _rows("training", study, settings))
     row = _on_cpu(row, other) if on_cpu else row
@@ -78,14 +79,13 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
 
 def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the eigenvalues of a cell and its sisters of all other seeds need: one job."""
-    models = study.config.get("hessian", {}).get("models", ["average", "final"])
-    return _analysis(study, cell, "hessian", len(models) * len(study.config["seeds"]), on_cpu)
+    times = len(study.hessian.models) * len(study.asked.seeds)
+    return _analysis(study, cell, "hessian", times, on_cpu)
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the loss surface of a cell needs."""
-    points = study.config.get("landscape", {}).get("points", 21)
-    return _analysis(study, cell, "landscape", points**2, on_cpu)
+    return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
 
 
 def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> Need:
@@ -94,11 +94,11 @@ def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> 
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 
-def _rows(section: str, study: Study, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def _rows(section: str, study: Study, settings: Settings) -> tuple[Any, Any]:
     """The row of a cell's data source and model, and the one that serves what has none."""
     rows = table()[section]
-    source = study.datasets[settings["dataset"]]["source"]
-    return rows.get(f"{source}/{settings['model']}", rows["default"]), rows["default"]
+    source = study.datasets[settings.dataset]["source"]
+    return rows.get(f"{source}/{settings.model}", rows["default"]), rows["default"]
 
 
 def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,7 +151,7 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
         if cell in left:
-            rounds = min(states.rounds(cell), study.settings(cell)["training"]["rounds"])
+            rounds = min(states.rounds(cell), study.settings(cell).training["rounds"])
             yield job(study, "train", cell, parts.get(cell, ""), rounds)
     sharp: set[str] = set()
     surfaces: set[Cell] = set()
@@ -176,15 +176,15 @@ def _is_measured(study: Study, file: Path) -> bool:
     """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
     if not file.is_file():
         return False
-    found, asked = read_json(file), study.config.get("hessian", {})
+    found, asked = read_json(file), study.hessian
     if not isinstance(found, dict) or not is_hessian_of(found, asked):
         return False
     if found.get("status") == "diverged":
         return True
     values = found.get("eigenvalues")
-    others = {f"lambda1_{name}_model" for name in asked.get("models", ["average", "final"])[1:]}
+    others = {f"lambda1_{name}_model" for name in asked.models[1:]}
     return (
         isinstance(values, list)
-        and len(values) == asked.get("count", 5)
+        and len(values) == asked.count
         and others == {key for key in found if key.startswith("lambda1_")}
     )

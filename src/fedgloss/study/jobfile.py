@@ -7,16 +7,16 @@ each other's, and nothing is written twice. Paths are relative to the working fo
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
 from fedgloss.records import COUNT, NUMBER, TEXT, Kind, check_record
 from fedgloss.records import POSITIVE as AT_LEAST_ONE
 from fedgloss.study.layout import Layout
+from fedgloss.study.settings import Settings
 
 if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is installed
     from fedgloss.study.study import Cell, Study
@@ -40,7 +40,7 @@ class TrainingJob:
       code         the fingerprint of the code that decides its numbers
     """
 
-    settings: Mapping[str, Any]
+    settings: Settings
     data: Path
     partition: Path
     weights: Path | None
@@ -142,20 +142,18 @@ def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
             code=study.code(cell.algorithm, cell.model),
         )
     if kind == "hessian":
-        asked = study.config.get("hessian", {})
         return HessianJob(
             **common,
             out=layout.hessian(name, cell),
-            choice=asked.get("data", "paper"),
-            count=asked.get("count", 5),
-            models=tuple(asked.get("models", MODELS)),
+            choice=study.hessian.data,
+            count=study.hessian.count,
+            models=tuple(study.hessian.models),
         )
-    asked = study.config.get("landscape", {})
     return LandscapeJob(
         **common,
         out=layout.landscape(name, cell),
-        points=asked.get("points", 21),
-        extent=asked.get("extent", 1.0),
+        points=study.landscape.points,
+        extent=study.landscape.extent,
         seed=0,
     )
 
@@ -173,7 +171,7 @@ def file_for(folder: Path, content: str) -> Path:
 def read_job(file: Path, kind: type[OfKind]) -> OfKind:
     """A job's file; InputError naming the file and the entry that is missing, unknown or wrong.
 
-    The settings are only looked at as far as they are keys and values: training checks them.
+    Whether a method, model or number of the settings is usable, training finds out itself.
     """
     content = read_json(file)
     names: list[str] = [field.name for field in fields(kind)]
@@ -183,6 +181,11 @@ def read_job(file: Path, kind: type[OfKind]) -> OfKind:
             raise InputError(f"{file}: {key}: unknown key{did_you_mean(key, names)}")
     for name in PATHS.intersection(names):
         content[name] = content[name] and Path(content[name])
+    if "settings" in content:
+        try:
+            content["settings"] = Settings.from_json(content["settings"])
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
     if "models" in content:
         content["models"] = tuple(content["models"])
     return kind(**content)

@@ -18,6 +18,7 @@ from fedgloss.records import read_record
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
+    from fedgloss.study.schema import Hessian
     from fedgloss.study.study import Cell, Study
 
 AGAIN = "delete its folder, or run the cell again with snakemake --force"
@@ -31,7 +32,7 @@ class Expectations:
         self.study, self.layout = study, Layout(Path(results))
         # Each once, however many cells a file serves, and however often a cell is asked for.
         self._hash, self._read = cache(sha256), cache(read_json)
-        self.settings = cache(lambda cell: as_json(study.settings(cell)))
+        self.settings = cache(lambda cell: as_json(study.settings(cell).to_json()))
         self.inputs = cache(self._inputs)
         self._code = cache(study.code)
 
@@ -106,10 +107,10 @@ def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILE
     return None
 
 
-def is_hessian_of(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+def is_hessian_of(found: Mapping[str, Any], asked: "Hessian") -> bool:
     """Whether lambda_1 is of the model, and on the data, that a study's `hessian` section names."""
-    model = asked.get("models", ["average"])[0]
-    return (found.get("data"), found.get("model", model)) == (asked.get("data", "paper"), model)
+    model = asked.models[0]
+    return (found.get("data"), found.get("model", model)) == (asked.data, model)
 
 
 def as_json(value: Any) -> Any:
