@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def build_gradients(
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     if backend == "autograd":
         return AutogradGradients(model, loss, dtype)
-    return StackedGradients(model, loss, dtype)
+    return StackedGradients(cast(nn.Sequential, model), loss, dtype)
 
 
 def summary(run: Run, plan: Plan, model: nn.Module) -> Result:

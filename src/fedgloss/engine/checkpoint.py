@@ -244,5 +244,5 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B") if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).numpy().data.cast("B") if tensor.numel() else b"")
     return digest.hexdigest()

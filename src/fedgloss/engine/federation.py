@@ -184,8 +184,8 @@ class Simulation:
 
         self.previous = mean(down.w - self.locals[1], h.p)
         norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
-        for s, measured in enumerate(self.measured):
-            measured.latest["pseudo_gradient_norm"] = norms[s]
+        for norm, measured in zip(norms, self.measured, strict=True):
+            measured.latest["pseudo_gradient_norm"] = norm
             measured.gradients_per_step = evaluations + evaluated
         # Kept on the device: reading it every round would make a GPU wait.
         broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)

@@ -62,7 +62,7 @@ def check_parameters(model: nn.Module) -> None:
     if type(model).__name__ in WRAPPERS or isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"model: is a {type(model).__name__}; give the plain module inside")
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(parameter):
             raise InputError(
                 f"model: {name!r} of a lazy layer has no values yet; pass a mini-batch through"
                 " the model first"

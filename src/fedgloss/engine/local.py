@@ -7,6 +7,7 @@ until it asks for a gradient that is not there yet, and runs again when it is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,8 @@ class _Descent:
         self.c = exchange.c.replace(**empty)
         self.evaluations = 0
 
-    def direction(self, grad: Gradient) -> tuple[Tensor, Named]:
+    def direction(self, grad: Gradient) -> tuple[Any, Named]:
+        """The method's step direction [S, K, P], a tensor or, if `lazy`, a line of them."""
         exchange = self.exchange
         if not self.lazy:
             return exchange.algorithm.direction(grad, self.W, exchange.down, self.c, exchange.h)
@@ -92,9 +94,9 @@ class _Descent:
             Named(**{name: Lazy.of(value) for name, value in record.items()})
             for record in (exchange.down, self.c)
         )
-        return exchange.algorithm.direction(
-            lambda W: Lazy.of(grad(computed(W))), Lazy.of(self.W), down, c, exchange.h
-        )
+        W: Any = Lazy.of(self.W)  # to a method it is a tensor like any other
+        lazy_grad: Any = lambda W: Lazy.of(grad(computed(W)))  # noqa: E731
+        return exchange.algorithm.direction(lazy_grad, W, down, c, exchange.h)
 
     def gradient(self, batch: Batch, gradients: Gradients) -> Gradient:
         """The cohort's gradient on these mini-batches, [S, K, P] -> [S, K, P]."""
@@ -105,12 +107,12 @@ class _Descent:
 
         return gradient
 
-    def step(self, direction: Tensor, c: Named, counts: Counts) -> None:
+    def step(self, direction: Any, c: Named, counts: Counts) -> None:
         """Clients with fewer steps than others stop where they are."""
         rates = self.exchange.rates
         if self.lazy and len(set(rates)) == 1:
             lr, weight_decay = rates[0]
-            now = Lazy.of(self.W)
+            now: Any = Lazy.of(self.W)
             W = computed(now - lr * (direction + weight_decay * now))
             c = Named(**computed(dict(c)))
         elif len(set(rates)) == 1:

@@ -86,7 +86,11 @@ def train_cells(
         pipeline = Pipeline(dataset.mean, dataset.std, training["augmentation"])
         task = Task(model, F.cross_entropy, pipeline)
         course = resolve_course(**_course(training))
-        machine = {"device": use_device.type, "backend": backend, "threads": threads}
+        machine: dict[str, Any] = {
+            "device": use_device.type,
+            "backend": backend,
+            "threads": threads,
+        }
         machine |= {"torch": torch.__version__}
         partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
         of_cells = [{**inputs, "partition": sha256(cell.partition)} for cell in cells]

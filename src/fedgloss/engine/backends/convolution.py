@@ -31,7 +31,7 @@ class Convolution:
 
     def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
         self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
-        self.kernel, self.padding = layer.kernel_size[0], layer.padding[0]
+        self.kernel, self.padding = layer.kernel_size[0], int(layer.padding[0])
         self.channels = layer.in_channels, layer.out_channels
 
     def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:

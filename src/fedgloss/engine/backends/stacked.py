@@ -296,4 +296,4 @@ class StackedGradients:
             z = z.requires_grad_()
             rows = z.clone()  # which a loss may change
             losses = [self.loss(rows[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
-            return torch.autograd.grad(sum(losses), z)[0]
+            return torch.autograd.grad(sum(losses[1:], losses[0]), z)[0]
