@@ -14,9 +14,9 @@ from typing import Any
 
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
-from fedgloss.study import schema
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.schema.resources import Resources
 from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
@@ -56,7 +56,7 @@ class Need:
 def table() -> Mapping[str, Any]:
     """The table, checked; InputError for the first mistake in it."""
     content = read_yaml(RESOURCES_FILE)
-    validate(content, schema.Resources, "constants/resources.yaml")
+    validate(content, Resources, "constants/resources.yaml")
     return content
 
 

@@ -17,7 +17,7 @@ from fedgloss.files import read_json, sha256
 from fedgloss.records import read_record
 
 if TYPE_CHECKING:
-    from fedgloss.study.schema import Hessian
+    from fedgloss.study.schema.study import Hessian
     from fedgloss.study.study import Cell, Study
 
 FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
