@@ -13,9 +13,11 @@ from fedgloss.study import study
 from fedgloss.study.configuration import read_yaml
 from reliability.hostile import accepted, as_json, at_random, bytes_at_random, key_by_key
 from reliability.hostile import methods_read_once as methods_read_once
-from reliability.toy import STUDY
+from reliability.toy import STUDY as TOY
 
 ROOT = Path(__file__).resolve().parents[2]
+ALSO = {"like": "mine", "name": "Also mine", "hyperparameters": {"rho": 0.02}}
+STUDY = TOY | {"algorithms": {**TOY["algorithms"], "also": ALSO}}
 # What a changed grid leaves without a cell is reported where it is missed.
 ELSEWHERE = [*STUDY["tables"], *STUDY["figures"], "cell", "training.", "grid[0]", "pets"]
 

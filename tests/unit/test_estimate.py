@@ -14,7 +14,7 @@ from fedgloss.study import costs, estimate
 from fedgloss.study.configuration import validate
 from fedgloss.study.estimate import Need, remaining
 from fedgloss.study.layout import RUN_FILES
-from fedgloss.study.schema import Resources
+from fedgloss.study.schema.resources import Resources
 from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -145,7 +145,7 @@ BAD = {
     "study's name two lines": ("study: tiny", 'study: "tiny\\n"', ["study", "letters"]),
     "study's name a number": ("study: tiny", "study: 5", ["study", "5", "text"]),
     "algorithm's name a path": ("  gentle: {", "  a/b: {", ["algorithms", "a/b", "letters"]),
-    "a key that is a number": ("seeds:", "5: x\nseeds:", ["5", "unknown key"]),
+    "a key that is a number": ("seeds:", "5: x\nseeds:", [": 5: unknown key"]),
     "a key that is nothing": ("seeds:", "null: x\nseeds:", ["None", "unknown key"]),
     "a key of two lines": ("seeds:", '"a\\nb": x\nseeds:', ["a b", "unknown key"]),
     "key twice": ("seeds:", "study: again\nseeds:", ["'study'", "twice", "line 2"]),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from fedgloss.study import schema
 from fedgloss.study.configuration import validate
+from fedgloss.study.schema.__main__ import SCHEMAS, json_schemas
+from fedgloss.study.schema.constants import Entry, Methods
+from fedgloss.study.schema.kinds import Count
 from fedgloss.study.settings import Settings, check_alpha, is_name
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
@@ -19,14 +21,14 @@ from studies import QUICKSTART, ROOT, STUDIES
 
 def test_the_schemas_for_editors_are_those_of_the_types():
     """After a change of the types: python -m fedgloss.study.schema."""
-    there = {file.name: file.read_text(encoding="utf-8") for file in schema.SCHEMAS.iterdir()}
-    assert there == schema.json_schemas()
+    there = {file.name: file.read_text(encoding="utf-8") for file in SCHEMAS.iterdir()}
+    assert there == json_schemas()
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda path: path.stem)
 def test_editors_are_told_of_every_key_that_studies_use(file):
     """What the types take, the schemas take: properties, and what may stand in them."""
-    found = json.loads(schema.json_schemas()["study.schema.json"])
+    found = json.loads(json_schemas()["study.schema.json"])
     assert set(load_study(file).config) <= set(found["properties"])
     assert found["required"] == ["study", "seeds", "grid"]
     assert found["additionalProperties"] is False
@@ -60,19 +62,19 @@ ENTRY = {"value": 1, "source": "paper"}
 
 
 def test_constants_are_explained_or_refused():
-    known = validate(ENTRY | {"by_alpha": {"0.5": 2}}, schema.Entry[schema.Count], "m.yaml")
+    known = validate(ENTRY | {"by_alpha": {"0.5": 2}}, Entry[Count], "m.yaml")
     assert (known.at("0.5"), known.at("5")) == (2, 1)
     with refused("m.yaml: why: missing, must be given"):
-        validate(ENTRY | {"source": "unknown"}, schema.Entry[schema.Count], "m.yaml")
+        validate(ENTRY | {"source": "unknown"}, Entry[Count], "m.yaml")
     with refused("m.yaml: by_alpha: ", '"0.5"', "one text"):
-        validate(ENTRY | {"by_alpha": {"0.50": 2}}, schema.Entry[schema.Count], "m.yaml")
+        validate(ENTRY | {"by_alpha": {"0.50": 2}}, Entry[Count], "m.yaml")
     with refused("a.training.rounds, settings.a.training.clients", "missing, must be given"):
         content = {
             "sources": {},
             "datasets": {},
             "settings": {"a": {"training": {}, "algorithms": {}}},
         }
-        validate(content, schema.Methods, "m.yaml")
+        validate(content, Methods, "m.yaml")
 
 
 # Settings

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fedgloss.errors import InputError
-from fedgloss.study import schema
+from fedgloss.study.schema.study import Study
 
 CELLS = 100_000
 """More cells no study has; a typing mistake in a range could."""
@@ -30,7 +30,7 @@ class Cell:
         return f"{self.condition}/seed-{self.seed}"
 
 
-def cells_of_grid(asked: schema.Study, file: str) -> tuple[Cell, ...]:
+def cells_of_grid(asked: Study, file: str) -> tuple[Cell, ...]:
     """Every cell once, in the order of the grid: blocks may overlap.
 
     Raises InputError for a grid of more than CELLS.
@@ -42,7 +42,7 @@ def cells_of_grid(asked: schema.Study, file: str) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys(_cells(asked)))
 
 
-def _cells(asked: schema.Study) -> Iterator[Cell]:
+def _cells(asked: Study) -> Iterator[Cell]:
     for block in asked.grid:
         for alpha in block.alphas:
             for label in block.algorithms:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fedgloss import algorithms, fingerprint
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import sha256
-from fedgloss.study import inputs, resolving, schema
+from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
+from fedgloss.study.schema import study as schema
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def check_names(study: "Study") -> None:
                 f"{did_you_mean(definition.like, known)}"
             )
         method = study.definition(label).method
+        if method == label and method not in algorithms.METHODS and definition.method is None:
+            raise InputError(
+                f"{file}: algorithms.{label}: {label!r} is no method, and neither its method nor"
+                f" the label that it is like is given{did_you_mean(label, [*algorithms.METHODS])}"
+            )
         try:
             algorithms.method(method)
         except InputError as error:

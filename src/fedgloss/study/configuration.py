@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedgloss.errors import InputError
 from fedgloss.study.refusals import explain
-from fedgloss.study.schema import Model
+from fedgloss.study.schema.kinds import Model
 
 M = TypeVar("M", bound=Model)
 CONSTANTS = Path(__file__).parent / "constants"

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.files import read_json
-from fedgloss.study import schema
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.schema.resources import Resources
 from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
@@ -58,7 +58,7 @@ class Need:
 def table() -> Mapping[str, Any]:
     """The table, checked; InputError for the first mistake in it."""
     content = read_yaml(RESOURCES_FILE)
-    validate(content, schema.Resources, "constants/resources.yaml")
+    validate(content, Resources, "constants/resources.yaml")
     return content
 
 

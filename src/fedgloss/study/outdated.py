@@ -18,7 +18,7 @@ from fedgloss.records import read_record
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
-    from fedgloss.study.schema import Hessian
+    from fedgloss.study.schema.study import Hessian
     from fedgloss.study.study import Cell, Study
 
 AGAIN = "delete its folder, or run the cell again with snakemake --force"

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from fedgloss.errors import did_you_mean
 from fedgloss.records import is_finite
-from fedgloss.study.schema import Model, Null
+from fedgloss.study.schema.kinds import Model, Null
 
 # What pydantic's errors are called in messages.
 KINDS = {
@@ -85,12 +85,12 @@ def _place(model: type[Model], error: ErrorDetails) -> Place:
             continue
         keys = None
         if _is_model(kind):
-            path.append(part)
+            path.append(str(part))
             if (field := kind.model_fields.get(str(part))) is None:
                 return Place(tuple(path), kind, "")
             kind, said = _declared(field.annotation, field.description or "")
         elif get_origin(kind) is dict:
-            path.append(part)
+            path.append(str(part))
             keys, values = get_args(kind)
             kind, said = _declared(values)
         elif get_origin(kind) is tuple:

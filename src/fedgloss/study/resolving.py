@@ -13,8 +13,9 @@ from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import check_declared
 from fedgloss.errors import InputError
-from fedgloss.study import inputs, schema
+from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
+from fedgloss.study.schema.constants import MethodConstants
 from fedgloss.study.settings import Settings, Training, check_last
 
 if TYPE_CHECKING:
@@ -163,12 +164,12 @@ def _over(weaker: Mapping[str, float], stronger: Mapping[str, float]) -> dict[st
     return kept | dict(stronger)
 
 
-def _of_method(study: "Study", dataset: str, model: str, label: str) -> schema.MethodConstants:
+def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodConstants:
     """The constants of a label's method; a data set or model of one's own has none."""
     known = study.methods.settings.get(constants_key(study, dataset, model))
     method = study.definition(label).method
     found = known.algorithms.get(method) if known else None
-    return found or schema.MethodConstants()
+    return found or MethodConstants()
 
 
 def _data(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json
-from fedgloss.study import checking, inputs, resolving, schema
+from fedgloss.study import checking, inputs, resolving
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
 from fedgloss.study.resolving import Definition
+from fedgloss.study.schema import study as schema
+from fedgloss.study.schema.constants import Methods
 from fedgloss.study.settings import Settings
 
 METHODS_FILE = CONSTANTS / "methods.yaml"
@@ -30,7 +32,7 @@ class Study:
     file: str
     config: Mapping[str, Any]
     """What the file says, as it was read."""
-    methods: schema.Methods
+    methods: Methods
     cells: tuple[Cell, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of each weights file, by the label of the model that starts from it."""
@@ -226,6 +228,6 @@ def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
     return study
 
 
-def constants() -> schema.Methods:
+def constants() -> Methods:
     """The constants of the paper."""
-    return validate(read_yaml(METHODS_FILE, ours=True), schema.Methods, "constants/methods.yaml")
+    return validate(read_yaml(METHODS_FILE, ours=True), Methods, "constants/methods.yaml")
