@@ -64,7 +64,8 @@ class ClientData:
             torch.cat([x for x, _ in clients]),
             torch.cat([y for _, y in clients]),
             tuple(
-                torch.arange(end - len(x), end) for (x, _), end in zip(clients, ends, strict=True)
+                torch.arange(end - len(x), end, device="cpu")
+                for (x, _), end in zip(clients, ends, strict=True)
             ),
         )
 

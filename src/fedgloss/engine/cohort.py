@@ -238,13 +238,13 @@ class Source:
         self, indices: Tensor, sizes: list[int], stream: Stream, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """A client's round: samples [steps, B], augmentation [steps, B, 3], sizes [steps]."""
-        index = torch.zeros(*shape, dtype=torch.int64)
+        index = torch.zeros(*shape, dtype=torch.int64, device="cpu")
         _fill(index, indices[self.batching.order(stream, len(indices))], sizes)
-        counts = torch.zeros(shape[0], dtype=torch.int64)
-        counts[: len(sizes)] = torch.tensor(sizes)
+        counts = torch.zeros(shape[0], dtype=torch.int64, device="cpu")
+        counts[: len(sizes)] = torch.tensor(sizes, device="cpu")
         if self.pipeline is None or self.pipeline.augmentation == "none":
             return index, None, counts
-        draws = torch.zeros(*shape, 3, dtype=torch.int64)
+        draws = torch.zeros(*shape, 3, dtype=torch.int64, device="cpu")
         _fill(draws, torch.from_numpy(self.pipeline.draw(stream, sizes)), sizes)
         return index, draws, counts
 

@@ -76,7 +76,8 @@ def federation(
             raise InputError(f"sizes: {algorithm.name} pools the samples, it weighs no clients")
         data, participants = data.pooled(), 1
     if sizes is None:
-        sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
+        samples = [len(index) for index in data.indices]
+        sizes = torch.tensor(samples, dtype=torch.float64, device="cpu")
     return Federation(
         algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
     )

@@ -99,7 +99,7 @@ def _play(
     samples = [count for counts in SAMPLES for count in counts]
     numbers = Stream(0, "rehearsal").uniform(sum(samples) * 3).reshape(-1, 3)
     inputs = torch.tensor(0.5 + numbers, dtype=like.dtype, device=like.device)
-    indices = torch.arange(len(inputs)).split(samples)
+    indices = torch.arange(len(inputs), device="cpu").split(samples)
     places = torch.arange(P, dtype=like.dtype, device=like.device)
     algorithm = cast[0].algorithm
     alone = algorithm.pooled  # one client, who has all samples: two of its steps will do
@@ -115,7 +115,7 @@ def _play(
             weight_decay=one.weight_decay,
             participants=PARTICIPANTS,
             seed=s,
-            sizes=None if alone else torch.arange(1, m + 1),
+            sizes=None if alone else torch.arange(1, m + 1, device="cpu"),
         )
         for s, one in enumerate(cast)
     ]

@@ -254,7 +254,7 @@ def _power_of_two(value: Any) -> Fraction:
 
 @lru_cache
 def _as_tensor(M: Matrix, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([[float(v) for v in row] for row in M], dtype=dtype)
+    return torch.tensor([[float(v) for v in row] for row in M], dtype=dtype, device="cpu")
 
 
 def _filter_outputs(width: int, k: int) -> int | None:

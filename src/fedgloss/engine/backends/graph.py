@@ -75,7 +75,7 @@ class Handover:
                 end += -(-tensor.nbytes // 16) * 16
         self.device = torch.zeros(end, dtype=torch.uint8, device=device)
         self.host = [
-            torch.zeros(end, dtype=torch.uint8, pin_memory=self.cuda)
+            torch.zeros(end, dtype=torch.uint8, device="cpu", pin_memory=self.cuda)
             for _ in range(self.AHEAD if self.cuda else 1)
         ]
         self.copied = [torch.cuda.Event() for _ in self.host] if self.cuda else []
