@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from fedgloss import fingerprint
@@ -357,6 +358,8 @@ def needs(kind, what):
         need = need_of(kind, cells[0])
         if kind == "training" and len(cells) > 1:
             need = need.together(len(cells))
+        elif kind == "hessian":  # estimated for all seeds
+            need = replace(need, seconds=need.seconds * len(cells) / len(SEEDS))
         value = getattr(need, what)
         return value(attempt) if callable(value) else value
 
