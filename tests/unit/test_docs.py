@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fedgloss
+from fedgloss.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -33,6 +34,22 @@ def test_every_link_leads_somewhere(page: str) -> None:
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+STUDIES = [page for page in PAGES if "\nstudy: " in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in STUDIES])
+def test_a_study_on_a_page_is_one(page: str, tmp_path: Path) -> None:
+    """Whole studies; their tables have all their methods where they name none."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S)
+    studies = [block for block in blocks if re.search(r"^study: ", block, re.M)]
+    assert studies
+    for text in studies:
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        study = load_study(tmp_path / "mine.yaml")
+        labels = {cell.algorithm for cell in study.cells}
+        assert all({*table["rows"]} == labels for table in study.tables.values())
 
 
 def test_every_page_is_linked_from_the_first() -> None:
