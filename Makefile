@@ -33,6 +33,7 @@ test-all: test test-slow
 lint: $(READY)
 	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
 	@shown=$$(lint-imports --no-logo --no-cache) || { echo "$$shown"; exit 1; }
+	@shown=$$(mypy) || { echo "$$shown"; exit 1; }
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

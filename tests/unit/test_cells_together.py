@@ -63,7 +63,12 @@ def alone(inputs, tmp_path_factory):
     cells = [cell_files(settings, inputs, folder) for settings in grid()]
     for cell in cells:
         train_cell(
-            cell.settings, inputs["data"], cell.partition, cell.out, code="code", device="cpu"
+            cell.settings.to_json(),
+            inputs["data"],
+            cell.partition,
+            cell.out,
+            code="code",
+            device="cpu",
         )
     return [cell.out for cell in cells]
 
@@ -88,7 +93,9 @@ def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_
     train_cells(cells, inputs["data"], **options)
     for cell in cells:
         out = tmp_path / "alone" / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, out, code="code", **options)
+        train_cell(
+            cell.settings.to_json(), inputs["data"], cell.partition, out, code="code", **options
+        )
         assert contents(cell.out) == contents(out), cell.out.name
 
 
@@ -139,7 +146,14 @@ def test_a_cell_that_diverged_before_a_stop_leaves_the_same_files(inputs, tmp_pa
     assert results[0].diverged_in < 7 and results[1].status == "completed"
     for cell in cells:
         alone = tmp_path / "alone" / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, alone, code="code", device="cpu")
+        train_cell(
+            cell.settings.to_json(),
+            inputs["data"],
+            cell.partition,
+            alone,
+            code="code",
+            device="cpu",
+        )
         assert contents(cell.out) == contents(alone), cell.out.name
         ours, theirs = (json.loads((f / "manifest.json").read_text()) for f in (cell.out, alone))
         for key in ("status", "diverged_in", "bytes_down", "bytes_up", "gradients_per_step"):
@@ -172,5 +186,7 @@ def test_every_method_can_be_trained_beside_itself(inputs, tmp_path, method):
     train_cells(cells, inputs["data"], device="cpu")
     for cell in cells:
         out = tmp_path / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, out, code="code", device="cpu")
+        train_cell(
+            cell.settings.to_json(), inputs["data"], cell.partition, out, code="code", device="cpu"
+        )
         assert contents(cell.out) == contents(out)

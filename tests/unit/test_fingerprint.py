@@ -247,6 +247,7 @@ READING = (
     "status",
     "costs",
     "messages",
+    "jobfile",
 )
 WITHOUT_RESULTS |= {f"study/{name}.py" for name in READING} | LIBRARY
 
