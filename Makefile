@@ -33,6 +33,7 @@ test-all: test test-slow
 lint: $(READY)
 	@ruff check . && ruff format --check . && snakefmt --check -l 100 Snakefile workflow
 	@shown=$$(lint-imports --no-logo --no-cache) || { echo "$$shown"; exit 1; }
+	@shown=$$(mypy) || { echo "$$shown"; exit 1; }
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -41,9 +42,14 @@ $(READY):
 		|| { echo "fedgloss: error: this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once, a few minutes)..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[workflow,test]'
+	@$(VENV)/bin/python envs/install.py --constraint constraints.txt --editable '.[workflow,test,docs]'
 	@rm -f $(VENV)/ready-* && touch $@
+
+# The pages of the API reference, from the docstrings: docs/api/index.html.
+.PHONY: docs
+docs: $(READY)
+	@python docs/reference.py docs/api
+	@echo "$(CURDIR)/docs/api/index.html"
 
 clean:
 	rm -rf $(VENV) .snakemake results/[!R]* logs

@@ -4,9 +4,10 @@
     snakemake --cores all --configfile config/paper.yaml     the paper
     snakemake --profile slurm                                the paper, on a SLURM cluster
     snakemake --cores all table_accuracy                     one table
+    snakemake table_table3 --configfile=config/paper.yaml --config only=cifar10      a part of it
     snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss-printed/seed-42/metrics.csv
 
-Paths: results/{runs,analysis,...}/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
+A cell's path says what it is: {study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}
 """
 
 from snakemake.utils import min_version
@@ -19,24 +20,25 @@ container: "envs/fedgloss.sif"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/packing.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/messages.smk"
 
 
 onstart:
     refuse_job_arrays()
     refuse_unusable()
     claim(STUDY)
+    tell_jobs()
 
 
 # On a cluster these run where Snakemake does: they need a network, or take seconds.
 localrules:
     prepare,
-    prepare_uncached,
     partition,
-    partition_uncached,
     table,
     figure,
     report,
@@ -45,10 +47,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"results/report/{STUDY.name}.html",
-        [table_files(name) for name in STUDY.tables],
-        [figure_files(name) for name in STUDY.figures],
-        [f"results/runs/{STUDY.name}/{cell}/metrics.csv" for cell in STUDY.cells],
+        LAYOUT.report(STUDY.name),  # which asks for all the rest
+        lost_files,
 
 
 for table in STUDY.tables:
@@ -75,10 +75,7 @@ for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
         name:
             f"only_{algorithm}"
         input:
-            [
-                f"results/runs/{STUDY.name}/{cell}/metrics.csv"
-                for cell in STUDY.select(algorithm=algorithm)
-            ],
+            [LAYOUT.metrics(STUDY.name, cell) for cell in wanted(STUDY.select(algorithm=algorithm))],
 
 
 refuse_unknown_targets(

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedgloss import rng
 from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import load
 from fedgloss.engine.backends import fused as fused_backend
 from fedgloss.fingerprint import of_training
 from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.models import build_model
+from fedgloss.rng import Stream
 from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.sharpness.objective import Objective
+from fedgloss.study.settings import Settings
 from fedgloss.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -51,10 +52,14 @@ def cells(bench: "Bench") -> dict:
         if not group:
             continue
         files = [
-            CellFiles(cell["settings"], options.data / cell["partition"], work / cell["name"],
-                      of_training(cell["settings"]["method"], cell["settings"]["model"]))
+            CellFiles(
+                Settings.from_json(cell["settings"]),
+                options.data / cell["partition"],
+                work / cell["name"],
+                of_training(cell["settings"]["method"], cell["settings"]["model"]),
+            )
             for cell in group
-        ]  # fmt: skip
+        ]
         names = {id(file): cell["name"] for file, cell in zip(files, group, strict=True)}
 
         def on_row(file, row, names=names):
@@ -115,7 +120,7 @@ def sharpness(bench: "Bench", work: Path, names: list[str], known: dict, most: f
     """
     entered, device = time.monotonic(), bench.device
     data = load(bench.options.data / "data")
-    order = torch.from_numpy(rng.permutation(0, "hessian subset", len(data.train_labels)))
+    order = torch.from_numpy(Stream(0, "hessian subset").permutation(len(data.train_labels)))
     labels = data.train_labels[order]
     chosen = torch.cat([order[labels == c][:1000] for c in range(len(data.classes))]).sort().values
     images, targets = data.train_images[chosen].to(device), data.train_labels[chosen].to(device)

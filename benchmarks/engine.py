@@ -35,6 +35,7 @@ from fedgloss.engine.evaluate import evaluate
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.start import device_name, prepared
+from fedgloss.engine.task import Task
 from fedgloss.models import build_model
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.15}
@@ -122,7 +123,7 @@ def rounds(device, repeats: int) -> dict[str, float]:
     for client, method in (("SGD", "fedavg"), ("SAM", "fedgloss")):
         if cpu:
             tasks[f"{client}, plain loop"] = plain("cnn", client == "SAM", 500, 64)
-        for backend in ("loop", "stacked"):
+        for backend in ("autograd", "stacked"):
             simulations = task("cnn", [method], 5, 500, 64, backend, device)
             tasks[f"{client}, {backend}"] = lambda s=simulations: advance(s)
     seconds = best(tasks, repeats)
@@ -130,7 +131,7 @@ def rounds(device, repeats: int) -> dict[str, float]:
     rows = []
     for name, value in seconds.items():
         client = name.split(",")[0]
-        reference = seconds[f"{client}, plain loop" if cpu else f"{client}, loop"]
+        reference = seconds[f"{client}, plain loop" if cpu else f"{client}, autograd"]
         passes = 2 if client == "SAM" else 1
         share = 2500 * passes * CNN_FLOPS / value / top
         rows.append([name, f"{value:.3f}", f"{value / reference:.2f}", f"{2500 / value:,.0f}",
@@ -165,7 +166,7 @@ def together(device, repeats: int) -> dict[str, float]:
     if device.type == "cpu":
         for client, name in (("SGD", "fedavg"), ("SAM", "fedgloss")):
             runs[f"plain loop, {name}"] = plain("smallcnn", client == "SAM", 36, 8)
-    for backend in ("loop", "stacked"):
+    for backend in ("autograd", "stacked"):
         for count in (4, 12) if backend == "stacked" else (4,):
             simulations = task("smallcnn", twelve[:count], 50, 36, 8, backend, device)
             if count == 4:
@@ -177,7 +178,7 @@ def together(device, repeats: int) -> dict[str, float]:
                 runs[name] = lambda s=simulations: advance(s)
                 cells[name] = count
     seconds = {k: v / cells.get(k, 1) for k, v in best(runs, 4 * repeats).items()}
-    reference = seconds["loop, 4 cells one by one"]
+    reference = seconds["autograd, 4 cells one by one"]
     if device.type == "cpu":  # one cell of four is FedAvg's, three are SAM's
         seconds["plain loop"] = reference = (
             seconds.pop("plain loop, fedavg") + 3 * seconds.pop("plain loop, fedgloss")
@@ -213,7 +214,7 @@ def memory_of(model: str, clients: int, samples: int, participants: int, classes
     arithmetic = prepared(device, os.cpu_count() or 1)
     device = arithmetic.__enter__()
     [simulation] = task(
-        model, ["fedgloss"], clients, samples, samples, "loop", device, participants, classes
+        model, ["fedgloss"], clients, samples, samples, "autograd", device, participants, classes
     )
     begun = time.perf_counter()
     for _ in range(2):
@@ -221,10 +222,8 @@ def memory_of(model: str, clients: int, samples: int, participants: int, classes
     seconds = (time.perf_counter() - begun) / 2
     data = simulation.federations[0].data
     net = build_model(model, SHAPES[model], classes).to(device)
-    pipeline = simulation.pipeline
-    evaluate(
-        net, F.cross_entropy, simulation.w[0, 0], data.inputs[:64], data.targets[:64], pipeline
-    )
+    learned = Task(net, F.cross_entropy, simulation.source.pipeline)
+    evaluate(learned, simulation.w[0, 0], data.inputs[:64], data.targets[:64])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30

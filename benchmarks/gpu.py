@@ -28,9 +28,9 @@ from torch import Tensor
 from cells import cells
 from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
 from fedgloss.engine.assembly import build_gradients
-from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients
-from fedgloss.engine.backends.graph import CudaGraph, Recorded
+from fedgloss.engine.backends.graph import CudaGraph, Replay
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
@@ -286,7 +286,7 @@ def accuracy(bench: Bench) -> dict:
     counts = torch.tensor([B, B, B - 12, B, 1], device=bench.device)
     model, _ = cnn(bench)
     torch.set_num_threads(os.cpu_count() or 1)
-    double = LoopGradients(model.double().cpu(), F.cross_entropy)
+    double = AutogradGradients(model.double().cpu(), F.cross_entropy)
     exact = double(W.double().cpu(), x.double().cpu(), y.cpu(), counts.tolist())
     torch.set_num_threads(1)
     for precision in ("float32", "tf32x3", "tf32", "float16", "bfloat16"):
@@ -342,7 +342,7 @@ def simulations(
 def timed_rounds(some: list[Simulation], rounds: int, record: bool = True) -> tuple[float, float]:
     """Seconds a round: as seen by a user, and the host's part alone."""
     if record:
-        recorded = Recorded(some, CudaGraph)
+        recorded = Replay(some, CudaGraph)
         step = recorded.advance
     else:
         step = lambda: advance(some)  # noqa: E731
@@ -386,7 +386,7 @@ def profile(bench: Bench) -> dict:
     found = {}
     for precision in bench.options.precisions:
         some = simulations(bench, {"fedgloss": 1}, "fused", precision)
-        recorded = Recorded(some, CudaGraph)
+        recorded = Replay(some, CudaGraph)
         for _ in range(4):
             recorded.advance()
         torch.cuda.synchronize()
@@ -412,7 +412,7 @@ def determinism(bench: Bench) -> dict:
         some = simulations(
             bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0]
         )
-        step = Recorded(some, CudaGraph).advance if record else (lambda some=some: advance(some))
+        step = Replay(some, CudaGraph).advance if record else (lambda some=some: advance(some))
         for _ in range(8):
             step()
         torch.cuda.synchronize()
@@ -429,10 +429,10 @@ def determinism(bench: Bench) -> dict:
 def agreement(bench: Bench) -> dict:
     """Recorded rounds against autograd, client after client: relative to the way travelled."""
     methods = {"fedgloss": 1, "fedavg": 1}
-    start = [s.w[0].clone() for s in simulations(bench, methods, "loop", "float32")]
+    start = [s.w[0].clone() for s in simulations(bench, methods, "autograd", "float32")]
     tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    exact = simulations(bench, methods, "loop", "float32")
+    exact = simulations(bench, methods, "autograd", "float32")
     for _ in range(6):
         for simulation in exact:
             advance([simulation])
@@ -440,7 +440,7 @@ def agreement(bench: Bench) -> dict:
     found = {}
     for precision in bench.options.precisions:
         some = simulations(bench, methods, "fused", precision)
-        recorded = Recorded(some, CudaGraph)
+        recorded = Replay(some, CudaGraph)
         for _ in range(6):
             recorded.advance()
         found[precision] = [
@@ -469,8 +469,8 @@ def others(bench: Bench) -> dict:
             except Exception as error:
                 found[name] = f"{type(error).__name__}: {error}"
             print(name, found[name], flush=True)
-    for name in ("loop",):
-        wall, host = timed_rounds(simulations(bench, {"fedgloss": 1}, "loop"), 2, record=False)
+    for name in ("autograd",):
+        wall, host = timed_rounds(simulations(bench, {"fedgloss": 1}, "autograd"), 2, record=False)
         found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
         print(name, found[name], flush=True)
     return found

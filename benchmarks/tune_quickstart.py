@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import fedgloss
-from fedgloss import rng
 from fedgloss.data.dataset import Dataset, load, prepare
 from fedgloss.data.partition.partition import load_partition, make_partition
 from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.start import initial_model
 from fedgloss.files import write_text
+from fedgloss.rng import Stream
 from fedgloss.study.study import Cell, Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def points() -> list[dict[str, float]]:
     """
     axes = {name: np.geomspace(*ends, TRIALS) for name, ends in LOGARITHMIC.items()}
     axes["T_s"] = np.linspace(*WARM_UP, TRIALS).round()
-    orders = {name: rng.permutation(0, f"tuning {name}", TRIALS) for name in axes}
+    orders = {name: Stream(0, f"tuning {name}").permutation(TRIALS) for name in axes}
     return [
         {name: float(f"{axes[name][orders[name][i]]:.2g}") for name in axes} for i in range(TRIALS)
     ]
@@ -70,7 +70,7 @@ def points() -> list[dict[str, float]]:
 
 def settings_of(study: Study, label: str, point: dict[str, float]) -> dict[str, float]:
     """What a row takes of a point: `lr` and the hyperparameters that its method has."""
-    known = {"lr", *study.settings(study.select(algorithm=label)[0])["hyperparameters"]}
+    known = {"lr", *study.settings(study.select(algorithm=label)[0]).hyperparameters}
     known |= {"beta"} if "alpha" in known else set()  # FedDyn's alpha is 1 / beta
     return {name: value for name, value in point.items() if name in known}
 
@@ -91,7 +91,7 @@ def hold_out(data: Dataset) -> tuple[Dataset, tuple[Tensor, Tensor]]:
     held = torch.zeros(len(data.train_labels), dtype=torch.bool)
     for label in range(len(data.classes)):
         members = (data.train_labels == label).nonzero()[:, 0]
-        order = rng.permutation(0, "tuning held out", len(members), client=label)
+        order = Stream(0, "tuning held out", client=label).permutation(len(members))
         held[members[order[: round(HELD_OUT * len(members))]]] = True
     rest = replace(
         data, train_images=data.train_images[~held], train_labels=data.train_labels[~held]
@@ -119,7 +119,7 @@ def accuracy(trial: Trial) -> tuple[str, float]:
     """How a trial's run ends, and its mean accuracy in % over the last rounds; 0 if it diverges."""
     study, data, held_out, clients = prepared()
     cell = Cell("digits", trial.alpha, "smallcnn", trial.label, study.config["seeds"][0])
-    settings = study.settings(cell)
+    settings = study.settings(cell).to_json()
     training, own = settings["training"], settings_of(study, trial.label, points()[trial.number])
     lr = own.pop("lr")
     fixed = {k: v for k, v in settings["hyperparameters"].items() if k in ("rho0", "eta_s")}

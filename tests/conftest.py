@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
@@ -90,8 +91,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 def _forget_modules_of(item: pytest.Item) -> None:
     """A module that a test wrote itself is not there for the next one, which may write another."""
     for name in {*sys.modules} - item.stash[LOADED]:
-        module = sys.modules[name]
-        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if not isinstance(spec, ModuleSpec):
+            continue
+        places = [spec.origin, *(spec.submodule_search_locations or [])]
         for place in map(Path, filter(None, places)):
             if place.is_relative_to(tempfile.gettempdir()) and not place.is_relative_to(ROOT):
                 sys.modules.pop(name, None)

@@ -15,6 +15,7 @@ from typing import NoReturn
 from fedgloss import __version__
 from fedgloss.errors import InputError
 from fedgloss.jobs import commands
+from fedgloss.study.layout import HERE
 
 DESCRIPTION = """\
 FedGloSS, rebuilt: federated learning with global sharpness-aware minimisation.
@@ -31,9 +32,9 @@ The steps, in the order of the workflow (each has its own --help):
 Looking at a study:
   check        validate a study file
   cells        list its cells
-  settings     print a cell's resolved settings, as `train` takes them
+  job          print what a job about a cell is told, as `train` and its like take it
   status       the grid: done, diverged, outdated, running, interrupted, missing
-  estimate     the GPU hours still to be spent
+  estimate     the hours still to be spent
 Sharing:
   import       finished runs of another results folder, verified
 """
@@ -124,24 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         commands.train,
         "train one cell, or several together on one device: metrics, models, manifest",
     )
-    sub.add_argument(
-        "--settings",
-        nargs="+",
-        required=True,
-        help="resolved settings: JSON text, or a file with it; of several cells, then also"
-        " --partition, --out, --checkpoints and --code, in the same order",
-    )
-    _add_inputs(sub, nargs="+")
-    sub.add_argument("--weights", type=Path, help="initial weights, if the settings name any")
-    sub.add_argument("--out", type=Path, nargs="+", required=True, help="folder to write")
-    sub.add_argument(
-        "--checkpoints", type=Path, nargs="+", help="folder for checkpoints; resumes from them"
-    )
+    _add_jobs(sub, "; cells trained together share data set, model and amount of work")
     sub.add_argument(
         "--checkpoint-rounds",
         type=_at_least(1),
         default=1000,
-        help="rounds between them (default 1000)",
+        help="rounds between checkpoints (default 1000)",
     )
     sub.add_argument(
         "--checkpoint-seconds",
@@ -149,38 +138,15 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="and seconds (default 300)",
     )
-    sub.add_argument("--code", nargs="+", help="fingerprint of the code, if it is known already")
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
-    sub.add_argument("--backend", default="auto", help="auto (default), loop, stacked, or graph")
-    _add_machine(sub)
+    sub.add_argument(
+        "--backend", default="auto", help="auto (default), autograd, stacked, or graph"
+    )
 
-    sub = command("hessian", commands.hessian, "write the largest eigenvalues of a cell")
-    _add_run(sub, nargs="+")
-    sub.add_argument(
-        "--models",
-        nargs="+",
-        default=["average"],
-        choices=["average", "final"],
-        help="the model reported (default average), then any other",
-    )
-    sub.add_argument(
-        "--choice", default="paper", choices=["paper", "official_code"], help="which Hessian"
-    )
-    sub.add_argument(
-        "--count", type=_at_least(1), default=5, help="how many eigenvalues (default 5)"
-    )
-    _add_machine(sub)
-
-    sub = command("landscape", commands.landscape, "write the loss surface around a cell as CSV")
-    _add_run(sub)
-    sub.add_argument(
-        "--extent", type=_at_least(0, float), default=1.0, help="half-width (default 1)"
-    )
-    sub.add_argument("--points", type=_at_least(2), default=21, help="points a side (default 21)")
-    sub.add_argument(
-        "--seed", type=_at_least(0), default=0, help="seed of the directions (default 0)"
-    )
-    _add_machine(sub)
+    sub = command("hessian", commands.hessian, "write the largest Hessian eigenvalues of cells")
+    _add_jobs(sub)
+    sub = command("landscape", commands.landscape, "write the loss surfaces around cells as CSV")
+    _add_jobs(sub)
 
     for name, run, help in (
         ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
@@ -196,9 +162,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="study file (YAML)")
     sub = command("cells", commands.cells, "list the cells of a study")
     sub.add_argument("config", help="study file (YAML)")
-    sub = command("settings", commands.settings, "print a cell's resolved settings as JSON")
-    sub.add_argument("config", help="study file (YAML)")
+    sub = command("job", commands.job, "print a job file: what a job about a cell is told")
+    _add_study(sub)
     sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
+    sub.add_argument(
+        "kind",
+        nargs="?",
+        default="train",
+        choices=["train", "hessian", "landscape"],
+        metavar="kind",
+        help="train (default), hessian, or landscape",
+    )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)
     sub = command("estimate", commands.estimate, "show what the rest of a study will cost")
@@ -209,32 +183,19 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="a table, a figure, or how cells' paths begin, e.g. cifar10/alpha-0 (default: all)",
     )
+    sub.add_argument(
+        "--details", action="store_true", help="a line for each condition, with its time limit"
+    )
     sub = command("import", commands.import_runs, "take over finished runs of another folder")
     sub.add_argument("folder", type=Path, help="the other results folder")
     _add_study(sub)
     return parser
 
 
-def _add_inputs(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    sub.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
-    sub.add_argument("--partition", type=Path, nargs=nargs, required=True, help="partition file")
-
-
-def _add_run(sub: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def _add_jobs(sub: argparse.ArgumentParser, of_several: str = "") -> None:
     sub.add_argument(
-        "--run",
-        dest="cell",
-        type=Path,
-        nargs=nargs,
-        required=True,
-        help="folder of the run"
-        + ("; several share one start-up, --out likewise" if nargs else ""),
+        "job", type=Path, nargs="+", help=f"job file (JSON), see fedgloss job{of_several}"
     )
-    _add_inputs(sub)
-    sub.add_argument("--out", type=Path, nargs=nargs, required=True, help="file to write")
-
-
-def _add_machine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
     sub.add_argument("--threads", type=_at_least(1), default=1, help="CPU threads (default 1)")
 
@@ -242,7 +203,7 @@ def _add_machine(sub: argparse.ArgumentParser) -> None:
 def _add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="study file (YAML)")
     sub.add_argument(
-        "--results", type=Path, default=Path("results"), help="results folder (default results)"
+        "--results", type=Path, default=HERE.results, help="results folder (default results)"
     )
 
 

@@ -64,6 +64,14 @@ def remove_leftovers(folder: Path, name: str) -> None:
             path.unlink()
 
 
+def check_writable(folder: Path | str) -> None:
+    """Refuse early if results cannot be written."""
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: results cannot be written here ({existing} is not writable)")
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` atomically."""
     with atomic(path) as temporary:

@@ -121,12 +121,19 @@ def _source(module: str) -> str | None:
         places = FOLDER.joinpath(*rest, "__init__.py"), FOLDER.joinpath(*rest).with_suffix(".py")
         return next((str(place) for place in places if rest and place.is_file()), None)
     spec = None if first in sys.stdlib_module_names else _spec(module)
-    if spec is None or not spec.has_location:  # a package without __init__.py has no source
+    if (
+        spec is None or spec.origin is None or not spec.has_location
+    ):  # a package without __init__.py has no source
         return None
     file = Path(spec.origin).resolve()
     if INSTALLED & {*file.parts} or any(map(file.is_relative_to, STANDARD)):
         return None
     return spec.origin
+
+
+def _file(module: str) -> Path:
+    """The file of a module that has a `_source`."""
+    return Path(_source(module) or "")
 
 
 @cache
@@ -148,7 +155,7 @@ def _spec(module: str) -> ModuleSpec | None:
 @cache
 def _tree(module: str) -> ast.Module | None:
     """A module as a syntax tree; None for one that is no Python source."""
-    file = Path(_source(module))
+    file = _file(module)
     if file.suffix != ".py":
         return None
     try:
@@ -192,7 +199,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
     """What `from .x import y` means in a module."""
     if not node.level:
         return node.module or ""
-    package = Path(_source(module)).stem == "__init__"
+    package = _file(module).stem == "__init__"
     parts = module.split(".")
     kept = parts[: len(parts) - node.level + package]
     return ".".join([*kept, *([node.module] if node.module else [])])
@@ -204,9 +211,8 @@ def _nodes(body: list[ast.stmt], inner: bool) -> Iterator[ast.AST]:
     Not what stands under `if TYPE_CHECKING`, which never runs.
     """
     for node in body:
-        checked = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        if checked:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             yield from _nodes(node.orelse, inner)
         elif inner or not is_function:
             yield from ast.walk(node)
@@ -216,7 +222,7 @@ def _nodes(body: list[ast.stmt], inner: bool) -> Iterator[ast.AST]:
 def _digest(module: str) -> str:
     tree = _tree(module)
     if tree is None:  # an extension: its bytes are all that can be said
-        return hashlib.sha256(Path(_source(module)).read_bytes()).hexdigest()
+        return hashlib.sha256(_file(module).read_bytes()).hexdigest()
     return hashlib.sha256("\n".join(_skeleton(tree)).encode()).hexdigest()
 
 

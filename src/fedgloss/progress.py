@@ -32,11 +32,11 @@ class Progress:
         accuracy = "" if self.accuracy is None else f"  accuracy {self.accuracy:5.2f} %"
         facts = f"{speed:.1f} rounds/s  {speed * self.images:,.0f} images/s{accuracy}"
         if not self.live:
-            self._say(f"{self.label}: round {t} of {self.rounds}  {facts}  {_clock(left)} left")
+            self._say(f"{self.label}: round {t} of {self.rounds}  {facts}  {clock(left)} left")
             return
         filled = 24 * t // max(self.rounds, 1)
         bar = "█" * filled + "░" * (24 - filled)
-        line = f"\r{self.label} {bar} {t}/{self.rounds}  {facts}  {_clock(left)} left\x1b[K"
+        line = f"\r{self.label} {bar} {t}/{self.rounds}  {facts}  {clock(left)} left\x1b[K"
         print(line, end="\n" if t == self.rounds else "", file=sys.stderr, flush=True)
 
     def _say(self, line: str) -> None:
@@ -54,7 +54,8 @@ class Scalars:
             raise InputError(
                 "--tensorboard: needs the package tensorboard; pip install tensorboard"
             ) from None
-        self.folder, self.new_writer, self.writers = folder, SummaryWriter, {}
+        self.folder, self.new_writer = folder, SummaryWriter
+        self.writers: dict[str, SummaryWriter] = {}
 
     def __call__(self, cell: str, row: Mapping[str, float]) -> None:
         """The row of metrics of an evaluated round of a cell, named by its path."""
@@ -67,7 +68,8 @@ class Scalars:
         self.writers[cell].flush()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time left: 0:41, 12:05, 3:20:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

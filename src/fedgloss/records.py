@@ -14,7 +14,8 @@ LARGEST = 3.4028234663852886e38
 
 def is_finite(value: object) -> bool:
     """Whether a value is a number, no truth value, and finite as float32."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= LARGEST
+    number: Any = value  # an integer beyond the range of floats is compared, not converted
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(number) <= LARGEST
 
 
 class Kind(NamedTuple):

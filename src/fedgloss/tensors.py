@@ -79,7 +79,7 @@ def save_tensors(
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def load_metadata(path: Path | str) -> dict[str, str]:

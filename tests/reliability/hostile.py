@@ -25,9 +25,8 @@ import pytest
 
 from fedgloss.cli import main
 from fedgloss.study import study
-from fedgloss.study.configuration import read_yaml, validate
 
-METHODS = study.METHODS_FILE
+CONSTANTS_ONCE = functools.cache(study.constants)
 SECONDS, BYTES = 60, 3 * 2**30  # what one command may take beyond what the process has already
 
 # One value of every kind that is nearly always wrong, and some that are nearly right.
@@ -219,19 +218,7 @@ def bounded() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def methods_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading constants/methods.yaml takes most of the time that checking a study does."""
-    monkeypatch.setattr(
-        study, "read_yaml", lambda file: _methods() if file == METHODS else read_yaml(file)
-    )
-    monkeypatch.setattr(
-        study,
-        "validate",
-        lambda content, schema, file: schema == "methods" or validate(content, schema, file),
-    )
-
-
-@functools.cache
-def _methods() -> dict[str, Any]:
-    return read_yaml(METHODS)
+    monkeypatch.setattr(study, "constants", CONSTANTS_ONCE)
 
 
 def fedgloss(*arguments: object) -> tuple[int, list[str]]:

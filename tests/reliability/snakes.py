@@ -24,7 +24,7 @@ class Snake:
         log = project / name
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                ["snakemake", "--cores=2", "--nocolor", "--quiet=progress", *arguments],
+                ["snakemake", "--cores=2", "--nocolor", "--quiet=host", *arguments],
                 cwd=project,
                 env=environment(project),
                 stdout=file,

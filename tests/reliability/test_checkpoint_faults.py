@@ -132,7 +132,7 @@ def test_a_checkpoint_that_is_no_file_is_left_alone(killed, whole):
 FOREIGN = {
     "settings": {"settings": cell_settings(lr=0.05)},
     "code": {"code": "other code"},
-    "backend": {"backend": "loop"},
+    "backend": {"backend": "autograd"},
 }
 
 

@@ -233,9 +233,10 @@ GOOD = [
         "--out",
         "p",
     ],
-    ["landscape", "--run", "r", "--data", "out", "--partition", "p.json", "--out", "l.csv"],
-    ["hessian", "--run", "r", "r", "--data", "out", "--partition", "p.json", "--out", "a", "b"],
-    ["train", "--settings", "{}", "--data", "out", "--partition", "p.json", "--out", "new"],
+    ["landscape", "l.json", "--threads", "1", "--device", "cpu"],
+    ["hessian", "a.json", "b.json", "--threads", "1"],
+    ["train", "a.json", "b.json", "--backend", "auto", "--checkpoint-rounds", "5"],
+    ["job", "study.yaml", "pets/alpha-iid/cnn/fedavg/seed-0", "train", "--results", "r"],
     ["status", "study.yaml", "--results", "r"],
     ["cells", "study.yaml"],
 ]

@@ -13,9 +13,11 @@ from fedgloss.study import study
 from fedgloss.study.configuration import read_yaml
 from reliability.hostile import accepted, as_json, at_random, bytes_at_random, key_by_key
 from reliability.hostile import methods_read_once as methods_read_once
-from reliability.toy import STUDY
+from reliability.toy import STUDY as TOY
 
 ROOT = Path(__file__).resolve().parents[2]
+ALSO = {"like": "mine", "name": "Also mine", "hyperparameters": {"rho": 0.02}}
+STUDY = TOY | {"algorithms": {**TOY["algorithms"], "also": ALSO}}
 # What a changed grid leaves without a cell is reported where it is missed.
 ELSEWHERE = [*STUDY["tables"], *STUDY["figures"], "cell", "training.", "grid[0]", "pets"]
 
@@ -37,7 +39,7 @@ def usable(what, config):
     """What is accepted has cells with settings that JSON can hold, and paths below the study's."""
     checked = study.check_study(config, "x")
     for cell in checked.cells:
-        json.dumps(checked.settings(cell), allow_nan=False)
+        json.dumps(checked.settings(cell).to_json(), allow_nan=False)
         parts = str(cell).split("/")
         assert len(parts) == 5 and ".." not in parts and str(cell).isprintable(), what
         assert all(len(part.encode()) < 200 for part in parts), what
@@ -91,7 +93,7 @@ def test_constants_of_the_paper_damaged(methods_file, tmp_path, every):
     assert accepted("the good one", command, tmp_path / "out")
     for case in itertools.islice(key_by_key(SMALL_METHODS, "methods", wrong=2), 0, None, every):
         methods_file.write_bytes(yaml.safe_dump(case.value).encode())
-        words = [case.key, "digits", "training.", "fedsam"]
+        words = [case.key, "digits", "training.", "fedsam", "invalid Unicode character escape"]
         accepted(case.what, command, tmp_path / "out", words)
     for case in itertools.islice(at_random(SMALL_METHODS, "methods", 100), 0, None, every):
         methods_file.write_bytes(yaml.safe_dump(case.value).encode())

@@ -21,30 +21,61 @@ from reliability.hostile import (
     key_by_key,
 )
 from reliability.hostile import methods_read_once as methods_read_once
-from reliability.toy import CELL, settings
+from reliability.toy import CELL, INPUTS, settings, training
+from unit.cells import JOBS, job_file
 
 
 def reasonable(case):
     """Whether a case does not ask for years of training: that is allowed."""
-    training = case.value.get("training")
+    training = case.value["settings"].get("training")
     return not isinstance(training, dict) or all(
         type(training.get(key)) is not int or training[key] < 100 for key in ("rounds", "epochs")
     )
 
 
 GOOD = settings(CELL)
-TRAIN = ["--data", "data", "--partition", "partition.json", "--out", "new/run", "--device", "cpu"]
+JOB = training(CELL, "new/run")
+TRAIN = ["train", "job.json", "--device", "cpu"]
+
+
+def job_entries(told):
+    """All entries of a training job's file."""
+    return JOBS["train"] | told
+
+
+def in_job(cases):
+    """Damaged settings in a job's file that is whole else: no other path is written to."""
+    for case in cases:
+        yield case._replace(value=job_entries({**JOB, "settings": case.value}))
+
+
+def train_with(project, what, **changes):
+    """Train with other settings; a refusal names one of the words."""
+    job_file(project / "job.json", **{**JOB, "settings": {**GOOD, **changes}})
+    return lambda *words: accepted(what, TRAIN, project / "new", words)
 
 
 def test_settings(project):
     good = settings(CELL)
-    train = Damage(
-        project / "s.json", ["train", "--settings", "s.json", *TRAIN], project / "new", good
-    )
-    train(filter(reasonable, key_by_key(good, "settings", wrong=5)))
+    train = Damage(project / "job.json", TRAIN, project / "new", job_entries(JOB))
+    cases = in_job(key_by_key(good, "settings", wrong=5))
+    train(filter(reasonable, cases))
     # Which of several changed keys is named first is open.
-    train(filter(reasonable, at_random(good, "settings", 150)), [""], keys=False)
-    train(bytes_at_random(as_json(good), "settings", 100), [""], keys=False)
+    train(filter(reasonable, in_job(at_random(good, "settings", 150))), [""], keys=False)
+    before, after = as_json(job_entries({**JOB, "settings": "HERE"})).split(b'"HERE"')
+    damaged = bytes_at_random(as_json(good), "settings", 100)
+    train((c._replace(value=before + c.value + after) for c in damaged), [""], keys=False)
+
+
+def test_the_entries_of_a_job_file(project):
+    """Each dropped, renamed, or given values of other kinds."""
+    told = job_entries({key: value for key, value in JOB.items() if key != "settings"})
+    whole = {**told, "settings": JOB["settings"]}
+    train = Damage(project / "job.json", TRAIN, project / "new", whole)
+    damaged = key_by_key(told, "job", wrong=6)
+    # A path may be any text; where it leads is up to who writes the file.
+    cases = (c for c in damaged if not isinstance(c.value.get(c.key), str))
+    train(c._replace(value={**c.value, "settings": JOB["settings"]}) for c in cases)
 
 
 @pytest.mark.parametrize(
@@ -66,21 +97,16 @@ def test_settings(project):
     ids=lambda value: f"{value}"[:40],
 )
 def test_settings_that_were_not_refused_by_name(project, change, words):
-    text = json.dumps({**GOOD, **change})
-    assert not accepted(
-        str(change), ["train", "--settings", text, *TRAIN], project / "new", words[:1]
-    )
-    assert not accepted(
-        str(change), ["train", "--settings", text, *TRAIN], project / "new", words[1:]
-    )
+    train = train_with(project, str(change), **change)
+    assert not train(*words[:1]) and not train(*words[1:])
 
 
 def test_settings_nested_too_deeply_or_given_twice(project):
     deep = '{"a":' * 100_000 + "1" + "}" * 100_000
-    twice = json.dumps(settings(CELL)).replace('"seed"', '"seed": 7, "seed"')
+    twice = json.dumps(job_entries(JOB)).replace('"seed"', '"seed": 7, "seed"')
     for text, word in ((deep, "nested too deeply"), (twice, "'seed' is given twice")):
-        command = ["train", "--settings", text, *TRAIN]
-        assert not accepted(word, command, project / "new", [word])
+        (project / "job.json").write_text(text)
+        assert not accepted(word, TRAIN, project / "new", [word])
 
 
 OWN = {"clients": [[0, 1], [2, 3, 4], [5]], "test": [0, 2]}
@@ -159,19 +185,20 @@ def test_and_those_at_the_limits_end(project, scheme, alpha):
 
 def test_the_manifest_of_prepared_data(project):
     good = json.loads((project / "data" / "manifest.json").read_bytes())
-    command = ["train", "--settings", "settings.json", *TRAIN]
     free = ("source", "size", "train", "test", "train_images_in_test")
     used = {key: good[key] for key in good if key not in free}
-    train = Damage(project / "data" / "manifest.json", command, project / "new", used)
-    train(key_by_key(used, "manifest", wrong=5), ["data/"])
-    train(at_random(used, "manifest", 100), ["data/"])
-    train(bytes_at_random(as_json(used), "manifest", 60), ["data/"])
+    train = Damage(project / "data" / "manifest.json", TRAIN, project / "new", used)
+    # Another hash than the data's is met where it is compared with the partition's.
+    words = ["data/", "made for other data"]
+    train(key_by_key(used, "manifest", wrong=5), words)
+    train(at_random(used, "manifest", 100), words)
+    train(bytes_at_random(as_json(used), "manifest", 60), words)
 
 
 def test_prepared_data_with_damaged_bytes(project):
     """Whatever byte it is: the hash is checked before training."""
     file = project / "data" / "data.safetensors"
-    train = Damage(file, ["train", "--settings", "settings.json", *TRAIN], project / "new")
+    train = Damage(file, TRAIN, project / "new")
     train(bytes_at_random(file.read_bytes(), "data", 40), ["data/"])
 
 
@@ -236,8 +263,7 @@ def test_partition_files(project):
     good = json.loads((project / "partition.json").read_bytes())
     used = {key: good[key] for key in ("format", "dataset", "sha256", "test", "clients")}
     del used["dataset"]["name"], used["dataset"]["images"]
-    command = ["train", "--settings", "settings.json", *TRAIN]
-    train = Damage(project / "partition.json", command, project / "new", used)
+    train = Damage(project / "partition.json", TRAIN, project / "new", used)
     train(key_by_key(used, "partition", wrong=5), ["partition.json"])
     train(at_random(used, "partition", 80), ["partition.json"])
     train(bytes_at_random(as_json(used), "partition", 80), ["partition.json"])
@@ -272,7 +298,8 @@ def weight_cases(header, body, seed):
 
 def test_models_of_a_run(project, weights):
     run = f"results/runs/toy/{CELL}"
-    command = ["landscape", "--run", run, *TRAIN[:4], "--out", "new/l.csv", "--points", "2"]
+    told = {**INPUTS, "run": run, "out": "new/l.csv"}
+    command = ["landscape", job_file(project / "draw.json", "landscape", **told)]
     analyse = Damage(project / run / "average.safetensors", command, project / "new")
     analyse(weight_cases(*weights, "models"))
 
@@ -308,8 +335,8 @@ def test_the_manifest_of_a_run_that_is_analysed(project, command):
     used = {key: good[key] for key in ("status", "inputs", "settings")}
     used["inputs"] = {"data": used["inputs"]["data"]}
     used["settings"] = {"model": used["settings"]["model"], "seed": used["settings"]["seed"]}
-    option = ["--points", "2"] if command == "landscape" else ["--count", "1"]
-    command = [command, "--run", run, *TRAIN[:4], "--out", "new/out", *option]
+    told = {**INPUTS, "run": run, "out": "new/out"}
+    command = [command, job_file(project / "analyse.json", command, **told)]
     analyse = Damage(project / run / "manifest.json", command, project / "new", used)
     analyse(key_by_key(used, "analysed", wrong=8), ["manifest.json"])
     analyse(at_random(used, "analysed", 40), ["manifest.json"])
@@ -319,8 +346,11 @@ def test_the_manifest_of_a_run_that_is_analysed(project, command):
 def test_several_runs_at_once_name_the_broken_one(project):
     runs = [f"results/runs/toy/{CELL[:-1]}{seed}" for seed in (0, 1)]
     (project / runs[1] / "manifest.json").write_text("{")
-    command = ["hessian", "--run", *runs, *TRAIN[:4], "--out", "a.json", "b.json", "--count", "1"]
-    code, lines = fedgloss(*command)
+    jobs = [
+        job_file(project / f"{i}.json", "hessian", **INPUTS, run=run, out=f"{i}-made.json")
+        for i, run in enumerate(runs)
+    ]
+    code, lines = fedgloss("hessian", *jobs)
     assert code == 2 and len(lines) == 1 and runs[1] in lines[0]
 
 

@@ -74,7 +74,11 @@ def growth(folder: Path, each_round: Callable[[], object] | None = None) -> int:
         return on_round
 
     cell = CellFiles(
-        study.settings(study.cells[0]), partition, folder / "out", "c", folder / "checkpoints"
+        study.settings(study.cells[0]),
+        partition,
+        folder / "out",
+        "c",
+        folder / "checkpoints",
     )
     train_cells([cell], folder / "data", device="cpu", checkpoint_rounds=100, watch=watch)
     return used[END] - used[BEGIN]

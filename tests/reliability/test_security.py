@@ -22,7 +22,8 @@ from fedgloss.models.weights import read
 from fedgloss.tensors import load_metadata, load_tensors
 from fedgloss.torchvision_compat import torchvision
 from reliability.hostile import fedgloss
-from reliability.toy import CELL, picture
+from reliability.toy import CELL, INPUTS, picture
+from unit.cells import job_file
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -125,18 +126,18 @@ def test_the_bombs_work(bombs, tmp_path):
 
 def test_a_pickle_in_the_place_of_any_file_is_refused(bombs, project):
     run = Path("results/runs/toy") / CELL
-    analyse = ["--data", "data", "--partition", "partition.json", "--out", "new"]
-    train = ["train", "--settings", "settings.json", *analyse]
+    train = ["train", "job.json"]
+    draw = ["landscape", job_file(project / "draw.json", "landscape", **INPUTS, run=run, out="new")]
     from_file = ["--scheme", "file", "--file", "split.json"]
     commands = {
         "data/data.safetensors": train,
         "data/manifest.json": train,
         "partition.json": train,
-        "settings.json": train,
+        "job.json": train,
         "split.json": ["partition", "--data", "data", "--out", "p", *from_file],
         "study.yaml": ["check", "study.yaml"],
-        str(run / "average.safetensors"): ["landscape", "--run", run, *analyse],
-        str(run / "manifest.json"): ["landscape", "--run", run, *analyse],
+        str(run / "average.safetensors"): draw,
+        str(run / "manifest.json"): draw,
         str(run / "metrics.csv"): ["figure", "study.yaml", "curves", "--results", "results"],
         f"results/analysis/toy/{CELL}/hessian.json": ["table", "study.yaml", "numbers"],
     }

@@ -118,7 +118,7 @@ def test_a_csv_table_reads_back_what_was_written(project):
 
 def test_no_terminal_command_reaches_the_terminal(tmp_path):
     for name in ("a\x1b]0;title\x07b", "a\nfedgloss: error: not this", "a\r\x1b[2K", "\u202eb"):
-        for command in (["check", tmp_path / name], ["train", "--settings", name]):
+        for command in (["check", tmp_path / name], ["train", name]):
             code, lines = fedgloss(*command)
             assert code == 2 and len(lines) == 1 and lines[0].isprintable(), lines
 

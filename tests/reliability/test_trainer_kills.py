@@ -18,10 +18,10 @@ from unit.cells import OUTPUTS, cell_settings
 # Methods with much state, and both ways to compute gradients.
 RUNS = [
     ("fedsmoo", "stacked"),
-    ("scaffold", "loop"),
+    ("scaffold", "autograd"),
     ("fedgloss", "stacked"),
     ("fedgamma", "stacked"),
-    ("fedspeed", "loop"),
+    ("fedspeed", "autograd"),
 ]
 RECORDED = {"record": ["norms", "communication", "delta_epsilon"]}
 

@@ -80,7 +80,7 @@ def expected(project, folder):
         "data": project / "results/data/digits",
         "partition": project / "results/partitions/digits/alpha-0/partition.json",
     }
-    cell = Cell(folder, inputs, study.settings(study.cells[0]), every=10_000)
+    cell = Cell(folder, inputs, study.settings(study.cells[0]).to_json(), every=10_000)
     assert cell.run() == 0
     return {name: cell.results()[name] for name in OUTPUTS}
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from fedgloss.files import write_json
 from fedgloss.study import study
 from reliability.hostile import fedgloss
+from unit.cells import job_file
 
 COLUMN = {"dataset": "pets", "alpha": "iid", "model": "smallcnn"}
 BOTH = {"columns": [COLUMN], "rows": ["fedavg", "mine"]}
@@ -69,6 +69,7 @@ STUDY = {
     },
 }
 CELL = "pets/alpha-iid/smallcnn/mine/seed-0"
+INPUTS = {"data": "data", "partition": "partition.json"}
 
 
 def picture(file: Path, seed: int) -> None:
@@ -86,7 +87,6 @@ def make_project(folder: Path) -> Path:
         part = "train" if number < 12 else "test"
         picture(folder / "pets" / part / "ab"[number % 2] / f"{number}.png", number)
     write_json(folder / "study.yaml", STUDY)
-    write_json(folder / "settings.json", settings(CELL))
     run = functools.partial(_done, folder)
     run("prepare", "folder", "--root", "pets", "--out", "data")
     run(
@@ -100,20 +100,31 @@ def make_project(folder: Path) -> Path:
         "--out",
         "partition.json",
     )
-    inputs = ["--data", "data", "--partition", "partition.json"]
     for cell in study.check_study(STUDY, "study.yaml").cells:
         out, made = f"results/runs/toy/{cell}", f"results/analysis/toy/{cell}"
-        write_json(folder / "cell.json", settings(str(cell)))
-        run("train", "--settings", "cell.json", *inputs, "--out", out)
-        run("hessian", "--run", out, *inputs, "--out", f"{made}/hessian.json", "--count", "1")
-        run("landscape", "--run", out, *inputs, "--out", f"{made}/landscape.csv", "--points", "3")
+        run("train", job_file(folder / "cell.json", **training(str(cell), out)))
+        measured = {**INPUTS, "run": out, "out": f"{made}/hessian.json"}
+        run("hessian", job_file(folder / "hessian.json", "hessian", **measured))
+        drawn = {**INPUTS, "run": out, "out": f"{made}/landscape.csv", "points": 3}
+        run("landscape", job_file(folder / "landscape.json", "landscape", **drawn))
+    job_file(folder / "job.json", **training(CELL, "new/run"))
     return folder
+
+
+def training(cell: str, run: str) -> dict[str, Any]:
+    """The entries of the job file that trains a cell into a folder."""
+    code = _checked().code(*cell.split("/")[3:1:-1])
+    return {"settings": settings(cell), **INPUTS, "run": run, "code": code}
 
 
 def settings(cell: str) -> dict[str, Any]:
     """The resolved settings of a cell of the small study."""
-    checked = study.check_study(copy.deepcopy(STUDY), "study.yaml")
-    return json.loads(json.dumps(checked.settings(checked.cell(cell))))
+    checked = _checked()
+    return checked.settings(checked.cell(cell)).to_json()
+
+
+def _checked() -> study.Study:
+    return study.check_study(copy.deepcopy(STUDY), "study.yaml")
 
 
 def _done(folder: Path, *arguments: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from unit.cells import OUTPUTS, cell_settings
+from unit.cells import OUTPUTS, cell_settings, job_file
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
@@ -56,17 +56,11 @@ class Cell:
 
     def command(self) -> list[str]:
         """What stands after `fedgloss`."""
-        options = {
-            **self.inputs,
-            "settings": json.dumps(self.settings),
-            "out": self.out,
-            "checkpoints": self.checkpoints,
-            "checkpoint-rounds": self.every,
-            "backend": self.backend,
-            "code": self.code,
-            "device": "cpu",
-        }
-        return ["train", *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
+        where = {"run": self.out, "checkpoints": self.checkpoints, **self.inputs}
+        told = self.folder.with_name(f"{self.folder.name}-job.json")
+        job = job_file(told, settings=self.settings, code=self.code, **where)
+        options = {"checkpoint-rounds": self.every, "backend": self.backend, "device": "cpu"}
+        return ["train", job, *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
 
     def start(self, fault: Fault | None = None) -> BaseProcess:
         """A new process that trains, after `fault` has prepared what is to happen to it."""

@@ -50,8 +50,8 @@ arguments = sys.argv[1:]
 real = [{python!r}, "-m", "fedgloss"]
 if arguments[0] != "train":
     os.execv(real[0], [*real, *arguments])
-given = dict(zip(arguments[1::2], arguments[2::2]))
-cell = "-".join(Path(given["--out"]).parts[-2:])
+told = json.loads(Path(arguments[1]).read_text())
+cell = "-".join(Path(told["run"]).parts[-2:])
 notes = Path("{notes}")
 starts = notes / f"{{cell}}.starts"
 with open(starts, "a") as file:
@@ -61,7 +61,7 @@ every = ["--checkpoint-rounds", "{every}", "--checkpoint-seconds", "1000000"]
 trainer = subprocess.Popen([*real, *arguments, *every])
 plan = notes / f"{{cell}}.plan"
 if plan.exists() and attempt <= json.loads(plan.read_text())["times"]:
-    folder = Path(given["--checkpoints"])
+    folder = Path(told["checkpoints"])
     before = set(folder.glob("round-*"))
     while set(folder.glob("round-*")) <= before:
         assert trainer.poll() is None, "ended before it could be stopped"

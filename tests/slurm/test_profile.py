@@ -8,6 +8,8 @@ from fedgloss.study import estimate
 from fedgloss.study.study import load_study
 from workflow.project import ROOT, build, copy_project
 
+# Snakemake's own messages, a paragraph for each job.
+LISTED = ("--dry-run", "--quiet=progress")
 PROFILES = [ROOT / "profiles" / name / "config.yaml" for name in ("default", "slurm")]
 
 
@@ -33,7 +35,7 @@ def asked(text):
 
 
 def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(project):
-    jobs = asked(build(project, "--profile=slurm", "--dry-run"))
+    jobs = asked(build(project, "--profile=slurm", *LISTED))
     study = load_study(ROOT / "config" / "paper.yaml")
     trained = [job for job in jobs if job[0] == "train"]
     assert len(trained) == len(study.cells)
@@ -45,17 +47,20 @@ def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(projec
         assert int(given["runtime"]) == need.minutes(1)
         assert int(given["mem_mb"]) == need.mem_mb
         assert int(given["gpu"]) == need.gpu == 1
-    for rule, what in (("hessian", estimate.hessian), ("landscape", estimate.landscape)):
-        (first, *_) = [job for job in jobs if job[0] == rule]
-        cell = study.cell("{}/alpha-{}/{}/{}/seed-0".format(*first[2:6]))
-        assert int(jobs[first]["runtime"]) == what(study, cell).minutes(1)
+    first = next(job for job in jobs if job[0] == "hessian_seeds")
+    cell = study.cell(f"{first[2]}/seed-0")
+    assert int(jobs[first]["runtime"]) == estimate.hessian(study, cell).minutes(1)
+    first = next(job for job in jobs if job[0] == "landscape")
+    cell = study.cell("{}/alpha-{}/{}/{}/seed-0".format(*first[2:6]))
+    assert int(jobs[first]["runtime"]) == estimate.landscape(study, cell).minutes(1)
 
 
 def test_the_command_line_names_another_study(project):
-    arguments = ["--profile=slurm", "--configfile=config/smoke.yaml", "--dry-run"]
+    arguments = ["--profile=slurm", "--configfile=config/smoke.yaml", *LISTED]
     jobs = asked(build(project, *arguments))
-    assert {job[1] for job in jobs if job[0] == "train"} == {"smoke"}
-    assert {given["gpu"] for job, given in jobs.items() if job[0] == "train"} == {"0"}
+    trained = {job: given for job, given in jobs.items() if job[0] == "train_seeds"}
+    assert {job[1] for job in trained} == {"smoke"}
+    assert {given["gpu"] for given in trained.values()} == {"0"}
 
 
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.parent.name)

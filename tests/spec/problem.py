@@ -48,7 +48,7 @@ class Problem:
         pairs = zip(rows[:m], self.N[:m], strict=True)
         return [(row.repeat(n, 1), torch.zeros(n, dtype=torch.float64)) for row, n in pairs]
 
-    def train(self, algorithm, m, schedule, **options) -> fedgloss.Training:
+    def train(self, algorithm, m, schedule, **options) -> fedgloss.Result:
         """Full-gradient local steps with `fedgloss.train`."""
         options = {"lr": 0.1, "local_steps": 2, **options}
         return fedgloss.train(

@@ -19,7 +19,7 @@ NAME = "server_momentum:fedavgm"
 
 @pytest.fixture(autouse=True)
 def examples(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ def test_one_line_of_configuration_adds_it_to_a_study():
     config["grid"][0]["algorithms"].append("fedavgm")
     study = check_study(config, "study.yaml")
     (cell, _) = study.select(algorithm="fedavgm")
-    assert study.settings(cell)["hyperparameters"] == {"momentum": 0.9}
+    assert study.settings(cell).hyperparameters == {"momentum": 0.9}
 
 
 def test_the_page_shows_the_file_as_it_is():
-    page = (ROOT / "docs" / "adding-a-method.md").read_text()
-    code = (ROOT / "docs" / "examples" / "server_momentum.py").read_text()
+    page = (ROOT / "docs" / "own-method.md").read_text()
+    code = (ROOT / "examples" / "server_momentum.py").read_text()
     block = re.search(r"```python\n(@named.*?)```", page, re.DOTALL)[1]
     assert block in code
 
@@ -66,7 +66,7 @@ def test_the_readmes_library_example_runs(monkeypatch):
         "y_test": data[0][1],
     }
     exec(block, names)
-    assert isinstance(names["result"], fedgloss.Training)
+    assert isinstance(names["result"], fedgloss.Result)
 
 
 def test_the_manual_lists_every_method_variant_and_hyperparameter():

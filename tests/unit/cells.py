@@ -6,8 +6,9 @@ from pathlib import Path
 
 from fedgloss.data.dataset import load, prepare
 from fedgloss.data.partition.partition import make_partition
-from fedgloss.engine.assembly import Training
+from fedgloss.engine.assembly import Result
 from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.settings import Settings
 from fedgloss.study.study import load_study
 
 QUICK = {
@@ -30,9 +31,9 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
     return {"data": folder / "data", "partition": partition}
 
 
-def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Training:
+def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Result:
     """Train one cell alone."""
-    cell = CellFiles(settings, partition, out, code, checkpoints)
+    cell = CellFiles(Settings.from_json(settings), partition, out, code, checkpoints)
     return train_cells([cell], data, **options)[0]
 
 
@@ -54,7 +55,21 @@ def _resolved(method: str, training: str) -> str:
         ],
     }
     study = load_study(json.dumps(study))
-    return json.dumps(study.settings(study.cells[0]))
+    return json.dumps(study.settings(study.cells[0]).to_json())
+
+
+JOBS = {
+    "train": {"weights": None, "checkpoints": None, "code": "code"},
+    "hessian": {"choice": "paper", "count": 1, "models": ["average"]},
+    "landscape": {"points": 2, "extent": 1.0, "seed": 0},
+}
+
+
+def job_file(file: Path, kind: str = "train", **entries: object) -> str:
+    """Write a job file, as `fedgloss train` and its like take it; returns its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(JOBS[kind] | entries, default=str))
+    return str(file)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ figures:
 
 def settings_of(file, cell):
     study = load_study(file)
-    return study.settings(study.cell(cell))
+    return study.settings(study.cell(cell)).to_json()
 
 
 OWN = {

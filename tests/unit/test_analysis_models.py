@@ -22,6 +22,7 @@ from fedgloss.models.cnn import smallcnn
 from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
 from fedgloss.sharpness.landscape import filter_normalized_directions, surface
 from fedgloss.sharpness.objective import Objective
+from fedgloss.study.jobfile import HessianJob, LandscapeJob
 from refusal import refused
 from zoo import ZOO
 
@@ -545,11 +546,13 @@ def test_a_run_of_a_users_model_is_analysed(tmp_path) -> None:
     settings["model"] = f"{__name__}:tied"
     inputs, run = prepare_inputs(tmp_path), tmp_path / "run"
     result = train_cell(settings, **inputs, out=run, code="code", device="cpu")
-    hessian(run, *inputs.values(), tmp_path / "h.json", choice="paper", count=1)
+    where = {**inputs, "run": run}
+    hessian(
+        HessianJob(**where, out=tmp_path / "h.json", choice="paper", count=1, models=("average",))
+    )
     found = json.loads((tmp_path / "h.json").read_text())
     assert found["lambda1"] > 0
-    options = {"extent": 0.5, "points": 3, "seed": 0, "device": "cpu"}
-    landscape(run, *inputs.values(), tmp_path / "l.csv", **options)
+    landscape(LandscapeJob(**where, out=tmp_path / "l.csv", points=3, extent=0.5, seed=0), "cpu")
     middle = (tmp_path / "l.csv").read_text().splitlines()[5].split(",")
     assert middle[:2] == ["0.0", "0.0"] and np.isfinite(float(middle[2]))
     assert result.w.dtype == torch.float64

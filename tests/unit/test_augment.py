@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from fedgloss.data.augment import KINDS, crop_flip, draw, normalize
+from fedgloss.rng import Stream
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused
 
@@ -13,7 +14,7 @@ SIZES = [64] * 7 + [52]  # the paper's 500 images per client in mini-batches of 
 
 
 def rounds(kind, count):
-    return np.concatenate([draw(kind, 0, t, 5, SIZES) for t in range(count)])
+    return np.concatenate([draw(kind, Stream(0, "augment", t, 5), SIZES) for t in range(count)])
 
 
 # What is drawn
@@ -21,7 +22,7 @@ def rounds(kind, count):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_row_per_image_of_offsets_and_flip(kind):
-    found = draw(kind, 0, 0, 0, SIZES)
+    found = draw(kind, Stream(0, "augment"), SIZES)
     assert found.shape == (500, 3) and found.dtype == np.int64
     assert found.min(axis=0).tolist() >= [0, 0, 0]
     assert (found.max(axis=0) <= [8, 8, 1]).all()
@@ -54,36 +55,38 @@ def test_successive_draws_are_independent(kind):
 
 
 def test_batch_aug_draws_once_per_mini_batch():
-    found = draw("batch_aug", 1, 2, 3, SIZES)
+    found = draw("batch_aug", Stream(1, "augment", 2, 3), SIZES)
     batches = np.split(found, np.cumsum(SIZES)[:-1])
     assert all((batch == batch[0]).all() for batch in batches)
     assert len({tuple(batch[0]) for batch in batches}) > 4
 
 
 def test_image_aug_draws_for_each_image():
-    found = draw("image_aug", 1, 2, 3, SIZES)
+    found = draw("image_aug", Stream(1, "augment", 2, 3), SIZES)
     assert len({tuple(row) for row in found[:64]}) > 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_are_a_function_of_seed_purpose_round_and_client(kind):
-    base = {"seed": 1, "round": 2, "client": 3, "purpose": "augment"}
-    first = draw(kind, **base, batch_sizes=SIZES)
-    assert np.array_equal(first, draw(kind, **base, batch_sizes=SIZES))
+    base = {"seed": 1, "purpose": "augment", "round": 2, "client": 3}
+    first = draw(kind, Stream(**base), SIZES)
+    assert np.array_equal(first, draw(kind, Stream(**base), SIZES))
     for key, value in (("seed", 9), ("round", 9), ("client", 9), ("purpose", "probe")):
-        assert not np.array_equal(first, draw(kind, **(base | {key: value}), batch_sizes=SIZES))
+        assert not np.array_equal(first, draw(kind, Stream(**(base | {key: value})), SIZES))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_padding_sets_the_range_of_offsets(kind):
-    found = np.concatenate([draw(kind, 0, t, 0, SIZES, padding=1) for t in range(40)])
+    found = np.concatenate(
+        [draw(kind, Stream(0, "augment", t), SIZES, padding=1) for t in range(40)]
+    )
     assert {tuple(row) for row in found[:, :2]} == {(y, x) for y in range(3) for x in range(3)}
-    assert (draw(kind, 0, 0, 0, SIZES, padding=0)[:, :2] == 0).all()
+    assert (draw(kind, Stream(0, "augment"), SIZES, padding=0)[:, :2] == 0).all()
 
 
 def test_an_unknown_kind_is_refused():
     with refused("augmentation", "'mixup'", "batch_aug", "image_aug"):
-        draw("mixup", 0, 0, 0, SIZES)
+        draw("mixup", Stream(0, "augment"), SIZES)
 
 
 # What is done with it
@@ -117,7 +120,9 @@ def test_crop_flip_equals_torchvision_at_every_offset(shape, padding):
 
 def test_clients_stacked_and_one_by_one_are_the_same():
     batch = images(5, 16, 3, 32, 32)
-    draws = torch.from_numpy(np.stack([draw("image_aug", 0, 0, k, [16]) for k in range(5)]))
+    draws = torch.from_numpy(
+        np.stack([draw("image_aug", Stream(0, "augment", client=k), [16]) for k in range(5)])
+    )
     together = crop_flip(batch, draws, 4)
     for k in range(5):
         assert torch.equal(together[k], crop_flip(batch[k], draws[k], 4))
@@ -144,7 +149,10 @@ def test_the_pipeline_equals_torchvision_bit_for_bit(shape):
     """Crop, flip, ToTensor, Normalize on the same offsets."""
     channels = shape[0]
     mean, std = (0.4914, 0.4822, 0.4465)[:channels], (0.2470, 0.2434, 0.2616)[:channels]
-    batch, draws = images(40, *shape), torch.from_numpy(draw("image_aug", 0, 0, 0, [40]))
+    batch, draws = (
+        images(40, *shape),
+        torch.from_numpy(draw("image_aug", Stream(0, "augment"), [40])),
+    )
     ours = normalize(crop_flip(batch, draws, 4), mean, std, torch.float32)
     functional = torchvision("transforms.functional")
     for image, row, out in zip(batch, draws.tolist(), ours, strict=True):
@@ -187,6 +195,6 @@ def test_the_pipeline_can_be_captured_in_a_cuda_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = step()
-    draws.copy_(torch.from_numpy(draw("image_aug", 0, 0, 0, [16])))
+    draws.copy_(torch.from_numpy(draw("image_aug", Stream(0, "augment"), [16])))
     graph.replay()
     assert torch.equal(out, step())

@@ -54,7 +54,7 @@ def distance(a, b):
 @pytest.mark.parametrize("method", HYPERPARAMETERS)
 def test_five_rounds_of_the_papers_cnn_agree_in_double_precision(method):
     one_by_one, together = (
-        after_five_rounds(method, backend, torch.float64) for backend in ("loop", "stacked")
+        after_five_rounds(method, backend, torch.float64) for backend in ("autograd", "stacked")
     )
     assert distance(together, one_by_one) < 1e-10
 
@@ -68,26 +68,26 @@ def gradients(backend, dtype):
     return compute(W, x.to(dtype).unflatten(0, (12, 2)), y.view(12, 2), [2] * 12)
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 def test_single_precision_is_within_the_stated_bound(backend):
     """A gradient within 1e-5 of its size, far from what half precision or TF32 could do.
 
     The median over the clients: where two values that a maximum compares are equal up to rounding,
     a machine may take the other one, and that client's gradient jumps.
     """
-    exact = gradients("loop", torch.float64)
+    exact = gradients("autograd", torch.float64)
     errors = (gradients(backend, torch.float32) - exact).norm(dim=1) / exact.norm(dim=1)
     assert errors.median() < 1e-5
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 def test_five_rounds_in_single_precision_go_the_same_way(backend):
     """Of FedAvg, within 1e-3 of the way.
 
     There is no such bound with SAM: its steps have a fixed length in the direction of a gradient,
     and where a maximum or a ReLU flips, that direction jumps.
     """
-    exact = after_five_rounds("fedavg", "loop", torch.float64)
+    exact = after_five_rounds("fedavg", "autograd", torch.float64)
     assert distance(after_five_rounds("fedavg", backend, torch.float32), exact) < 1e-3
 
 
@@ -109,12 +109,15 @@ def test_over_200_rounds_backends_differ_less_than_seeds(method, inputs, tmp_pat
         result = train_cell(settings, **inputs, out=out, **options)
         return [row["accuracy"] for row in result.metrics]
 
-    loop, stacked = (
-        np.array([curve(backend, seed) for seed in range(3)]) for backend in ("loop", "stacked")
+    autograd, stacked = (
+        np.array([curve(backend, seed) for seed in range(3)]) for backend in ("autograd", "stacked")
     )
     chance = 10
-    assert loop[:, -1].min() > 5 * chance, "they learn"
-    assert root_mean_square(loop - stacked) < root_mean_square(loop - loop.mean(axis=0)) / 4
+    assert autograd[:, -1].min() > 5 * chance, "they learn"
+    assert (
+        root_mean_square(autograd - stacked)
+        < root_mean_square(autograd - autograd.mean(axis=0)) / 4
+    )
 
 
 def root_mean_square(x):

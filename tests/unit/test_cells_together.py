@@ -19,6 +19,7 @@ from fedgloss.data.partition.partition import make_partition
 from fedgloss.engine.checkpoint import Interrupted
 from fedgloss.errors import InputError
 from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.settings import Settings
 
 SIX = ("fedavg", "fedgloss", "fedsmoo", "fedgamma", "naivefedgloss", "centralized-sam-previous")
 
@@ -50,7 +51,9 @@ def grid(other="0"):
 def cell_files(settings, inputs, folder, checkpoints=None):
     name = f"{settings['method']}-{settings['seed']}"
     store = checkpoints and checkpoints / name
-    return CellFiles(settings, inputs[settings["alpha"]], folder / name, "code", store)
+    return CellFiles(
+        Settings.from_json(settings), inputs[settings["alpha"]], folder / name, "code", store
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,12 @@ def alone(inputs, tmp_path_factory):
     cells = [cell_files(settings, inputs, folder) for settings in grid()]
     for cell in cells:
         train_cell(
-            cell.settings, inputs["data"], cell.partition, cell.out, code="code", device="cpu"
+            cell.settings.to_json(),
+            inputs["data"],
+            cell.partition,
+            cell.out,
+            code="code",
+            device="cpu",
         )
     return [cell.out for cell in cells]
 
@@ -76,7 +84,7 @@ def test_twelve_cells_together_leave_the_files_of_twelve_cells_alone(inputs, alo
         assert all(ours[key] == theirs[key] for key in ours if key not in changing)
 
 
-@pytest.mark.parametrize("backend", ["stacked", pytest.param("loop", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["stacked", pytest.param("autograd", marks=pytest.mark.slow)])
 def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_path, backend):
     options = {"device": "cpu", "backend": backend}
     short = {"rounds": 3, "last": 3}
@@ -85,7 +93,9 @@ def test_cells_with_clients_of_other_sizes_leave_the_same_files_too(inputs, tmp_
     train_cells(cells, inputs["data"], **options)
     for cell in cells:
         out = tmp_path / "alone" / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, out, code="code", **options)
+        train_cell(
+            cell.settings.to_json(), inputs["data"], cell.partition, out, code="code", **options
+        )
         assert contents(cell.out) == contents(out), cell.out.name
 
 
@@ -136,7 +146,14 @@ def test_a_cell_that_diverged_before_a_stop_leaves_the_same_files(inputs, tmp_pa
     assert results[0].diverged_in < 7 and results[1].status == "completed"
     for cell in cells:
         alone = tmp_path / "alone" / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, alone, code="code", device="cpu")
+        train_cell(
+            cell.settings.to_json(),
+            inputs["data"],
+            cell.partition,
+            alone,
+            code="code",
+            device="cpu",
+        )
         assert contents(cell.out) == contents(alone), cell.out.name
         ours, theirs = (json.loads((f / "manifest.json").read_text()) for f in (cell.out, alone))
         for key in ("status", "diverged_in", "bytes_down", "bytes_up", "gradients_per_step"):
@@ -153,7 +170,10 @@ def test_a_cell_that_diverged_before_a_stop_leaves_the_same_files(inputs, tmp_pa
 )
 def test_cells_of_other_shapes_are_refused(inputs, tmp_path, change, words):
     settings = [cell_settings("fedavg"), cell_settings("fedsam", **change)]
-    cells = [CellFiles(s, inputs["0"], tmp_path / s["method"], "code") for s in settings]
+    cells = [
+        CellFiles(Settings.from_json(s), inputs["0"], tmp_path / s["method"], "code")
+        for s in settings
+    ]
     with pytest.raises(InputError, match=words):
         train_cells(cells, inputs["data"], device="cpu")
     assert not list(tmp_path.iterdir())
@@ -166,5 +186,7 @@ def test_every_method_can_be_trained_beside_itself(inputs, tmp_path, method):
     train_cells(cells, inputs["data"], device="cpu")
     for cell in cells:
         out = tmp_path / cell.out.name
-        train_cell(cell.settings, inputs["data"], cell.partition, out, code="code", device="cpu")
+        train_cell(
+            cell.settings.to_json(), inputs["data"], cell.partition, out, code="code", device="cpu"
+        )
         assert contents(cell.out) == contents(out)

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from cells import cell_settings, contents, prepare_inputs, train_cell
+from cells import cell_settings, contents, job_file, prepare_inputs, train_cell
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.tensors import load_tensors, save_tensors
 
@@ -204,7 +204,7 @@ def test_checkpoints_of_another_run_are_passed_over(
         other["partition"] = tmp_path / "other.json"
         other["partition"].write_text(json.dumps(record))  # the same split, other bytes
     else:
-        other["backend"] = "loop"
+        other["backend"] = "autograd"
     run(tmp_path / "out", settings, stop_after=8, **other)
     rounds = run(tmp_path / "out", settings_of("fedgloss"), checkpoints=tmp_path / "c")
     assert rounds[0] == 1
@@ -290,11 +290,9 @@ def test_a_checkpoint_is_due_by_rounds_or_by_time(tmp_path):
 
 
 def command(inputs, folder, settings):
-    options = {**inputs, "out": folder / "out", "checkpoints": folder / "c", "device": "cpu"}
-    return [
-        *(sys.executable, "-m", "fedgloss", "train", "--settings", json.dumps(settings)),
-        *(text for name, value in options.items() for text in (f"--{name}", str(value))),
-    ]
+    where = {**inputs, "run": folder / "out", "checkpoints": folder / "c"}
+    job = job_file(folder / "job.json", settings=settings, **where)
+    return [sys.executable, "-m", "fedgloss", "train", job, "--device", "cpu"]
 
 
 def test_sigterm_ends_the_command_with_75_and_the_next_call_goes_on(inputs, run, tmp_path):

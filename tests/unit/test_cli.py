@@ -6,17 +6,19 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from cells import cell_settings, prepare_inputs, tree
+from cells import cell_settings, job_file, prepare_inputs, tree
 from fedgloss import __version__, cli
 from fedgloss.cli import main
-from fedgloss.files import sha256
+from fedgloss.files import read_json, sha256
 from fedgloss.study.claims import check_claim, claim
-from fedgloss.study.outdated import FILES
+from fedgloss.study.jobfile import KINDS, file_for, job_of, read_job, to_json
+from fedgloss.study.layout import HERE, RUN_FILES
 from fedgloss.study.status import States
 from fedgloss.study.study import load_study
 from fedgloss.tensors import save_tensors
@@ -29,7 +31,7 @@ SUBPARSERS = next(
 COMMANDS = SUBPARSERS.choices
 EXPECTED = {
     *("prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"),
-    *("check", "cells", "settings", "status"),
+    *("check", "cells", "job", "status"),
 }
 
 
@@ -95,7 +97,7 @@ def refuse(tmp_path, monkeypatch, capsys):
 STUDY_COMMANDS = {
     "check": [],
     "cells": [],
-    "settings": ["digits/alpha-0/smallcnn/fedavg/seed-0"],
+    "job": ["digits/alpha-0/smallcnn/fedavg/seed-0"],
     "status": [],
     "table": ["accuracy"],
     "figure": ["curves"],
@@ -123,8 +125,8 @@ def test_commands_refuse_bad_studies(command, refuse, tmp_path):
         (["check"], ["config", "fedgloss check --help"]),
         (["check", SMOKE, "more"], ["more"]),
         (["cells", "--no-such-option", SMOKE], ["--no-such-option"]),
-        (["train"], ["--settings", "--data", "--partition", "--out"]),
-        (["settings", SMOKE, "digits/alpha-0/smallcnn/fedavg/seed-7"], ["seed-7", "did you mean"]),
+        (["train"], ["job", "fedgloss train --help"]),
+        (["job", SMOKE, "digits/alpha-0/smallcnn/fedavg/seed-7"], ["seed-7", "did you mean"]),
         (["table", SMOKE, "accuracies"], ["'accuracies'", "did you mean 'accuracy'"]),
         (["figure", SMOKE, "curve"], ["'curve'", "did you mean 'curves'"]),
         (["prepare", "mnist", "--out", "x"], ["mnist", "digits", "cifar10"]),
@@ -163,68 +165,116 @@ def test_bad_partitions(change, words, refuse, inputs):
 
 
 GOOD = json.dumps(cell_settings())
-NAMED_WEIGHTS = GOOD.replace('"weights": null', '"weights": "5eed"')
+NAMED_WEIGHTS = json.loads(GOOD.replace('"weights": null', '"weights": "5eed"'))
+
+
+def changed(old, new):
+    assert old in GOOD
+    return {"settings": json.loads(GOOD.replace(old, new))}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"--settings": "absent.json"}, ["absent.json", "cannot be read"]),
-        ({"--settings": "{"}, ["--settings", "JSON"]),
-        ({"--settings": "{}"}, ["settings.dataset", "missing"]),
-        ({"--settings": GOOD.replace('"rounds"', '"round"')}, ["training.round", "'rounds'"]),
-        ({"--settings": GOOD.replace('"rounds": 12', '"rounds": "12"')}, ["training.rounds"]),
-        ({"--settings": GOOD.replace('"rounds": 12', '"rounds": -1')}, ["rounds", "-1"]),
-        ({"--settings": GOOD.replace('"last": 4', '"last": 13')}, ["training.last", "13", "12"]),
-        ({"--settings": GOOD.replace('"alpha": "0"', '"alpha": "0.0"')}, ["alpha", "'0.0'", '"0"']),
-        ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": "fedglos"')}, ["fedglos"]),
-        ({"--settings": GOOD.replace('"method": "fedgloss"', '"method": 5')}, ["method", "5"]),
-        ({"--settings": GOOD.replace("smallcnn", "smalcnn")}, ["smalcnn", "smallcnn"]),
-        ({"--settings": GOOD.replace('"rho"', '"roh"')}, ["roh", "rho"]),
-        ({"--settings": GOOD.replace('"none"', '"flip"')}, ["flip", "batch_aug"]),
-        ({"--data": "absent"}, ["absent", "cannot be read"]),
-        ({"--partition": "absent"}, ["absent", "cannot be read"]),
-        ({"--weights": "absent"}, ["absent", "settings.weights", "null"]),
-        ({"--settings": NAMED_WEIGHTS}, ["weights", "no file", "5eed"]),
-        ({"--settings": NAMED_WEIGHTS, "--weights": "absent"}, ["absent", "cannot be read"]),
-        ({"--settings": NAMED_WEIGHTS, "--weights": "file"}, ["file", "SHA-256", "5eed"]),
-        ({"--settings": GOOD.replace('"weights": null', '"weights": 5')}, ["weights", "5", "null"]),
-        ({"--out": "file/below"}, ["file", "not writable"]),
-        ({"--out": "file"}, ["file", "not writable"]),
-        ({"--checkpoints": "file"}, ["file", "not writable"]),
-        ({"--device": "gpu"}, ["gpu", "cpu", "cuda"]),
-        ({"--backend": "fast"}, ["fast", "loop", "stacked"]),
-        ({"--threads": "0"}, ["--threads", "'0'", "at least 1"]),
-        ({"--checkpoint-rounds": "0"}, ["--checkpoint-rounds", "'0'"]),
-        ({"--checkpoint-seconds": "nan"}, ["--checkpoint-seconds", "'nan'"]),
+        ({"settings": {}}, ["settings.dataset", "missing"]),
+        ({"settings": [1]}, ["settings", "keys and values"]),
+        ({"seting": 5}, ["seting", "unknown key", "settings"]),
+        (changed('"rounds"', '"round"'), ["training.round", "'rounds'"]),
+        (changed('"rounds": 12', '"rounds": "12"'), ["training.rounds"]),
+        (changed('"rounds": 12', '"rounds": -1'), ["rounds", "-1"]),
+        (changed('"last": 4', '"last": 13'), ["training.last", "13", "12"]),
+        (changed('"alpha": "0"', '"alpha": "0.0"'), ["alpha", "'0.0'", '"0"']),
+        (changed('"method": "fedgloss"', '"method": "fedglos"'), ["fedglos"]),
+        (changed('"method": "fedgloss"', '"method": 5'), ["method", "5"]),
+        (changed("smallcnn", "smalcnn"), ["smalcnn", "smallcnn"]),
+        (changed('"rho"', '"roh"'), ["roh", "rho"]),
+        (changed('"none"', '"flip"'), ["flip", "batch_aug"]),
+        (changed('"weights": null', '"weights": 5'), ["weights", "5", "null"]),
+        ({"data": "absent"}, ["absent", "cannot be read"]),
+        ({"data": ""}, ["job.json", "data", "a path"]),
+        ({"data": "a\0b"}, ["job.json", "data", "a path"]),
+        ({"partition": "absent"}, ["absent", "cannot be read"]),
+        ({"partition": 5}, ["job.json", "partition", "a path"]),
+        ({"weights": "absent"}, ["absent", "settings.weights", "null"]),
+        ({"settings": NAMED_WEIGHTS}, ["weights", "no file", "5eed"]),
+        ({"settings": NAMED_WEIGHTS, "weights": "absent"}, ["absent", "cannot be read"]),
+        ({"settings": NAMED_WEIGHTS, "weights": "file"}, ["file", "SHA-256", "5eed"]),
+        ({"run": "file/below"}, ["file", "not writable"]),
+        ({"run": "file"}, ["file", "not writable"]),
+        ({"checkpoints": "file"}, ["file", "not writable"]),
+        ({"code": None}, ["job.json", "code", "text"]),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+    ids=str,
 )
-def test_bad_training(change, words, refuse, inputs, tmp_path):
+def test_bad_training_jobs(change, words, refuse, inputs, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    options = {"--settings": GOOD, "--data": inputs["data"], "--partition": inputs["partition"]}
-    options |= {"--out": "out", "--device": "cpu", **change}
-    refuse("train", *(word for pair in options.items() for word in pair), words=words)
+    entries = {"settings": json.loads(GOOD), **inputs, "run": "out", **change}
+    job_file(tmp_path / "job.json", **entries)
+    refuse("train", "job.json", "--device", "cpu", words=words)
 
 
-@pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"'])
-def test_settings_files_that_are_no_mapping(text, refuse, inputs, tmp_path):
-    (tmp_path / "s.json").write_text(text)
-    where = [word for k, v in inputs.items() for word in (f"--{k}", v)]
-    refuse("train", "--settings", "s.json", *where, "--out", "out", words=["settings"])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--device", "gpu"], ["gpu", "cpu", "cuda"]),
+        (["--backend", "fast"], ["fast", "autograd", "stacked"]),
+        (["--threads", "0"], ["--threads", "'0'", "at least 1"]),
+        (["--checkpoint-rounds", "0"], ["--checkpoint-rounds", "'0'"]),
+        (["--checkpoint-seconds", "nan"], ["--checkpoint-seconds", "'nan'"]),
+    ],
+    ids=str,
+)
+def test_bad_options_of_training(option, words, refuse, inputs, tmp_path):
+    job_file(tmp_path / "job.json", settings=json.loads(GOOD), **inputs, run="out")
+    refuse("train", "job.json", *option, words=words)
 
 
-@pytest.mark.parametrize("command", ["hessian", "landscape"])
-def test_bad_analysis(command, refuse, inputs):
-    where = [word for k, v in inputs.items() for word in (f"--{k}", v)]
-    common = [command, "--run", "absent", *where, "--out", "new/out"]
-    refuse(*common, words=["absent", "cannot be read"])
-    name = {"hessian": "--count", "landscape": "--points"}[command]
-    refuse(*common, name, "0", words=[name, "'0'", "at least"])
-    if command == "hessian":
-        refuse(*common, "--choice", "papers", words=["--choice", "'papers'", "official_code"])
-    else:
-        refuse(*common, "--extent", "inf", words=["--extent", "'inf'"])
+@pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"', "{", ""])
+@pytest.mark.parametrize("command", ["train", "hessian", "landscape"])
+def test_job_files_that_are_none(command, text, refuse, tmp_path):
+    (tmp_path / "job.json").write_text(text)
+    refuse(command, "job.json", words=["job.json"])
+    refuse(command, "absent.json", words=["absent.json", "cannot be read"])
+
+
+def test_cells_trained_together_have_one_data_set(refuse, inputs, tmp_path):
+    for i, data in enumerate((inputs["data"], "elsewhere")):
+        told = {**inputs, "data": data, "settings": json.loads(GOOD), "run": f"out{i}"}
+        job_file(tmp_path / f"{i}.json", **told)
+    refuse("train", "0.json", "1.json", words=["1.json: data", "elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("hessian", {}, ["absent", "cannot be read"]),
+        ("hessian", {"count": 0}, ["job.json", "count", "0", "at least 1"]),
+        ("hessian", {"choice": "papers"}, ["choice", "'papers'", "official_code"]),
+        ("hessian", {"models": []}, ["models", "average and final"]),
+        ("hessian", {"models": ["average"] * 2}, ["models", "at most once"]),
+        ("hessian", {"models": ["last"]}, ["models", "average and final"]),
+        ("hessian", {"points": 3}, ["points", "unknown key"]),
+        ("landscape", {}, ["absent", "cannot be read"]),
+        ("landscape", {"points": 1}, ["points", "1", "at least 2"]),
+        ("landscape", {"extent": 0}, ["extent", "0", "above 0"]),
+        ("landscape", {"extent": 10**400}, ["extent", "above 0"]),
+        ("landscape", {"seed": -1}, ["seed", "-1"]),
+    ],
+    ids=str,
+)
+def test_bad_analysis_jobs(kind, change, words, refuse, inputs, tmp_path):
+    job_file(tmp_path / "job.json", kind, run="absent", **inputs, out="new/out", **change)
+    refuse(kind, "job.json", words=words)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_file_is_read_back_as_it_was_written(kind, tmp_path):
+    study = load_study(SMOKE)
+    job = job_of(kind, study, study.cells[0], HERE)
+    file = file_for(tmp_path, to_json(job))
+    file.write_text(to_json(job))
+    assert read_job(file, KINDS[kind]) == job
+    assert file_for(tmp_path, to_json(replace(job, run=Path("other")))) != file
 
 
 def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
@@ -232,7 +282,6 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study = load_study(SMOKE)
     partition = "results/partitions/digits/alpha-0/partition.json"
-    inputs = ["--data", "results/data/digits", "--partition", partition]
 
     def run(*arguments):
         assert main([str(argument) for argument in arguments]) == 0
@@ -246,16 +295,18 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
     run("partition", "--data", "results/data/digits", "--out", partition, *scheme)
     for number, cell in enumerate(cells):
-        settings = run("settings", SMOKE, cell)
-        assert json.loads(settings) == study.settings(study.cell(cell))
-        Path("settings.json").write_text(settings)
-        given = "settings.json" if number else settings  # a file, or the text itself
-        out = f"results/runs/smoke/{cell}"
-        run("train", "--settings", given, *inputs, "--out", out, "--device", "cpu")
-        hessian = f"results/analysis/smoke/{cell}/hessian.json"
-        run("hessian", "--run", out, *inputs, "--out", hessian, "--count", "1")
+        told = run("job", SMOKE, cell)
+        assert json.loads(told)["settings"] == study.settings(study.cell(cell)).to_json()
+        Path("job.json").write_text(told)
+        run("train", "job.json", "--device", "cpu")
+        assert read_json(f"results/runs/smoke/{cell}/manifest.json")["code"]
+        Path("job.json").write_text(run("job", SMOKE, cell, "hessian"))
+        run("hessian", "job.json")
+        assert read_json(f"results/analysis/smoke/{cell}/hessian.json")["lambda1"] > 0
         assert f"{number + 1} done" in run("status", SMOKE)
-    run("landscape", "--run", out, *inputs, "--out", "landscape.csv", "--points", "3")
+    told = json.loads(run("job", SMOKE, cell, "landscape"))
+    Path("job.json").write_text(json.dumps({**told, "points": 3, "out": "landscape.csv"}))
+    run("landscape", "job.json")
     assert len(Path("landscape.csv").read_text().splitlines()) == 10
     run("table", SMOKE, "accuracy")
     run("figure", SMOKE, "curves")
@@ -277,8 +328,8 @@ class Looked:
     def run(self, number, status="completed", change=lambda manifest: None):
         """What a cell's run leaves, its manifest as it would be but for a change; its folder."""
         cell = self.study.cells[number]
-        files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in FILES]
-        manifest = {"status": status, "settings": self.study.settings(cell)}
+        files = [self.write(f"runs/smoke/{cell}/{name}", name) for name in RUN_FILES]
+        manifest = {"status": status, "settings": self.study.settings(cell).to_json()}
         manifest["code"] = self.study.code(cell.algorithm, cell.model)
         manifest["inputs"] = {"data": "da7a", "partition": "c0de", "weights": "5eed"}
         manifest["outputs"] = {file.name: sha256(file) for file in files}
@@ -387,7 +438,7 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
     (tmp_path / "own.yaml").write_text(json.dumps(config))
     train = """if True:
         import sys, json
-        from fedgloss.study.outdated import FILES
+        from fedgloss.study.layout import RUN_FILES
         from fedgloss.files import sha256
         from fedgloss.study.study import load_study
         from pathlib import Path
@@ -395,10 +446,11 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
         for cell in study.cells:
             run = Path("results/runs/own", str(cell))
             run.mkdir(parents=True)
-            [(run / name).touch() for name in FILES]
-            manifest = {"status": "completed", "settings": study.settings(cell), "inputs": {}}
+            [(run / name).touch() for name in RUN_FILES]
+            manifest = {"status": "completed", "inputs": {}}
+            manifest["settings"] = study.settings(cell).to_json()
             manifest["code"] = study.code(cell.algorithm, cell.model)
-            manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+            manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
             (run / "manifest.json").write_text(json.dumps(manifest))
         """
     look = """if True:
@@ -429,7 +481,7 @@ def test_an_edit_of_what_a_method_of_ones_own_imports_outdates_its_runs(tmp_path
     assert "outdated: digits/alpha-0/smallcnn/mine/seed-0: its code differs" in text
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", RUN_FILES)
 def test_a_run_that_lost_a_file_is_not_done(name, looked):
     (looked.run(0) / name).unlink()
     text = looked()
@@ -462,7 +514,11 @@ def test_a_checkpoint_that_training_will_pass_over_interrupts_nothing(what, look
     looked.write("data/digits/manifest.json", '{"sha256": "da7a"}')
     for number in (0, 1):
         cell = looked.study.cells[number]
-        identity = {"settings": looked.study.settings(cell), "data": "da7a", "partition": "c0de"}
+        identity = {
+            "settings": looked.study.settings(cell).to_json(),
+            "data": "da7a",
+            "partition": "c0de",
+        }
         identity["code"] = looked.study.code(cell.algorithm, cell.model)
         identity = json.loads(json.dumps({**identity, "device": "cpu"}))
         if number:
@@ -585,7 +641,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["cells", SMOKE], ["status", SMOKE], ["check", SMOKE], ["settings", SMOKE, "@"], ["--help"]],
+    [["cells", SMOKE], ["status", SMOKE], ["check", SMOKE], ["job", SMOKE, "@"], ["--help"]],
     ids=lambda arguments: arguments[0],
 )
 def test_looking_at_a_study_does_not_wait_for_torch(arguments):
@@ -595,7 +651,7 @@ def test_looking_at_a_study_does_not_wait_for_torch(arguments):
 import sys
 from fedgloss.cli import main
 from fedgloss.files import sha256
-from fedgloss.study.outdated import FILES
+from fedgloss.study.layout import RUN_FILES
 try:
     main({arguments!r})
 except SystemExit:

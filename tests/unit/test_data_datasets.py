@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -114,6 +115,18 @@ def test_a_changed_byte_is_found_by_verify(copy):
     data.write_bytes(content)
     load(copy)
     with refused(data, "SHA-256"):
+        load(copy, verify=True)
+
+
+def test_data_older_than_their_manifest_are_trusted(copy, monkeypatch):
+    """They were hashed when they were prepared; gigabytes are not hashed again by every job."""
+    monkeypatch.setattr(datasets, "sha256", lambda file: pytest.fail("it hashes the file"))
+    manifest = (copy / "manifest.json").stat().st_mtime_ns
+    os.utime(copy / "data.safetensors", ns=(manifest - 1, manifest - 1))
+    load(copy, verify=True)
+    monkeypatch.setattr(datasets, "sha256", lambda file: "another")
+    os.utime(copy / "data.safetensors", ns=(manifest, manifest))
+    with refused("data.safetensors", "SHA-256"):
         load(copy, verify=True)
 
 

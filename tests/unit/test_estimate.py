@@ -1,5 +1,7 @@
 """What a study will cost, and what its jobs ask a cluster for."""
 
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ import yaml
 from fedgloss.cli import main
 from fedgloss.errors import InputError
 from fedgloss.files import sha256, write_json, write_text
-from fedgloss.study import estimate
+from fedgloss.study import costs, estimate
 from fedgloss.study.configuration import validate
 from fedgloss.study.estimate import Need, remaining
-from fedgloss.study.outdated import FILES
+from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.schema.resources import Resources
 from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,14 +88,14 @@ def test_each_attempt_asks_for_more_up_to_the_longest_limit():
 
 
 def test_every_row_says_how_it_is_known():
-    validate(TABLE, "resources", "resources.yaml")
+    validate(TABLE, Resources, "resources.yaml")
     for basis, word in (("measured", "where"), ("guessed", "why")):
         row = {**TABLE["analysis"]["default"], "basis": basis}
         row.pop("where", None)
         row.pop("why", None)
         table = {**TABLE, "analysis": {"default": row}}
         with pytest.raises(InputError, match=rf"analysis\.default\.{word}: missing"):
-            validate(table, "resources", "resources.yaml")
+            validate(table, Resources, "resources.yaml")
 
 
 def test_every_condition_of_the_paper_has_a_row_of_its_own():
@@ -105,11 +108,11 @@ def test_every_condition_of_the_paper_has_a_row_of_its_own():
 def finish(study, cell, results, status="completed"):
     """What a cell's run leaves."""
     run = results / "runs" / study.name / str(cell)
-    for name in FILES:
+    for name in RUN_FILES:
         write_text(run / name, "")
-    manifest = {"status": status, "settings": study.settings(cell)}
+    manifest = {"status": status, "settings": study.settings(cell).to_json()}
     manifest["code"] = study.code(cell.algorithm, cell.model)
-    manifest["outputs"] = {name: sha256(run / name) for name in FILES}
+    manifest["outputs"] = {name: sha256(run / name) for name in RUN_FILES}
     write_json(run / "manifest.json", manifest)
 
 
@@ -190,19 +193,81 @@ def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):
         kinds("tabel7")
 
 
-def test_the_command_adds_up_and_says_what_is_guessed(tmp_path, capsys):
-    assert main(["estimate", PAPER, "fig6a", "--results", str(tmp_path)]) == 0
-    *lines, blank, total = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and blank == ""
-    assert all("GPU h" in line and line.endswith("guessed") for line in lines)
-    hours = sum(float(line.split("=")[1].split()[0]) for line in lines)
-    assert f"4 jobs to run: {hours:.1f} GPU hours" in total
-    assert "100% of that is guessed" in total
+def shown(capsys, *arguments):
+    assert main(["estimate", *map(str, arguments)]) == 0
+    return capsys.readouterr().out.splitlines()
 
-    smoke = str(ROOT / "config" / "smoke.yaml")
-    assert main(["estimate", smoke, "--results", str(tmp_path)]) == 0
-    total = capsys.readouterr().out.splitlines()[-1]
-    assert "6 jobs to run: 0.0 GPU hours" in total and "guessed" not in total
 
-    assert main(["estimate", smoke, "nothing"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(costs, "has_gpu", lambda: True)
+    *lines, blank, total, guesses = shown(capsys, PAPER, "--results", tmp_path)
+    parts = [line.split()[0] for line in lines]
+    assert parts[0] == "table3" and {*parts} < {*load_study(PAPER).tables}
+    assert blank == "" and lines[4].split()[:4] == ["table4", "resnet18", "66", "train"]
+    assert all(line.endswith("GPU h") for line in lines)
+    hours = sum(float(line.split()[-3]) for line in lines)
+    assert f"492 jobs to run: {hours:.0f} GPU hours, 100% of it guessed" in total
+    assert "guessed" in guesses and "resources.yaml" in guesses
+
+
+def test_details_are_a_line_for_each_condition_with_its_limit(tmp_path, capsys):
+    *lines, _, _, _, _ = shown(capsys, PAPER, "fig6a", "--details", "--results", tmp_path)
+    assert len(lines) == 4
+    assert all("GPU h  limit" in line and line.endswith("guessed") for line in lines)
+
+
+@pytest.mark.parametrize(("cores", "text"), [(2, "15.4 h"), (4, "12.8 h")])
+def test_a_machine_without_a_gpu_is_told_how_long_it_takes_itself(
+    cores, text, tmp_path, capsys, monkeypatch
+):
+    """Three cells of 10,000 rounds of 5, one job of six spectra: no shorter than the last."""
+    monkeypatch.setattr(costs, "has_gpu", lambda: False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores))
+    cells = 3 * 10_000 * 5 * TABLE["training"]["cifar10/cnn"]["sgd"]["cpu"]["seconds"]
+    spectra = 6 * TABLE["analysis"]["cifar10/cnn"]["cpu"]["hessian"]
+    assert (cells + spectra) / 3600 == pytest.approx(30.75)
+    line, _, on_gpu, here, _ = shown(
+        capsys, PAPER, "cifar10/alpha-0/cnn/fedavg", "--results", tmp_path
+    )
+    assert line.endswith("GPU h  or 31 CPU h") and "4 jobs to run: 0.3 GPU hours" in on_gpu
+    assert here == f"without a GPU, as here, on {cores} cores: about {text}, 42% of it guessed"
+
+
+def test_what_is_measured_is_not_called_a_guess(tmp_path, capsys):
+    smoke = ROOT / "config" / "smoke.yaml"
+    *_, total, here = shown(capsys, smoke, "--results", tmp_path)
+    assert "6 jobs to run: 0.1 CPU minutes" in total and "guessed" not in total + here
+    assert here.startswith("here, on ")
+
+
+def test_status_says_how_far_running_cells_are_and_what_is_left(tmp_path, capsys):
+    smoke = ROOT / "config" / "smoke.yaml"
+    cell = load_study(smoke).cells[0]
+    write_text(tmp_path / f"checkpoints/smoke/{cell}.owner", f"{os.getpid()} on {platform.node()}")
+    log = tmp_path / f"logs/train/smoke/{cell}.log"
+    write_text(log, "a warning: round off\ndigits: round 2 of 6  accuracy 31.50 %  0:04 left\n")
+    assert main(["status", str(smoke), "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert f"running: {cell}: round 2 of 6  accuracy 31.50 %  0:04 left\n" in text
+    assert "1 running …" in text and "6 jobs to run" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5400, "1.5 h"),
+        (172_800, "2 days"),
+        (1e8, "3.2 years"),
+    ],
+)
+def test_times_are_said_in_their_own_unit(seconds, text):
+    assert costs.spoken(seconds) == text
+
+
+def test_an_unknown_target_is_refused_in_one_line(capsys):
+    assert main(["estimate", PAPER, "nothing"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and PAPER in said and "'nothing'" in said

@@ -88,7 +88,8 @@ def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path
 def test_a_variant_is_named_after_its_method_and_the_first_has_its_colour() -> None:
     """FedGloSS's row of its own keeps FedGloSS's colour; without it the first variant has it."""
     labels = ("fedgloss-printed", "fedgloss-released", "mine-printed")
-    assert [algorithm(label) for label in labels] == [
+    study = make_study()
+    assert [algorithm(study, label) for label in labels] == [
         "FedGloSS (printed)",
         "FedGloSS (released)",
         "mine-printed",

@@ -165,7 +165,8 @@ def test_an_edit_of_a_method_reaches_the_methods_of_its_file_only(copy, family):
 
 
 # `fedgloss.train` and what only it uses: the workflow's jobs do not.
-LIBRARY = {"engine/train.py", "engine/identity.py"}
+LIBRARY = {"engine/train.py", "engine/identity.py", "engine/digest.py"}
+LIBRARY |= {f"sharpness/{name}.py" for name in ("measure", "trace", "density")}
 ENGINE = {file for file in SOURCES if file.startswith("engine/")} - LIBRARY
 ENGINE -= {file for file in ENGINE if file.endswith("__init__.py")}
 
@@ -230,7 +231,25 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "jobs/commands.py", "jobs/importing.py", "algorithms/names.py"}
 WITHOUT_RESULTS |= {"progress.py", "fingerprint.py", "__init__.py", "__main__.py"}
-READING = ("study", "claims", "inputs", "invocation", "own", "estimate", "status")
+READING = (
+    "study",
+    "cells",
+    "checking",
+    "claims",
+    "resolving",
+    "schema/study",
+    "schema/constants",
+    "schema/resources",
+    "schema/__main__",
+    "inputs",
+    "invocation",
+    "own",
+    "estimate",
+    "status",
+    "costs",
+    "messages",
+    "jobfile",
+)
 WITHOUT_RESULTS |= {f"study/{name}.py" for name in READING} | LIBRARY
 
 

@@ -23,9 +23,9 @@ from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends import kernels
-from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients, blocks_of, can_fuse
-from fedgloss.engine.backends.graph import WARM_UP, Handover, Recorded, _room
+from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.elementwise import Lazy, computed
 from fedgloss.engine.federation import Simulation, advance, federation
@@ -85,7 +85,7 @@ def inputs(model, shape, counts):
 
 
 def exact(model, W, x, y, counts):
-    double = LoopGradients(model.double(), F.cross_entropy)
+    double = AutogradGradients(model.double(), F.cross_entropy)
     gradients = double(W.double(), x.double(), y, counts)
     model.float()
     return gradients
@@ -178,9 +178,9 @@ def rounds_of(backend, methods, participants=2, sizes=(22,) * 4):
 
 def test_recorded_rounds_end_with_smaller_mini_batches():
     """Steps of 8, 8 and 6 samples: their sizes are a strided view of the round's."""
-    some, others = rounds_of("fused", ["fedgloss"]), rounds_of("loop", ["fedgloss"])
+    some, others = rounds_of("fused", ["fedgloss"]), rounds_of("autograd", ["fedgloss"])
     start = [other.w.clone() for other in others]
-    recorded = Recorded(some, Again)
+    recorded = Replay(some, Again)
     for _ in range(WARM_UP + 1):
         recorded.advance()
         for other in others:
@@ -277,7 +277,7 @@ def method(line):
 
 
 def test_a_method_that_lazy_arithmetic_changes_is_named_before_the_first_round():
-    [simulation] = rounds_of("loop", ["fedavg"])
+    [simulation] = rounds_of("autograd", ["fedavg"])
     lines = {**OTHER_OPERATORS, "sign": lambda W, g: torch.sign(g) + W / (1 + W * W)}
     for line in lines.values():
         rehearse([replace(simulation.federations[0], algorithm=method(line))], lazy=True)
@@ -372,17 +372,17 @@ def test_draws_are_handed_over_as_they_are():
 
 
 def test_what_lies_elsewhere_is_not_recorded():
-    [simulation] = rounds_of("loop", ["feddyn"])
+    [simulation] = rounds_of("autograd", ["feddyn"])
     [name] = simulation.clients
     simulation.clients[name].values = simulation.clients[name].values.to("meta")
     with refused("backend", f"the clients' state {name}", "'stacked'"):
-        Recorded([simulation], Again)
+        Replay([simulation], Again)
 
 
 def test_rounds_of_varying_participants_are_not_recorded():
     with refused("backend", "the schedule has 1 to 2"):
-        Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2]]), Again)
-    Recorded(rounds_of("loop", ["fedavg"], [[0, 1], [2, 3]]), Again)
+        Replay(rounds_of("autograd", ["fedavg"], [[0, 1], [2]]), Again)
+    Replay(rounds_of("autograd", ["fedavg"], [[0, 1], [2, 3]]), Again)
 
 
 @pytest.mark.parametrize("precision", ["float16", "tf32x3"])

@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
-from fedgloss.engine.backends.graph import WARM_UP, Recorded
+from fedgloss.engine.backends.graph import WARM_UP, Replay
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.rounds import Plan, Run, run_rounds
+from fedgloss.engine.task import Course, Task
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 
@@ -121,7 +122,7 @@ def test_replayed_rounds_equal_rounds(method, sizes):
     [one] = simulations([method], sizes)
     torch.manual_seed(0)
     [other] = simulations([method], sizes)
-    recorded = Recorded([one], Tape)
+    recorded = Replay([one], Tape)
     for _ in range(WARM_UP + 5):  # the warm-up of T_s ends on the way: radii are not frozen
         recorded.advance()
         advance([other])
@@ -135,7 +136,7 @@ def test_methods_trained_together_are_recorded_together():
     some = simulations(methods, (12, 3, 17, 8), ("delta_epsilon",))
     torch.manual_seed(0)
     others = simulations(methods, (12, 3, 17, 8), ("delta_epsilon",))
-    recorded = Recorded(some, Tape)
+    recorded = Replay(some, Tape)
     for _ in range(WARM_UP + 3):
         recorded.advance()
         advance(others)
@@ -145,7 +146,7 @@ def test_methods_trained_together_are_recorded_together():
 def test_a_restored_simulation_goes_on_from_what_was_restored():
     torch.manual_seed(0)
     [one], [other] = simulations(["fedgloss"]), simulations(["fedgloss"])
-    recorded = Recorded([one], Tape)
+    recorded = Replay([one], Tape)
     for _ in range(WARM_UP + 2):
         recorded.advance()
     kept = [{k: v.clone() for k, v in one.state(s).items()} for s in (0, 1)]
@@ -165,7 +166,7 @@ def test_what_needs_the_host_cannot_be_recorded():
     algorithm = build_algorithm("scaffold", {"control": "option1"})
     object.__setattr__(one.federations[0], "algorithm", algorithm)
     one.algorithm = algorithm
-    recorded = Recorded([one], Tape)
+    recorded = Replay([one], Tape)
     with pytest.raises(InputError, match="cannot record a gradient over all of a client's data"):
         for _ in range(WARM_UP + 1):
             recorded.advance()
@@ -180,10 +181,9 @@ def test_whole_runs_with_evaluation_are_the_same():
         model = build_model("smallcnn", (1, 8, 8), 5).double()
         gradients = build_gradients("stacked", model, F.cross_entropy)
         pipeline = Pipeline((0.5,), (0.3,), "image_aug", 1)
-        plan = Plan(
-            model, model, F.cross_entropy, gradients, "stacked", Batching(5), pipeline, 8, 2, 3,
-            ["norms"], True, new_graph,
-        )  # fmt: skip
+        course = Course(8, Batching(5), 2, 3, ("norms",), keep_history=True)
+        task = Task(model, F.cross_entropy, pipeline)
+        plan = Plan(task, course, gradients, "stacked", new_graph)
         run_rounds(runs, plan)
         return runs
 

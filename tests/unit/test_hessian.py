@@ -12,10 +12,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 from torch.func import functional_call
 
-from fedgloss import rng
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
 from fedgloss.errors import InputError
 from fedgloss.models.cnn import smallcnn
+from fedgloss.rng import Stream
 from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
 from fedgloss.sharpness.objective import Objective
 
@@ -287,7 +287,7 @@ def test_power_iteration_stops_after_twenty_steps() -> None:
 def test_power_iteration_follows_the_released_steps() -> None:
     """By hand: A = diag(2, 1), start u; estimates u.Au, then Rayleigh quotients of A u, A^2 u."""
     A = torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))
-    u = rng.uniform(3, "power iteration", 2)
+    u = Stream(3, "power iteration").uniform(2)
     powers = u * np.array([2.0, 1.0]) ** 2
     found = power_iteration(Quadratic(A), A.new_zeros(2), count=1, max_steps=3, seed=3)
     assert found.eigenvalues[0] == pytest.approx(

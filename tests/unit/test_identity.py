@@ -1,4 +1,4 @@
-"""What makes two calls of `fedgloss.train` the same run (engine/identity.py)."""
+"""What makes two calls of `fedgloss.train` the same run (engine/digest.py)."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedgloss.algorithms.core import Named
-from fedgloss.engine.identity import identify
+from fedgloss.engine.digest import identify
 from test_resume import double, halve, network
 
 HELPERS = '''
@@ -31,7 +31,7 @@ from torch import nn
 import fedgloss, helpers
 from fedgloss.algorithms import build_algorithm
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.engine.identity import identify
+from fedgloss.engine.digest import identify
 
 STEP = 1.0
 NAMES = {"b", "a", "c", "dd", "ee"}

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from cells import tree
+from cells import job_file, tree
 from fedgloss import fingerprint
 from fedgloss.cli import main
 from fedgloss.files import read_json
 from fedgloss.fingerprint import of_training
-from fedgloss.jobs import importing
 from fedgloss.jobs.importing import import_runs
+from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import load_study
 from refusal import refused
 
@@ -39,13 +39,17 @@ def built(tmp_path_factory):
         assert main([str(argument) for argument in arguments]) == 0
 
     run("prepare", "digits", "--out", theirs / "data/digits")
-    inputs = ["--data", theirs / "data/digits", "--partition", theirs / PARTITION]
+    inputs = {"data": theirs / "data/digits", "partition": theirs / PARTITION}
     scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
-    run("partition", *inputs[:2], "--out", inputs[3], *scheme)
+    run("partition", "--data", inputs["data"], "--out", inputs["partition"], *scheme)
     shutil.copytree(theirs, folder / "ours")
     for cell in study.cells:
-        settings, out = json.dumps(study.settings(cell)), theirs / "runs/shared" / str(cell)
-        run("train", "--settings", settings, *inputs, "--out", out, "--device", "cpu")
+        told = {
+            "settings": study.settings(cell).to_json(),
+            "run": theirs / "runs/shared" / str(cell),
+        }
+        code = study.code(cell.algorithm, cell.model)
+        run("train", job_file(folder / "job.json", **told, **inputs, code=code), "--device", "cpu")
     return folder
 
 
@@ -152,7 +156,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-@pytest.mark.parametrize("name", importing.FILES)
+@pytest.mark.parametrize("name", RUN_FILES)
 def test_a_file_that_is_not_the_manifests_is_refused(what, name, place):
     harm, reason = FILES[what]
     harm(place / "theirs" / RUN / name)

@@ -7,6 +7,7 @@ import pytest
 
 from fedgloss.study import invocation
 from refusal import refused
+from studies import DIGITS, with_datasets
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,12 @@ def test_of_many_targets_the_nearest_are_named_and_the_rest_counted():
     known = [f"table_{i}" for i in range(500)] + ["only_fedavg"]
     with refused("did you mean 'only_fedavg'", "allowed: only_fedavg, ", "and 477 more"):
         invocation.check_target("only_fedvag", False, known)
+
+
+def test_a_part_of_a_study_is_named_by_the_folders_its_cells_lie_in():
+    study = with_datasets(alphas=("0", "0.5"), digits=DIGITS, digits2=DIGITS)
+    paths = [str(cell) for cell in study.cells]
+    for part, found in (("", paths), ("digits", paths), ("digits/alpha-0", paths[:1])):
+        assert [str(cell) for cell in invocation.cells_below(study, part)] == found
+    with refused("s.yaml", "'digit/alpha-0' is no", "did you mean 'digits/alpha-0'"):
+        invocation.cells_below(study, "digit/alpha-0")

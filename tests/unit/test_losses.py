@@ -12,6 +12,7 @@ import fedgloss
 from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.engine.evaluate import evaluate
 from fedgloss.engine.flat import flatten
+from fedgloss.engine.task import Task
 
 CLASSES = 4
 WEIGHT = torch.tensor([0.1, 5.0, 1.0, 2.0], dtype=torch.float64)
@@ -65,7 +66,7 @@ def test_a_loss_may_draw_and_change_its_outputs():
     for seed in (1, 2):
         torch.manual_seed(seed)
         runs.append(train(loss=Noisy(), test=test))
-        assert runs[-1].backend == "loop"
+        assert runs[-1].backend == "autograd"
     assert torch.equal(runs[0].w, runs[1].w)
     with torch.no_grad():
         expected = F.cross_entropy(2 * runs[0].model(test[0]), test[1]).item()
@@ -73,7 +74,7 @@ def test_a_loss_may_draw_and_change_its_outputs():
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "class weights", "another label left out"])
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 def test_the_gradient_of_all_samples_is_that_of_their_mean(name, backend):
     """More than are passed at once, of which some do not count."""
     x, y = samples(2500, 1)
@@ -101,21 +102,23 @@ def test_the_loss_is_that_of_all_samples_in_whatever_pieces_they_are_passed(name
     model, (x, y) = network(), samples(23)
     expected = LOSSES[name](model(x), y).item()
     for batch_size in (1, 2, 7, 23, 100):
-        row = evaluate(model, LOSSES[name], flatten(model), x, y, batch_size=batch_size)
+        row = evaluate(Task(model, LOSSES[name]), flatten(model), x, y, batch_size=batch_size)
         assert row["loss"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_samples_that_the_loss_leaves_out_count_neither_as_right_nor_as_wrong():
     model, (x, y) = network(), samples(20)
     y[:9] = -100
-    all_left_out_in_a_piece = evaluate(model, F.cross_entropy, flatten(model), x, y, batch_size=4)
-    only_the_others = evaluate(model, F.cross_entropy, flatten(model), x[9:], y[9:])
+    all_left_out_in_a_piece = evaluate(
+        Task(model, F.cross_entropy), flatten(model), x, y, batch_size=4
+    )
+    only_the_others = evaluate(Task(model, F.cross_entropy), flatten(model), x[9:], y[9:])
     assert all_left_out_in_a_piece == pytest.approx(only_the_others)
     other = nn.CrossEntropyLoss(ignore_index=1)
     kept = y != 1
     x, y, kept = x[9:], y[9:], kept[9:]
-    assert evaluate(model, other, flatten(model), x, y) == pytest.approx(
-        evaluate(model, other, flatten(model), x[kept], y[kept])
+    assert evaluate(Task(model, other), flatten(model), x, y) == pytest.approx(
+        evaluate(Task(model, other), flatten(model), x[kept], y[kept])
     )
 
 
@@ -125,15 +128,15 @@ def test_a_loss_of_ones_own_may_leave_out_negative_labels():
 
     model, (x, y) = network(), samples(12)
     y[:5] = -1
-    accuracy = evaluate(model, own, flatten(model), x, y)["accuracy"]
-    assert accuracy == evaluate(model, own, flatten(model), x[5:], y[5:])["accuracy"]
+    accuracy = evaluate(Task(model, own), flatten(model), x, y)["accuracy"]
+    assert accuracy == evaluate(Task(model, own), flatten(model), x[5:], y[5:])["accuracy"]
     assert train([(x, y), samples(5)], loss=own, test=(x, y)).status == "completed"
 
 
 # Training
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize(
     "loss", [F.cross_entropy, nn.CrossEntropyLoss(), partial(F.cross_entropy, ignore_index=2)]
 )
@@ -150,7 +153,7 @@ def test_a_mini_batch_of_samples_that_do_not_count_is_no_divergence(loss, backen
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-@pytest.mark.parametrize("backend", ["auto", "loop", "stacked"])
+@pytest.mark.parametrize("backend", ["auto", "autograd", "stacked"])
 def test_classes_may_be_integers_of_any_type(dtype, backend):
     def typed(pair):
         return pair[0], pair[1].to(dtype)
@@ -165,7 +168,7 @@ def test_classes_may_be_integers_of_any_type(dtype, backend):
 @pytest.mark.parametrize("name", LOSSES)
 def test_both_backends_train_under_any_mean(name):
     options = {"loss": LOSSES[name], "test": samples(9, 4)}
-    ours, theirs = (train(backend=backend, **options) for backend in ("loop", "stacked"))
+    ours, theirs = (train(backend=backend, **options) for backend in ("autograd", "stacked"))
     assert torch.allclose(ours.history, theirs.history, rtol=1e-10, atol=1e-12)
 
 

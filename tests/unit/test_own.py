@@ -1,12 +1,16 @@
 """A study's own models and folders of images are tried before any job."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from fedgloss.study.own import check_own
+from fedgloss.cli import main
+from fedgloss.study.own import ORIGINALS, check_own, missing_data
 from fedgloss.study.study import check_study
+from fedgloss.torchvision_compat import torchvision
 from refusal import refused
+from studies import DIGITS, ROOT
 
 NETS = """\
 import torch
@@ -49,8 +53,6 @@ def own(tmp_path, monkeypatch):
 
 def prepare(study, shape, classes):
     """What preparing the data set would leave for this check."""
-    from pathlib import Path
-
     file = Path("results/data") / study.data_folder("pets") / "manifest.json"
     file.parent.mkdir(parents=True)
     tensors = {"train_images": ["uint8", 6, *shape]}
@@ -113,3 +115,58 @@ def test_a_folder_without_images_is_refused_unless_they_are_prepared(root, words
         check_own(study)
     prepare(study, (1, 8, 8), 10)
     check_own(study)
+
+
+def write(*files):
+    for file in map(Path, files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+
+
+CIFAR = {"source": "cifar10", "root": "data/cifar10", "partition": DIGITS["partition"]}
+
+
+def lacking(*others, **changes):
+    """What is said of a data set of CIFAR-10 with changes, and of others beside it."""
+    datasets = {"mine": {**CIFAR, **changes}, **{name: CIFAR for name in others}}
+    block = {"dataset": "mine", "alphas": ["0"], "model": "cnn", "algorithms": ["fedavg"]}
+    config = {"study": "s", "seeds": [0], "datasets": datasets, "grid": [block]}
+    config["training"] = {**TRAINING, "clients": 50}
+    return [*missing_data(check_study(config, "s.yaml"), datasets)]
+
+
+def test_data_that_are_missing_are_named_with_the_place_where_they_must_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = "data/cifar10: missing, must hold cifar-10-batches-py, see docs/data.md"
+    assert lacking() == [f"{where} (mine)"]
+    assert lacking("same") == [f"{where} (mine, same)"], "one folder, one line"
+    assert lacking(download=True) == ["data/cifar10: missing, will be downloaded (mine)"]
+    write("data/cifar10/cifar-10-batches-py/data_batch_1")
+    assert lacking() == []
+    write("here/test.csv")
+    assert lacking(source="landmarks", root="here", size=8) == [
+        "here: missing, must hold federated_train.csv, see docs/data.md (mine)"
+    ]
+
+
+def test_prepared_data_need_their_originals_no_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lacking()
+    write("results/data/mine+2cf1d0a9/manifest.json")
+    monkeypatch.setattr("fedgloss.study.study.Study.data_folder", lambda *_: "mine+2cf1d0a9")
+    assert lacking() == []
+
+
+def test_the_folders_of_cifar_are_torchvisions():
+    datasets = torchvision("datasets")
+    for source in ("cifar10", "cifar100"):
+        assert ORIGINALS[source] == (getattr(datasets, source.upper()).base_folder,)
+
+
+def test_checking_a_study_says_what_data_are_missing_and_passes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(ROOT / "config" / "paper.yaml")]) == 0
+    valid, *missing = capsys.readouterr().out.splitlines()
+    assert valid.endswith("a valid study of 438 cells") and len(missing) == 3
+    assert missing[0].endswith("(cifar10, cifar10-official-overlap)")
+    assert missing[1].startswith("data/cifar100: missing, must hold cifar-100-python, see docs")

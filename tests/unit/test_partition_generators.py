@@ -12,6 +12,7 @@ from scipy import stats
 from fedgloss.data.partition import generators
 from fedgloss.data.partition.partition import describe
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 from refusal import refused
 
 CIFAR10 = np.repeat(np.arange(10), 500)  # a tenth of CIFAR-10: 100 clients of 50 images
@@ -111,7 +112,7 @@ def test_alpha_zero_gives_equal_one_class_clients_or_a_reason(counts, clients):
 def test_dirichlet_draws_have_beta_marginals(shape):
     """Compared at fixed points, since at small shapes much of the mass is at 0 and 1 exactly."""
     count, shape = 1500, np.array(shape)
-    q = np.array([generators._dirichlet(shape, 3, "test", 0, i) for i in range(count)])
+    q = np.array([generators._dirichlet(shape, Stream(3, "test", 0, i)) for i in range(count)])
     assert q.sum(axis=1) == pytest.approx(1)
     for column, a in zip(q.T, shape, strict=True):
         for point in (1e-300, 1e-100, 1e-20, 1e-3, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.999):
@@ -313,7 +314,7 @@ def test_a_generator_that_shares_out_missing_images_otherwise_is_told_from_their
     """By the proportions at hand, instead of new ones, when a class runs out."""
 
     def one_client(left, concentrations, size, seed, client):
-        q = generators._dirichlet(concentrations, seed, "partition dirichlet", 0, client)
+        q = generators._dirichlet(concentrations, Stream(seed, "partition dirichlet", 0, client))
         counts = np.zeros_like(left)
         while (missing := size - counts.sum()) > 0:
             open_ = left > counts

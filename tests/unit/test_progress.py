@@ -1,11 +1,10 @@
 """What a run shows while it goes: lines in a log, scalars for TensorBoard."""
 
-import json
 import sys
 
 import pytest
 
-from cells import cell_settings, prepare_inputs
+from cells import cell_settings, job_file, prepare_inputs
 from fedgloss.cli import main
 from fedgloss.errors import InputError
 from fedgloss.progress import Progress, Scalars
@@ -31,9 +30,11 @@ def scalars_of(folder):
 def test_tensorboard_gets_the_metrics_of_every_cell(inputs, tmp_path):
     settings = [{**cell_settings("fedavg"), "seed": seed} for seed in (0, 1)]
     outs = [str(tmp_path / str(s["seed"])) for s in settings]
-    arguments = ["--settings", *map(json.dumps, settings), "--out", *outs]
-    arguments += ["--data", str(inputs["data"]), "--partition", *[str(inputs["partition"])] * 2]
-    assert main(["train", *arguments, "--tensorboard", str(tmp_path / "board")]) == 0
+    jobs = [
+        job_file(tmp_path / f"{i}.json", settings=settings[i], **inputs, run=outs[i])
+        for i in (0, 1)
+    ]
+    assert main(["train", *jobs, "--tensorboard", str(tmp_path / "board")]) == 0
     for seed, out in zip((0, 1), outs, strict=True):
         header, *lines = (tmp_path / out / "metrics.csv").read_text().splitlines()
         rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]

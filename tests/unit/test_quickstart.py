@@ -18,7 +18,7 @@ TRIALS = list(csv.DictReader((ROOT / "benchmarks/results/quickstart_tuning.csv")
 
 
 def settings(label):
-    return STUDY.settings(STUDY.select(algorithm=label)[0])
+    return STUDY.settings(STUDY.select(algorithm=label)[0]).to_json()
 
 
 @pytest.fixture(scope="module")

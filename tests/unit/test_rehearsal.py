@@ -15,7 +15,7 @@ from torch import nn
 import fedgloss
 import switches
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters, variant_choices
-from fedgloss.algorithms.core import Algorithm, Named, mean, total, unit
+from fedgloss.algorithms.core import Algorithm, Named, Probe, mean, total, unit
 from fedgloss.engine import rehearsal
 from fedgloss.engine.backends.stacked import StackedGradients
 from fedgloss.engine.clients import Batching, ClientData
@@ -497,8 +497,10 @@ def test_the_exchange_of_a_probe_is_rehearsed_too():
     method = mine(finish=unsent, aggregate=averaged, global_state=("delta", "v"), gradients=2)
     rehearse([of(replace(method, gradients=1))])
     with refused("finish returns no 'w' in the message"):
-        rehearse([of(replace(method, probe="stateless"))])
-    wanted = replace(method, probe="dual", finish=finish, aggregate=aggregate)
+        rehearse([of(replace(method, probe=Probe("delta")))])
+    wanted = replace(
+        method, probe=Probe("delta", clients_keep=True), finish=finish, aggregate=aggregate
+    )
     rehearse([of(wanted)])
     with refused("2 mini-batch gradients", "gradients=1"):
         rehearse([of(replace(wanted, gradients=1))])
@@ -526,8 +528,10 @@ def test_the_exchange_of_a_probe_is_rehearsed_too():
         ({"global_state": ("a",), "client_state": ("a",)}, ("client_state", "'a'", "twice")),
         ({"global_state": ("a", "a")}, ("global_state", "'a'", "twice")),
         ({"direction": None}, ("direction", "function")),
-        ({"probe": "yes"}, ("probe", "'stateless' or 'dual'")),
-        ({"probe": "dual"}, ("probe", "'delta' in global_state")),
+        ({"probe": "yes"}, ("probe", "None or a Probe")),
+        ({"probe": Probe("v", clients_keep=1)}, ("probe: clients_keep", "True or False")),
+        ({"probe": Probe("delta")}, ("probe: into: 'delta' is not among the global_state", "v")),
+        ({"radius": "rho"}, ("radius: 'rho' is not among the hyperparameters", "momentum")),
         ({"gradients": 1.5}, ("gradients", "integer")),
     ],
 )
@@ -595,7 +599,7 @@ def test_messages_may_be_compressed():
     rehearse([of(mine(finish=half, aggregate=decoded))])
 
 
-@pytest.mark.parametrize("backend", ["stacked", "loop"])
+@pytest.mark.parametrize("backend", ["stacked", "autograd"])
 def test_clients_that_are_trained_one_by_one_get_their_own_full_gradient(backend):
     """`direction` may ask for it too, and a backend may train a few clients of a cohort at a time.
 
@@ -611,7 +615,7 @@ def test_clients_that_are_trained_one_by_one_get_their_own_full_gradient(backend
     full = mine(direction=whole, gradients=0)
     options = {"rounds": 2, "clients_per_round": 3, "batch_size": None, "epochs": 2}
     found = train(full, backend=backend, **options)
-    expected = train(mine(direction=once), backend="loop", **options)
+    expected = train(mine(direction=once), backend="autograd", **options)
     torch.testing.assert_close(found.w, expected.w, rtol=1e-5, atol=1e-6)
 
 

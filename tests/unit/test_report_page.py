@@ -171,7 +171,8 @@ def test_commands_name_only_cells_of_the_grid() -> None:
     """Alphas with other seeds do not share braces."""
     cells = (cell("cifar10", "fedavg", 0), cell("cifar10", "fedavg", 42))
     cells += (replace(cells[0], alpha="0.05"), replace(cells[0], alpha="5"))
-    assert html._targets(replace(make_study(), cells=cells), "fedavg") == [
-        "runs/toy/cifar10/alpha-0/cnn/fedavg/seed-{0,42}/metrics.csv",
-        "runs/toy/cifar10/alpha-{0.05,5}/cnn/fedavg/seed-0/metrics.csv",
+    targets = html._targets(replace(make_study(), cells=cells), "fedavg")
+    assert [*map(str, targets)] == [
+        "results/runs/toy/cifar10/alpha-0/cnn/fedavg/seed-{0,42}/metrics.csv",
+        "results/runs/toy/cifar10/alpha-{0.05,5}/cnn/fedavg/seed-0/metrics.csv",
     ]

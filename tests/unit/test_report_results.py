@@ -10,9 +10,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.study.configuration import read_yaml
-from fedgloss.study.outdated import FILES
-from fedgloss.study.study import METHODS_FILE, Cell, Study
+from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.study import Cell, Study, constants
 
 SEEDS = (0, 42, 200299)
 C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}
@@ -32,7 +31,6 @@ FINAL = {
 LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
 TWICE = ("scaffold",)
 PARAMETERS = 1000
-METHODS = read_yaml(METHODS_FILE)
 TRAINING = {"evaluate_every": 1000, "last": 1000, "record": []}
 
 
@@ -45,6 +43,17 @@ def make_study(**config: object) -> Study:
         for seed in SEEDS
     ]
     report = {
+        "study": "toy",
+        "seeds": [*SEEDS],
+        "grid": [
+            {
+                "dataset": c["dataset"],
+                "alphas": [c["alpha"]],
+                "model": c["model"],
+                "algorithms": ROWS,
+            }
+            for c in (C10, C100)
+        ],
         "title": "A study",
         "training": TRAINING,
         "tables": {
@@ -63,7 +72,7 @@ def make_study(**config: object) -> Study:
             "landscape": {"kind": "landscape", "columns": [C10], "rows": ["fedavg", "fedgloss"]},
         },
     }
-    return Study("toy", "config/toy.yaml", {**report, **config}, METHODS, tuple(cells))
+    return Study("toy", "config/toy.yaml", {**report, **config}, constants(), tuple(cells))
 
 
 def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None = None) -> None:
@@ -73,13 +82,13 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
     analysis.mkdir(parents=True)
     diverged = final == "x"
     study = study or make_study()
-    settings = study.settings(cell)
+    settings = study.settings(cell).to_json()
     training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
     lines = [f"{(i + 1) * training['rounds'] // 10},{a},{1 / a}" for i, a in enumerate(reached)]
     (runs / "metrics.csv").write_text("\n".join(["round,accuracy,loss", *lines]) + "\n")
-    for name in FILES[1:]:
+    for name in RUN_FILES[1:]:
         (runs / name).touch()
     manifest = {
         "status": "diverged" if diverged else "completed",
@@ -100,7 +109,7 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
         "wall_seconds": 12.5,
         "images_per_second": 1234.5,
         "inputs": {"data": "da7a" * 16},
-        "outputs": {name: sha256(runs / name) for name in FILES},
+        "outputs": {name: sha256(runs / name) for name in RUN_FILES},
     }
     (runs / "manifest.json").write_text(json.dumps(manifest))
     lambda1 = None if diverged else LAMBDA1[cell.algorithm] * (1 + cell.seed % 3 / 10)
@@ -164,7 +173,7 @@ def test_a_diverged_run_may_have_no_rows(tmp_path: Path) -> None:
 
 def test_a_broken_csv_is_named_with_its_line(tmp_path: Path) -> None:
     found = Results(make_study(), write_results(tmp_path))
-    file = found.path("runs", cell("cifar10", "fedavg", 0), "metrics.csv")
+    file = found.run(cell("cifar10", "fedavg", 0)) / "metrics.csv"
     file.write_text("round,accuracy\n1,50\n2\n")
     edit_manifest(file.parent, lambda m: m["outputs"].update({file.name: sha256(file)}))
     with pytest.raises(InputError, match=r"metrics\.csv: line 3: accuracy is not a number"):
@@ -209,9 +218,7 @@ def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: 
 
 def test_neither_are_results_of_code_that_was_edited_since(tmp_path: Path) -> None:
     found, old = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
-    edit_manifest(
-        found.path("runs", old, "manifest.json").parent, lambda m: m.update(code="c0de" * 16)
-    )
+    edit_manifest(found.run(old), lambda m: m.update(code="c0de" * 16))
     assert found.status(old) == "outdated" and found.manifest(old) is None
     (sentence,) = results.left_out(found, found.study.cells)
     assert "1 run is outdated" in sentence and "its code differs" in sentence
@@ -227,7 +234,7 @@ def test_neither_are_results_of_code_that_was_edited_since(tmp_path: Path) -> No
 )
 def test_metrics_that_are_not_those_of_the_run_are_refused(damage, reason, tmp_path: Path) -> None:
     found, harmed = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
-    damage(found.path("runs", harmed, "metrics.csv"))
+    damage(found.run(harmed) / "metrics.csv")
     line = rf"{harmed}: metrics\.csv {reason}.*; delete its folder, or run .* --force$"
     with pytest.raises(InputError, match=line):
         found.metrics(harmed)
@@ -235,13 +242,13 @@ def test_metrics_that_are_not_those_of_the_run_are_refused(damage, reason, tmp_p
 
 def test_models_that_were_deleted_to_save_space_leave_the_numbers(tmp_path: Path) -> None:
     found, slim = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
-    found.path("runs", slim, "final.safetensors").unlink()
+    (found.run(slim) / "final.safetensors").unlink()
     assert found.metrics(slim) and found.manifest(slim)
 
 
 def test_a_broken_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
     found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
-    found.path("runs", broken, "manifest.json").write_text("")
+    (found.run(broken) / "manifest.json").write_text("")
     line = r"seed-0/manifest\.json: not valid JSON .*; delete its folder, or run .* --force$"
     with pytest.raises(InputError, match=line):
         found.status(broken)

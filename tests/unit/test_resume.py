@@ -3,7 +3,7 @@
 import os
 import random
 from collections import OrderedDict
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import fedgloss
+from fedgloss.algorithms import build_algorithm
 from fedgloss.algorithms.core import Algorithm, mean
-from fedgloss.engine.checkpoint import resume_folder
 from fedgloss.engine.clients import ClientData
+from fedgloss.engine.folders import resume_folder
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)
@@ -80,7 +81,7 @@ def interrupt(k, **options):
 
 def assert_equal(one, other):
     """Two results, to the last bit of everything in them."""
-    for name in (field.name for field in fields(fedgloss.Training)):
+    for name in (field.name for field in fields(fedgloss.Result)):
         a, b = getattr(one, name), getattr(other, name)
         if isinstance(a, nn.Module):
             a, b = a.state_dict(), b.state_dict()
@@ -104,7 +105,7 @@ def same_bits(a, b):
 # The result is whole
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize("name", RUNS)
 def test_stopped_at_random_rounds_it_is_bit_equal(name, backend, tmp_path, capsys):
     options = RUNS[name] | {"backend": backend}
@@ -154,6 +155,33 @@ def test_a_caller_that_fails_loses_no_round(tmp_path):
     result = train(on_round=lambda t, row: seen.append(t), **options)
     assert seen == [7, 8, 9]
     assert_equal(result, train())
+
+
+def failing(function):
+    """NaiveFedGloSS, of which one function fails in round 4 while FAIL is set."""
+    method = build_algorithm("naivefedgloss")
+    inner = getattr(method, function)
+
+    def maybe(*arguments):
+        if os.environ.get("FAIL") and int(arguments[-1].t) == 3:
+            raise RuntimeError("late")
+        return inner(*arguments)
+
+    return replace(method, **{function: maybe})
+
+
+@pytest.mark.parametrize("function", ["broadcast", "direction", "finish", "aggregate"])
+def test_a_method_that_fails_late_loses_no_round(function, tmp_path, monkeypatch):
+    options = DRAWN | {"algorithm": failing(function), "hyperparameters": SHARP}
+    expected = train(**options)
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(RuntimeError, match="late"):
+        train(resume=tmp_path / "kept", checkpoint_seconds=1e9, **options)
+    monkeypatch.delenv("FAIL")
+    done = []
+    result = train(resume=tmp_path / "kept", on_round=lambda t, row: done.append(t), **options)
+    assert done[0] == 4, "rounds 1 to 3 are kept"
+    assert_equal(result, expected)
 
 
 def test_the_last_stop_may_be_in_the_round_that_diverges(tmp_path):
@@ -253,7 +281,7 @@ OTHER = {
     "record": {"record": ["norms"]},
     "test": {"test": None},
     "keep_history": {"keep_history": False},
-    "backend": {"backend": "loop"},
+    "backend": {"backend": "autograd"},
     "loss": {"loss": scaled(3.0)},
     "initial parameters": {"model": network(seed=1)},
     "clients": {"clients": other_clients()},
@@ -273,7 +301,7 @@ def test_the_checkpoints_of_another_run_are_refused_and_stay(differs, tmp_path):
 
 
 def test_hyperparameters_and_variants_and_the_schedule_tell_runs_apart(tmp_path):
-    ours = RUNS["a schedule"] | {"resume": tmp_path / "kept", "backend": "loop"}
+    ours = RUNS["a schedule"] | {"resume": tmp_path / "kept", "backend": "autograd"}
     interrupt(4, **ours)
     with refused("another run (hyperparameters differ)"):
         train(**ours | {"hyperparameters": SHARP | {"rho": 0.06}})
@@ -351,7 +379,7 @@ def hooked(*hooks):
 
 
 def test_a_model_with_hooks_may_be_made_again(tmp_path):
-    options = {"resume": tmp_path / "kept", "rounds": 3, "backend": "loop"}
+    options = {"resume": tmp_path / "kept", "rounds": 3, "backend": "autograd"}
     result = train(hooked(halve, double), **options)
     assert_equal(result, train(hooked(halve, double), **options))
     for other in (hooked(), hooked(halve), hooked(double, halve)):

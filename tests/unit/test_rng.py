@@ -1,4 +1,4 @@
-"""Every draw is a pure function of (seed, purpose, round, client), and stays what it is."""
+"""Every draw is a pure function of (seed, purpose, round, client, step), and stays what it is."""
 
 import hashlib
 import threading
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedgloss import rng
+from fedgloss.rng import Stream
 
 keys = st.tuples(
     st.integers(0, 2**63 - 1),
@@ -21,29 +21,33 @@ fuzz = settings(max_examples=100, deadline=None)
 
 
 def stream(seed=0, purpose="batches", round=0, client=0, count=64):
-    return rng.bits(seed, purpose, count, round, client)
+    return Stream(seed, purpose, round, client).bits(count)
 
 
 # Recorded draws. They may never change: neither a release of NumPy nor an edit may move a number.
 GOLDEN = {
     "bits": (
-        lambda: rng.bits(42, "batches", 3, round=7, client=5).tolist(),
+        lambda: Stream(42, "batches", round=7, client=5).bits(3).tolist(),
         [13697874215756281459, 17558371438843346646, 9716895704856698256],
     ),
     "bits at the far end": (
-        lambda: rng.bits(2**63 - 1, "", 2, round=2**40, client=2**40).tolist(),
+        lambda: Stream(2**63 - 1, "", round=2**40, client=2**40).bits(2).tolist(),
         [10664330520073253775, 16957889390063787957],
     ),
     "uniform": (
-        lambda: rng.uniform(0, "u", 3).tolist(),
+        lambda: Stream(0, "u").uniform(3).tolist(),
         [0.999780674152705, 0.9197472804764611, 0.22329275929205605],
     ),
     "permutation": (
-        lambda: rng.permutation(200299, "batches/epoch-0", 10, 3, 1).tolist(),
+        lambda: Stream(200299, "batches", 3, 1).of("epoch-0").permutation(10).tolist(),
         [3, 7, 0, 4, 9, 1, 5, 8, 6, 2],
     ),
+    "seed of a step": (
+        lambda: [Stream(3, "batches", 7, 5).of("model").seed_of(step) for step in (0, 4)],
+        [589799185124666713, 7645811120377729105],
+    ),
     "participants": (
-        lambda: rng.sample(0, "participants", 5, 100, 1).tolist(),
+        lambda: Stream(0, "participants", 1).sample(5, 100).tolist(),
         [62, 70, 88, 90, 94],
     ),
 }
@@ -57,7 +61,7 @@ def test_recorded_draws(name):
 
 def test_recorded_digest_of_many_draws():
     """A long stream, so that no block boundary of the generator can move unseen."""
-    digest = hashlib.sha256(rng.bits(0, "digest", 10_001, 3, 4).astype("<u8").tobytes())
+    digest = hashlib.sha256(Stream(0, "digest", 3, 4).bits(10_001).astype("<u8").tobytes())
     assert digest.hexdigest() == "c7d78c856ecd84d5ef9b47b864447aac41acd832b139d22732dafa0c37b9d0eb"
 
 
@@ -79,24 +83,23 @@ def test_the_bits_are_those_of_the_published_generator(parts):
     key = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     key = [int.from_bytes(key[:8], "little"), int.from_bytes(key[8:16], "little")]
     expected = [n for block in (1, 2) for n in philox4x64([block, 0, client, round], key)]
-    assert rng.bits(seed, purpose, 8, round, client).tolist() == expected
+    assert Stream(*parts).bits(8).tolist() == expected
 
 
 @fuzz
 @given(keys, st.integers(0, 50))
 def test_a_draw_is_pure(parts, count):
-    seed, purpose, round, client = parts
-    before = rng.bits(seed, purpose, count, round, client)
+    before = Stream(*parts).bits(count)
     np.random.seed(0)
     np.random.rand(3)
-    stream(seed + 1)
-    assert np.array_equal(rng.bits(seed, purpose, count, round, client), before)
+    stream(parts[0] + 1)
+    assert np.array_equal(Stream(*parts).bits(count), before)
 
 
 def test_draws_leave_numpys_global_generator_alone():
     np.random.seed(1)
     before = np.random.get_state()[1].copy()
-    rng.permutation(0, "x", 100)
+    Stream(0, "x").permutation(100)
     assert np.array_equal(np.random.get_state()[1], before)
 
 
@@ -117,10 +120,9 @@ def test_threads_do_not_disturb_one_another():
 @fuzz
 @given(keys, st.integers(0, 40), st.integers(0, 40))
 def test_a_longer_draw_begins_with_the_shorter_one(parts, a, b):
-    seed, purpose, round, client = parts
     short, long = sorted((a, b))
-    longer = rng.bits(seed, purpose, long, round, client)
-    assert np.array_equal(longer[:short], rng.bits(seed, purpose, short, round, client))
+    longer = Stream(*parts).bits(long)
+    assert np.array_equal(longer[:short], Stream(*parts).bits(short))
 
 
 @fuzz
@@ -130,7 +132,7 @@ def test_streams_differ_by_each_part_of_the_key(one, other):
     for i in range(4):
         if one[i] != other[i]:
             mixed = (*one[:i], other[i], *one[i + 1 :])
-            a, b = (rng.bits(k[0], k[1], 32, k[2], k[3]) for k in (one, mixed))
+            a, b = (Stream(*k).bits(32) for k in (one, mixed))
             assert not set(a.tolist()) & set(b.tolist())
 
 
@@ -147,8 +149,7 @@ def test_seed_and_purpose_do_not_run_together():
 @fuzz
 @given(keys, st.integers(0, 300))
 def test_a_permutation_has_every_item_once(parts, count):
-    seed, purpose, round, client = parts
-    order = rng.permutation(seed, purpose, count, round, client)
+    order = Stream(*parts).permutation(count)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
 
@@ -157,7 +158,7 @@ def test_a_permutation_has_every_item_once(parts, count):
 @given(keys, st.integers(0, 200), st.integers(0, 200))
 def test_a_sample_is_increasing_and_without_repetition(parts, a, b):
     count, population = sorted((a, b))
-    ids = rng.sample(parts[0], parts[1], count, population, parts[2])
+    ids = Stream(*parts).sample(count, population)
     assert ids.dtype == np.int64 and len(ids) == count
     assert np.all(np.diff(ids) > 0)
     assert not count or (ids[0] >= 0 and ids[-1] < population)
@@ -166,8 +167,7 @@ def test_a_sample_is_increasing_and_without_repetition(parts, a, b):
 @fuzz
 @given(keys)
 def test_uniforms_keep_their_bounds(parts):
-    seed, purpose, round, client = parts
-    uniforms = rng.uniform(seed, purpose, 100, round, client)
+    uniforms = Stream(*parts).uniform(100)
     assert uniforms.dtype == np.float64 and 0 <= uniforms.min() <= uniforms.max() < 1
 
 
@@ -178,25 +178,25 @@ def chi_square(counts, expected):
 def test_every_client_is_sampled_equally_often():
     counts = np.zeros(20)
     for t in range(4000):
-        counts[rng.sample(7, "participants", 5, 20, t)] += 1
+        counts[Stream(7, "participants", t).sample(5, 20)] += 1
     # Without replacement counts vary less than a multinomial's: scale by 1 / (1 - 5 / 20).
     statistic = ((counts - 1000) ** 2 / 1000).sum() / 0.75 / (20 / 19)
     assert 0.001 < stats.chi2.sf(statistic, 19) < 0.999
 
 
 def test_every_order_of_four_items_is_equally_likely():
-    orders = [tuple(rng.permutation(3, "orders", 4, t)) for t in range(12_000)]
+    orders = [tuple(Stream(3, "orders", t).permutation(4)) for t in range(12_000)]
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 24 and chi_square(counts, 500) > 0.001
 
 
 def test_uniforms_are_uniform():
-    assert stats.kstest(rng.uniform(5, "uniform", 20_000), "uniform").pvalue > 0.001
+    assert stats.kstest(Stream(5, "uniform").uniform(20_000), "uniform").pvalue > 0.001
 
 
 def test_draws_of_neighbouring_clients_are_uncorrelated():
-    a = np.concatenate([rng.uniform(0, "x", 10, t, 0) for t in range(1000)])
-    b = np.concatenate([rng.uniform(0, "x", 10, t, 1) for t in range(1000)])
-    c = np.concatenate([rng.uniform(0, "x", 10, t + 1, 0) for t in range(1000)])
+    a = np.concatenate([Stream(0, "x", t, 0).uniform(10) for t in range(1000)])
+    b = np.concatenate([Stream(0, "x", t, 1).uniform(10) for t in range(1000)])
+    c = np.concatenate([Stream(0, "x", t + 1, 0).uniform(10) for t in range(1000)])
     for other in (b, c):
         assert stats.pearsonr(a, other).pvalue > 0.001

@@ -190,7 +190,7 @@ def test_auto_is_the_reference_loop_for_every_sequence_of_layers(network, intege
     options = {"rounds": 2, "clients_per_round": 2, "lr": 0.1, "batch_size": 2, "test": given.test}
     options["hyperparameters"] = {"rho_l": 0.1}
     try:
-        expected = fedgloss.train(model, given.clients, "fedsam", backend="loop", **options)
+        expected = fedgloss.train(model, given.clients, "fedsam", backend="autograd", **options)
     except fedgloss.InputError as refused:
         event("refused")
         with pytest.raises(fedgloss.InputError) as again:

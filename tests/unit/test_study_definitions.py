@@ -88,7 +88,9 @@ def test_settings_say_which_data_and_which_partition():
     """So a run on other ones is another run, wherever they lie."""
     usual = with_datasets(["0.5"])
     other = with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "iid", "clients": 50}})
-    (a,), (b,) = (list(map(study.settings, study.cells)) for study in (usual, other))
+    (a,), (b,) = (
+        [study.settings(cell).to_json() for cell in study.cells] for study in (usual, other)
+    )
     assert {key for key in a if a[key] != b[key]} == {"partition"}
     assert b["partition"] == {"scheme": "iid", "clients": 50, "seed": 0}
 
@@ -134,8 +136,8 @@ def own_split(file, clients=None):
 def test_the_seed_and_the_clients_of_an_imported_split_need_not_be_given(file, clients, split):
     study = own_split(file)
     settings = study.settings(study.cells[0])
-    assert settings["training"]["clients"] == clients
-    assert settings["partition"]["scheme"] == "file"
+    assert settings.training["clients"] == clients
+    assert settings.partition["scheme"] == "file"
     assert not {"seed", "clients"} & {*study.partition("flowers", "0.5")}
 
 
@@ -150,7 +152,7 @@ def test_given_clients_must_be_those_of_the_split(split):
 def test_the_content_of_a_split_is_among_the_settings_and_its_place_is_not(split):
     def cut(file):
         study = own_split(file)
-        return study.settings(study.cells[0])["partition"]
+        return study.settings(study.cells[0]).partition
 
     before = cut("mine.json")
     Path("moved.json").write_text(Path("mine.json").read_text())

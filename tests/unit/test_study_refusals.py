@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedgloss.errors import InputError
-from fedgloss.study.study import check_study, check_writable, load_study, read_yaml
+from fedgloss.files import check_writable
+from fedgloss.study.study import check_study, load_study, read_yaml
 from refusal import refused
 from studies import (
     QUICKSTART,
@@ -144,7 +145,7 @@ BAD = {
     "study's name two lines": ("study: tiny", 'study: "tiny\\n"', ["study", "letters"]),
     "study's name a number": ("study: tiny", "study: 5", ["study", "5", "text"]),
     "algorithm's name a path": ("  gentle: {", "  a/b: {", ["algorithms", "a/b", "letters"]),
-    "a key that is a number": ("seeds:", "5: x\nseeds:", ["5", "unknown key"]),
+    "a key that is a number": ("seeds:", "5: x\nseeds:", [": 5: unknown key"]),
     "a key that is nothing": ("seeds:", "null: x\nseeds:", ["None", "unknown key"]),
     "a key of two lines": ("seeds:", '"a\\nb": x\nseeds:', ["a b", "unknown key"]),
     "key twice": ("seeds:", "study: again\nseeds:", ["'study'", "twice", "line 2"]),
@@ -213,7 +214,7 @@ def test_a_studys_beta_replaces_the_constants_alpha():
     config["algorithms"]["feddyn-sam-printed"]["hyperparameters"] = {"beta": 4}
     study = check_study(config, "quickstart.yaml")
     settings = study.settings(study.select(algorithm="feddyn-sam-printed")[0])
-    assert settings["hyperparameters"] == {"alpha": 0.25, "rho_l": 0.05}
+    assert settings.hyperparameters == {"alpha": 0.25, "rho_l": 0.05}
 
 
 def test_merged_keys_may_be_overridden(tmp_path):
@@ -298,7 +299,7 @@ def check(config, path, named):
     # What is accepted must really work: paths, settings, and JSON for the jobs.
     for cell in study.cells:
         assert "\n" not in str(cell) and ".." not in str(cell).split("/")
-        json.dumps(study.settings(cell), allow_nan=False)
+        json.dumps(study.settings(cell).to_json(), allow_nan=False)
         study.partition(cell.dataset, cell.alpha)
 
 

@@ -1,15 +1,17 @@
 """The library leaves the process as it found it, whatever the program around it has set before."""
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import fedgloss
 import switches
-from cells import cell_settings, prepare_inputs, train_cell
+from cells import cell_settings, job_file, prepare_inputs, train_cell
+from fedgloss.algorithms import build_algorithm
+from fedgloss.algorithms.core import mean
 from fedgloss.cli import main
-from fedgloss.jobs.sharpness import landscape
 from refusal import refused
 
 pytestmark = pytest.mark.usefixtures("switches_put_back")
@@ -74,12 +76,8 @@ def linear():
         return torch.nn.Linear(3, 2)
 
 
-def where(inputs):
-    return [text for name, path in inputs.items() for text in (f"--{name}", str(path))]
-
-
 def test_the_library_trains(unchanged):
-    for backend in ("loop", "auto"):
+    for backend in ("autograd", "auto"):
         fedgloss.train(linear(), CLIENTS, "fedavg", rounds=2, backend=backend)
 
 
@@ -88,20 +86,14 @@ def test_a_cell_is_trained(unchanged, inputs, tmp_path):
 
 
 def test_the_command_trains_and_measures(unchanged, inputs, tmp_path):
-    common = [*where(inputs), "--device", "cpu"]
-    run = str(tmp_path / "run")
-    assert main(["train", "--settings", json.dumps(SETTINGS), "--out", run, *common]) == 0
-    measured = ["--run", run, "--out", str(tmp_path / "h.json"), "--count", "1"]
-    assert main(["hessian", *measured, *common]) == 0
-    landscape(
-        tmp_path / "run",
-        inputs["data"],
-        inputs["partition"],
-        tmp_path / "l.csv",
-        extent=1.0,
-        points=2,
-        seed=0,
-    )
+    told = {**inputs, "run": tmp_path / "run"}
+    jobs = {
+        "train": {"settings": SETTINGS, **told},
+        "hessian": {**told, "out": tmp_path / "h.json"},
+        "landscape": {**told, "out": tmp_path / "l.csv"},
+    }
+    for kind, entries in jobs.items():
+        assert main([kind, job_file(tmp_path / kind, kind, **entries), "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -126,3 +118,49 @@ def test_a_device_is_refused(unchanged, inputs, tmp_path):
 def test_the_library_refuses(unchanged):
     with refused("lr"):
         fedgloss.train(linear(), CLIENTS, "fedavg", rounds=1, lr=-1)
+
+
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
+@pytest.mark.parametrize("kind", ["own method", "images", "resumed"])
+def test_the_programs_default_device_changes_nothing(kind, backend, tmp_path):
+    def trained(folder):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(20, 1, 4, 4, generator=generator, device="cpu")
+        y = torch.arange(20, device="cpu") % 3
+        options = {"algorithm": "scaffold", "test": (x, y)}
+        if kind == "own method":
+            options["algorithm"] = replace(build_algorithm("scaffold"), aggregate=plain_mean)
+        if kind == "images":
+            x = (255 * x).to(torch.uint8)
+            options["pipeline"] = fedgloss.Pipeline((0.5,), (0.3,), "image_aug", 1)
+            options["test"] = (x, y)
+        if kind == "resumed":
+            options["resume"] = folder
+            with pytest.raises(fedgloss.Interrupted):
+                fedgloss.train(
+                    model, split(x, y), **FEW, **options, backend=backend, should_stop=lambda: True
+                )
+        return fedgloss.train(model, split(x, y), **FEW, **options, backend=backend)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten())
+        model.append(nn.Linear(32, 3))
+    expected = trained(tmp_path / "expected")
+    torch.set_default_device("meta")
+    try:
+        found = trained(tmp_path / "found")
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found.history, expected.history) and found.metrics == expected.metrics
+
+
+FEW = {"rounds": 3, "clients_per_round": 2, "lr": 0.1, "batch_size": 3}
+
+
+def split(x, y):
+    return list(zip(x.split([7, 4, 9]), y.split([7, 4, 9]), strict=True))
+
+
+def plain_mean(w, down, up, s, h):
+    return mean(up.w, h.p), s

@@ -1,7 +1,5 @@
 """Trace and spectral density of a Hessian, against matrices that are known whole."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,7 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
-from fedgloss.sharpness import by_pyhessian
 from fedgloss.sharpness.density import spectral_density
-from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.trace import trace
 from refusal import refused
@@ -164,49 +160,3 @@ def test_the_density_refuses_one_start(network):
     objective, w, _ = network
     with refused("starts: 1", "at least 2"):
         spectral_density(objective, w, starts=1)
-
-
-# PyHessian
-
-
-def test_pyhessian_finds_the_same_largest_eigenvalue(network):
-    objective, w, values = network
-    found = by_pyhessian.eigenvalues(objective, w, count=2, tolerance=1e-7, max_steps=2000)
-    assert found.eigenvalues == pytest.approx([values[-1], values[-2]], rel=1e-3)
-    assert top_eigenvalues(objective, w).eigenvalues[0] == pytest.approx(values[-1], rel=1e-6)
-    assert found.converged[0] and found.residuals[0] < 1e-2
-
-
-def test_pyhessian_twice_is_the_same_and_leaves_no_trace(network):
-    """It adds to gradients that it finds, draws from the global generator, and leaves eval mode."""
-    objective, w, _ = network
-    objective.model.train()
-    before = torch.get_rng_state()
-    one, two = (by_pyhessian.eigenvalues(objective, w, seed=4).eigenvalues for _ in range(2))
-    assert one == two
-    assert torch.equal(torch.get_rng_state(), before)
-    assert objective.model.training and all(p.grad is None for p in objective.model.parameters())
-    objective.model.eval()
-
-
-def test_pyhessians_trace_and_density_are_within_their_errors(network):
-    objective, w, values = network
-    traces = [by_pyhessian.trace(objective, w, products=40, seed=seed) for seed in SEEDS]
-    assert sum(abs(t.trace - values.sum()) <= t.interval for t in traces) >= 18
-    assert {t.products for t in traces} == {40}, "it stopped where two estimates were alike"
-    density = by_pyhessian.density(objective, w, starts=8, steps=40)
-    x = np.linspace(values.min(), values.max(), 15)
-    width = (values.max() - values.min()) / 15
-    found, error = density.smoothed(x, width)
-    truth = exact_density(values, x, width)
-    assert (np.abs(found - truth) <= 2 * error + 1e-6 * truth.max()).mean() >= 0.85
-
-
-def test_pyhessian_is_not_asked_what_it_gets_wrong(network):
-    objective, w, _ = network
-    targets = objective.targets.clone()
-    targets[3] = -100
-    with refused("targets", "-100"):
-        by_pyhessian.trace(replace(objective, targets=targets), w)
-    with refused("equal_batches"):
-        by_pyhessian.trace(replace(objective, equal_batches=True), w)

@@ -11,6 +11,7 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import METHODS, build_algorithm
+from fedgloss.algorithms.core import Algorithm, Named, Probe
 from fedgloss.engine.flat import flatten
 
 VALUES = {
@@ -74,7 +75,7 @@ def run(method="fedgloss", clients=None, model=None, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cohort_trained_together_equals_one_client_after_another(method):
     """Unequal clients, odd last batches, weight decay: stacked against the plain reference loop."""
-    together, one_by_one = run(method, backend="stacked"), run(method, backend="loop")
+    together, one_by_one = run(method, backend="stacked"), run(method, backend="autograd")
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
     for name, value in one_by_one.state.items():
         assert torch.allclose(together.state[name], value, **TOLERANCE), name
@@ -183,7 +184,7 @@ def test_any_module_and_loss_will_do():
         loss=lambda z, y: nn.functional.multi_margin_loss(z, y),
         test=clients[0],
     )
-    assert result.backend == "loop"
+    assert result.backend == "autograd"
     assert result.metrics[-1]["loss"] < result.metrics[0]["loss"]
     assert result.w.dtype == torch.float32
 
@@ -194,7 +195,7 @@ def test_a_loss_of_ones_own_is_stacked_too():
 
     assert torch.allclose(
         run(loss=loss, backend="stacked").history,
-        run(loss=loss, backend="loop").history,
+        run(loss=loss, backend="autograd").history,
         **TOLERANCE,
     )
 
@@ -212,7 +213,7 @@ def test_local_steps_cycle_over_epochs():
     assert torch.equal(whole.w, run("fedavg", batch_size=None, schedule=[[0, 1]]).w)
 
 
-@pytest.mark.parametrize("backend", ["loop", "stacked"])
+@pytest.mark.parametrize("backend", ["autograd", "stacked"])
 @pytest.mark.parametrize("method", ["fedavg", "fedgloss", "scaffold", "fedsmoo"])
 def test_a_diverging_run_ends_as_a_result(method, backend):
     clients = federation()
@@ -402,7 +403,7 @@ def test_stacking_is_refused_where_it_cannot_be_exact():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Tanh()).double()
     with pytest.raises(fedgloss.InputError, match="backend: 'stacked' takes"):
         run(model=model, backend="stacked")
-    assert run(model=model).backend == "loop"
+    assert run(model=model).backend == "autograd"
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -421,7 +422,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_samples_to_ignore_are_ignored_on_every_backend():
     clients = federation()
     clients[0][1][:3] = -100  # cross-entropy's own mark
-    together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "loop"))
+    together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "autograd"))
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
 
 
@@ -475,7 +476,7 @@ def test_a_network_may_end_in_images():
     generator = torch.Generator().manual_seed(0)
     clients = [(x, torch.randint(3, (len(x), 4, 4), generator=generator)) for x, _ in federation()]
     together, one_by_one = (
-        run(clients=clients, model=model, backend=name) for name in ("stacked", "loop")
+        run(clients=clients, model=model, backend=name) for name in ("stacked", "autograd")
     )
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
 
@@ -496,3 +497,66 @@ def test_a_class_that_the_model_lacks_is_named():
     clients[2][1][0] = 7
     with pytest.raises(fedgloss.InputError, match="a target is class 7, the model has 3 outputs"):
         run(clients=clients)
+
+
+# The engine knows no method
+
+
+def under_other_names(method):
+    """The method with every state, hyperparameter and itself named otherwise."""
+    states = method.global_state + method.client_state + method.local_state
+    other = {name: f"my_{name}" for name in (*states, *method.hyperparameters)}
+
+    def renamed(record, names=other):
+        return Named(**{names.get(name, name): value for name, value in record.items()})
+
+    def ours(record):
+        return renamed(record, {theirs: name for name, theirs in other.items()})
+
+    def direction(grad, W, down, c, h):
+        found, c = method.direction(grad, W, down, ours(c), ours(h))
+        return found, renamed(c)
+
+    def finish(W, down, c, h):
+        c, up = method.finish(W, down, ours(c), ours(h))
+        return renamed(c), up
+
+    def aggregate(w, down, up, s, h):
+        w, s = method.aggregate(w, down, up, ours(s), ours(h))
+        return w, renamed(s)
+
+    def schedule(hyper, t):
+        found = method.schedule({name: hyper[other[name]] for name in method.hyperparameters}, t)
+        return {other.get(name, f"my_{name}"): value for name, value in found.items()}
+
+    def names(kind):
+        return tuple(other[name] for name in kind)
+
+    probe = method.probe
+    return Algorithm(
+        "of one's own",
+        direction,
+        aggregate,
+        lambda w, s, h: method.broadcast(w, ours(s), ours(h)),
+        finish,
+        names(method.global_state),
+        names(method.client_state),
+        names(method.local_state),
+        {other[name]: default for name, default in method.hyperparameters.items()},
+        schedule,
+        probe and Probe(other[probe.into], probe.clients_keep),
+        method.radius and other[method.radius],
+        method.pooled,
+        method.gradients,
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_name_that_a_method_gives_means_anything_to_the_engine(name):
+    options = {"record": ("norms", "communication", "delta_epsilon"), "seed": 3}
+    theirs = run(name, **options)
+    method = under_other_names(build_algorithm(name))
+    values = {f"my_{key}": value for key, value in needed(name).items()}
+    ours = run(method, hyperparameters=values, **options)
+    assert torch.equal(ours.history, theirs.history)
+    assert ours.metrics == theirs.metrics

@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -56,8 +57,8 @@ def test_nothing_else_is_left(built):
     results = built / "results"
     assert not [path for path in results.rglob("*") if ".tmp" in path.name or path.name[0] == "."]
     assert not [path for path in (results / "checkpoints").rglob("*") if path.is_file()]
-    kinds = {"analysis", "benchmarks", "data", "figures", "logs", "partitions", "report", "runs"}
-    kinds |= {"studies", "tables"}
+    kinds = {"analysis", "benchmarks", "data", "figures", "jobs", "logs", "partitions", "report"}
+    kinds |= {"runs", "studies", "tables"}
     assert {path.name for path in results.iterdir()} - {"checkpoints"} == kinds
     new = {path.name for path in built.iterdir()} - {path.name for path in ROOT.iterdir()}
     assert new <= {"log", ".snakemake", "logs"}
@@ -67,9 +68,7 @@ def test_every_job_left_a_log_and_a_benchmark(built):
     results = built / "results"
     logs = {path.removesuffix(".log") for path in files(results / "logs", "*.log")}
     measured = files(results / "benchmarks", "*.jsonl")
-    shared = {name for name in logs if name.startswith(("prepare/", "partition/"))}
-    assert len(shared) == 2, "the cache of data and partitions allows no benchmark"
-    assert {path.removesuffix(".jsonl") for path in measured} == logs - shared
+    assert {path.removesuffix(".jsonl") for path in measured} == logs
     for content in measured.values():
         assert json.loads(content.splitlines()[0])["s"] >= 0
     done = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", (built / "log").read_text())
@@ -81,7 +80,7 @@ def test_manifests_and_settings_agree_with_the_study(built, monkeypatch):
     study = load_study(built / "config" / "smoke.yaml")
     for cell in study.cells:
         manifest = json.loads((built / f"results/runs/smoke/{cell}/manifest.json").read_text())
-        assert manifest["settings"] == study.settings(cell)
+        assert manifest["settings"] == study.settings(cell).to_json()
         assert manifest["status"] == "completed"
 
 
@@ -153,8 +152,11 @@ def edit(file, old, new):
 
 
 def trained(jobs):
+    """The cells that are trained, fedavg/0; of a job for all seeds, the method alone."""
     return [
-        values.removeprefix("smoke/digits/0/smallcnn/") for rule, values in jobs if rule == "train"
+        re.sub(r"^smoke/digits/(alpha-)?0/smallcnn/", "", values)
+        for rule, values in jobs
+        if rule.startswith("train")
     ]
 
 
@@ -175,10 +177,10 @@ def test_another_rho_trains_that_methods_cells_and_what_follows(finished):
     edit(file, "T_s: 3", "T_s: 3, rho: 0.123")
     assert "2 done ✓, 0 diverged ✗, 2 outdated ≠" in status(finished)
     jobs = planned(finished, SMOKE)
-    assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
-    assert rules(jobs) == {"train": 2, "hessian": 1, **DOWNSTREAM}
-    assert [values for rule, values in jobs if rule == "hessian"] == [
-        "smoke/digits/0/smallcnn/fedgloss"
+    assert trained(jobs) == ["fedgloss"]
+    assert rules(jobs) == {"train_seeds": 1, "hessian_seeds": 1, **DOWNSTREAM}
+    assert [values for rule, values in jobs if rule == "hessian_seeds"] == [
+        "smoke/digits/alpha-0/smallcnn/fedgloss"
     ]
 
 
@@ -189,7 +191,7 @@ def test_another_constant_in_methods_yaml_trains_that_methods_cells(finished):
     place = text.index("rho_l: {value: ", place) + len("rho_l: {value: ")
     file.write_text(f"{text[:place]}9{text[place:]}", encoding="utf-8")
     jobs = planned(finished, SMOKE)
-    assert trained(jobs) == ["fedgloss/0", "fedgloss/1"]
+    assert trained(jobs) == ["fedgloss"]
 
 
 def test_other_weights_train_the_cells_that_start_from_them(finished):
@@ -205,8 +207,8 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
         save_tensors(weights, {name: t.fill_(number) for name, t in shapes.items()})
 
     write(0.01)
-    warm = ["smoke/digits/0/warm/fedavg/0", "smoke/digits/0/warm/fedavg/1"]
-    assert planned(finished, SMOKE) == [("report", "smoke"), *(("train", cell) for cell in warm)]
+    both = [("report", "smoke"), ("train_seeds", "smoke/digits/alpha-0/warm/fedavg")]
+    assert planned(finished, SMOKE) == both
     target = "results/runs/smoke/digits/alpha-0/warm/fedavg/seed-0/metrics.csv"
     build(finished, target, SMOKE)
     inputs = json.loads((finished / target).with_name("manifest.json").read_text())["inputs"]
@@ -214,7 +216,7 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
     os.utime(weights)
     assert planned(finished, target, SMOKE) == []
     write(0.02)
-    assert planned(finished, target, SMOKE) == [("train", warm[0])]
+    assert planned(finished, target, SMOKE) == [("train", "smoke/digits/0/warm/fedavg/0")]
     weights.unlink()
     shown = snakemake(finished, SMOKE)
     assert (shown.returncode, shown.stdout) == (2, "")
@@ -231,10 +233,10 @@ UNUSED += [f"study/{name}.py" for name in ("study", "status", "inputs", "invocat
 EDITS = {
     "a method": (
         ["algorithms/fedgloss.py"],
-        {"train": 2, "hessian": 1, **DOWNSTREAM},
+        {"train_seeds": 1, "hessian_seeds": 1, **DOWNSTREAM},
     ),
-    "the engine": (["engine/rounds.py"], {"train": 4, "hessian": 2, **DOWNSTREAM}),
-    "the Hessian": (["sharpness/eigenvalues.py"], {"hessian": 2, "table": 1, "report": 1}),
+    "the engine": (["engine/rounds.py"], {"train_seeds": 2, "hessian_seeds": 2, **DOWNSTREAM}),
+    "the Hessian": (["sharpness/eigenvalues.py"], {"hessian_seeds": 2, "table": 1, "report": 1}),
     "curves": (["report/curves.py"], {"figure": 1, "report": 1}),
     "what the study does not use": (UNUSED, {}),
 }
@@ -266,7 +268,33 @@ def test_another_title_draws_one_table_again(finished):
 
 def test_another_seed_trains_that_seed_alone(finished):
     edit(finished / "config" / "smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]")
-    assert trained(planned(finished, SMOKE)) == ["fedavg/2", "fedgloss/2"]
+    jobs = planned(finished, SMOKE)
+    assert trained(jobs) == ["fedavg/2", "fedgloss/2"]
+    assert rules(jobs) == {"train": 2, "hessian": 2, **DOWNSTREAM}, "nor another's sharpness"
+
+
+def test_a_seed_less_makes_tables_and_figures_alone(finished):
+    edit(finished / "config" / "smoke.yaml", "seeds: [0, 1]", "seeds: [1]")
+    assert rules(planned(finished, SMOKE)) == DOWNSTREAM
+
+
+def test_job_files_say_what_ran_and_are_not_looked_at_again(finished):
+    jobs = files(finished / "results" / "jobs", "*.json")
+    assert {Path(name).parts[0] for name in jobs} == {"train", "hessian"} and len(jobs) == 8
+    settings = [json.loads(text)["settings"] for name, text in jobs.items() if "train/" in name]
+    study = load_study(finished / "config" / "smoke.yaml")
+    assert settings == [study.settings(cell) for cell in sorted(study.cells)]
+    shutil.rmtree(finished / "results" / "jobs")
+    assert planned(finished, SMOKE) == []
+
+
+def test_two_calls_with_other_settings_do_not_write_into_each_others_job_files(finished):
+    """One has told its jobs; the other starts before these have read it."""
+    before = files(finished / "results" / "jobs", "*.json")
+    build(finished, "only_fedavg", SMOKE, "--config", "training={rounds: 3, last: 1}")
+    after = files(finished / "results" / "jobs", "*.json")
+    assert before.items() < after.items() and len(after) == len(before) + 2
+    assert "Nothing to be done" not in build(finished, "only_fedavg", SMOKE)
 
 
 def test_a_published_number_makes_the_tables_again(finished):
@@ -278,10 +306,19 @@ def test_deleted_metrics_train_one_cell_again_to_the_same_bytes(finished, built)
     (finished / RUN / "fedavg" / "seed-1" / "metrics.csv").unlink()
     assert trained(planned(finished, SMOKE)) == ["fedavg/1"]
     log = build(finished, f"{RUN}/fedavg/seed-1/metrics.csv", SMOKE)
-    assert re.findall(r"\(Rule: (\w+)\)", log) == ["train"]
+    assert re.findall(r"^train +(\w+) .* seed (\d) .* 1 of 1$", log, flags=re.M) == [
+        ("fedavg", "1")
+    ]
     kinds = ("metrics.csv", "*.safetensors")
     for kind in kinds:
         assert files(finished / RUN, kind) == files(built / RUN, kind)
+
+
+def test_a_deleted_table_or_run_is_missed(finished):
+    (finished / "results/tables/smoke/accuracy.tex").unlink()
+    assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
+    shutil.rmtree(finished / RUN / "fedgloss")
+    assert trained(planned(finished, SMOKE)) == ["fedgloss"]
 
 
 def test_the_same_study_in_another_folder_gives_the_same_bytes(built, fresh, tmp_path):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedgloss.study import estimate
+from fedgloss.study.layout import CELL as CELL_PATH
+from fedgloss.study.layout import SEED
 from fedgloss.study.study import load_study
 from workflow.project import (
     CONSTANTS,
@@ -45,24 +48,36 @@ def expected_jobs(study):
         and cell.algorithm in entry["rows"]
         and entry.get("seed", cell.seed) == cell.seed
     }
-    conditions = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
+    sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
     surfaces = {cell for cell, kind in spots if kind == "landscape"}
-    # Whose originals may differ from one checkout to the next: these are never cached.
-    own = {name for name, d in study.datasets.items() if d["source"] in ("folder", "landmarks")}
-    data, cuts = ({c.dataset for c in study.cells}, {(c.dataset, c.alpha) for c in study.cells})
+    trained = {cell.condition: cell for cell in study.cells}
+    small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
     counts = {
-        "prepare": len(data - own),
-        "prepare_uncached": len(data & own),
-        "partition": sum(dataset not in own for dataset, _ in cuts),
-        "partition_uncached": sum(dataset in own for dataset, _ in cuts),
-        "train": len(study.cells),
-        "hessian": len(conditions),
+        "prepare": len({cell.dataset for cell in study.cells}),
+        "partition": len({(cell.dataset, cell.alpha) for cell in study.cells}),
+        "train": len(study.cells) - len(small) * len(study.config["seeds"]),
+        "train_seeds": len(small),
+        "hessian_seeds": len(sharp),
         "landscape": len(surfaces),
         "table": len(study.tables),
         "figure": len(study.figures),
         "report": 1,
     }
     return {name: count for name, count in counts.items() if count}
+
+
+def trained(jobs, study):
+    """The cells that the training jobs of a dry run serve."""
+    cells = set()
+    for rule, values in jobs:
+        if rule == "train_seeds":
+            condition = values.removeprefix(f"{study.name}/")
+            cells |= {f"{condition}/{SEED.format(seed=seed)}" for seed in study.config["seeds"]}
+        elif rule == "train":
+            names = ("dataset", "alpha", "model", "algorithm", "seed")
+            parts = dict(zip(names, values.split("/")[1:], strict=True))
+            cells.add(CELL_PATH.format(**parts))
+    return cells
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -73,10 +88,7 @@ def test_a_study_from_nothing_needs_the_jobs_of_the_closed_form(name, fresh, mon
     jobs = planned(fresh, *named)
     assert len(set(jobs)) == len(jobs)
     assert rules(jobs) == expected_jobs(study)
-    trained = {values for rule, values in jobs if rule == "train"}
-    assert trained == {
-        f"{name}/{c.dataset}/{c.alpha}/{c.model}/{c.algorithm}/{c.seed}" for c in study.cells
-    }
+    assert trained(jobs, study) == {*map(str, study.cells)}
     assert not (fresh / "results").exists(), "a dry run writes no results"
 
 
@@ -89,14 +101,18 @@ def test_every_table_figure_and_algorithm_has_a_target_of_its_name(fresh):
         assert name in listed and name.split("_", 1)[1] in text
 
 
+CELL = "digits/alpha-0/smallcnn/fedgloss/seed-1"
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("table_accuracy", {"table": 1, "hessian": 2, "train": 4}),
-        ("only_fedgloss", {"train": 2}),
-        ("results/runs/smoke/digits/alpha-0/smallcnn/fedgloss/seed-1/metrics.csv", {"train": 1}),
+        ("table_accuracy", {"table": 1, "hessian_seeds": 2, "train_seeds": 2}),
+        ("only_fedgloss", {"train_seeds": 1}),
+        (f"results/runs/smoke/{CELL}/metrics.csv", {"train": 1}),
+        (f"results/analysis/smoke/{CELL}/hessian.json", {"train": 1, "hessian": 1}),
     ],
-    ids=["a table", "a method", "a cell"],
+    ids=["a table", "a method", "a cell", "a cell's sharpness"],
 )
 def test_a_target_needs_its_own_jobs_alone(target, expected, fresh):
     assert rules(planned(fresh, target, SMOKE)) == {"partition": 1, "prepare": 1, **expected}
@@ -175,7 +191,7 @@ def test_a_command_line_that_cannot_be_meant_is_one_line_and_2(case, fresh):
 def test_values_of_the_command_line_are_read_as_a_study_file_is(fresh):
     changed = ["--config", "seeds=[7]", "training={rounds: 5}"]
     jobs = planned(fresh, "only_fedavg", SMOKE, *changed)
-    assert [job for job in jobs if job[0] == "train"] == [
+    assert [job for job in jobs if job[0].startswith("train")] == [
         ("train", "smoke/digits/0/smallcnn/fedavg/7")
     ]
 
@@ -213,19 +229,19 @@ SHOWN = """
 
 import json as _json
 print("RULES", _json.dumps({rule.name: {
-    "docstring": rule.docstring, "shell": rule.shellcmd, "cache": bool(rule.cache),
+    "docstring": rule.docstring, "shell": rule.shellcmd,
     "output": [*map(str, rule.output)], "log": [*map(str, rule.log)],
     "benchmark": str(rule.benchmark or ""), "conda": str(rule.conda_env or ""),
     "params": [*rule.params.keys()],
 } for rule in workflow.rules}))
 """
 JOBS = {"prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"}
-UNCACHED = {"prepare_uncached", "partition_uncached"}
+PACKED = {"train_seeds", "hessian_seeds"}
 
 
 @pytest.fixture(scope="module")
 def rules_found(source, tmp_path_factory):
-    """Every rule that makes something, with its parts; the two uncached ones inherit theirs."""
+    """Every rule that makes something, with its parts."""
     project = copy_project(tmp_path_factory.mktemp("shown") / "project", source)
     with open(project / "Snakefile", "a", encoding="utf-8") as snakefile:
         snakefile.write(SHOWN)
@@ -236,7 +252,7 @@ def rules_found(source, tmp_path_factory):
 
 
 def test_these_are_the_rules(rules_found):
-    assert rules_found.keys() == JOBS | UNCACHED
+    assert rules_found.keys() == JOBS | PACKED
 
 
 def faults(rule):
@@ -247,9 +263,8 @@ def faults(rule):
         yield "one command"
     if len(rule["log"]) != 1 or not rule["shell"].endswith(" 2> {log:q}"):
         yield "a log of what it says"
-    # Snakemake allows one of them: what comes from a cache took no time.
-    if bool(rule["benchmark"]) == (rule["name"] in ("prepare", "partition")):
-        yield "a benchmark, or a cache"
+    if not rule["benchmark"]:
+        yield "a benchmark"
     if not rule["conda"].endswith("envs/fedgloss.yaml"):
         yield "an environment"
     if "code" not in rule["params"]:
@@ -260,7 +275,7 @@ def faults(rule):
         yield "quotes around everything"
 
 
-@pytest.mark.parametrize("name", sorted(JOBS))
+@pytest.mark.parametrize("name", sorted(JOBS | PACKED))
 def test_every_rule_has_its_sentence_log_benchmark_environment_and_fingerprint(name, rules_found):
     assert list(faults({"name": name, **rules_found[name]})) == []
 
@@ -269,7 +284,7 @@ HARM = {
     "a sentence": {"docstring": ""},
     "one command": {"shell": "python -m fedgloss 2> {log:q}"},
     "a log of what it says": {"shell": "fedgloss train"},
-    "a benchmark, or a cache": {"benchmark": ""},
+    "a benchmark": {"benchmark": ""},
     "an environment": {"conda": ""},
     "the fingerprint of its code": {"params": ["settings"]},
     "checkpoints that a failure does not delete": {"output": ["results/checkpoints/x"]},
@@ -283,14 +298,14 @@ def test_a_rule_without_any_of_them_would_be_noticed(what, rules_found):
 
 
 def test_the_environment_of_the_rules_is_there(rules_found):
-    places = {rule["conda"] for name, rule in rules_found.items() if name in JOBS}
+    places = {rule["conda"] for rule in rules_found.values()}
     assert len(places) == 1
     assert (ROOT / "envs" / Path(places.pop()).name).is_file()
 
 
 def test_every_rule_file_says_what_it_requires_and_provides():
     names = [file.stem for file in RULE_FILES]
-    assert names == ["analysis", "common", "data", "report", "train"]
+    assert names == ["analysis", "common", "data", "messages", "packing", "report", "train"]
     for file in RULE_FILES:
         opening = file.read_text(encoding="utf-8").split('"""')[1]
         assert "\nREQUIRES  " in opening and "\nPROVIDES  " in opening, file
@@ -343,17 +358,23 @@ def test_profiles_explain_every_line():
     assert list(unexplained("# Cores.\ncores: all\nretries: 3\n")) == ["retries"]
 
 
+def test_jobs_are_packed_as_the_command_line_says(fresh):
+    for way, expected in (("seeds", {"train_seeds": 2}), ("cells", {"train": 4})):
+        jobs = rules(planned(fresh, SMOKE, "--config", f"together={way}"))
+        assert {name: n for name, n in jobs.items() if name.startswith("train")} == expected
+    jobs = rules(planned(fresh, SMOKE, "--forcerun", "train"))
+    assert jobs["train"] == 4 and jobs["hessian_seeds"] == 2, "whoever names `train` means it"
+
+
 @pytest.mark.slow
-def test_seeds_trained_together_leave_the_same_files(fresh, built):
-    build(fresh, SMOKE, "--config", "together=seeds")
-    for pattern in ("metrics.csv", "*.safetensors"):
-        runs = files(fresh / "results" / "runs", pattern)
-        assert runs == files(built / "results" / "runs", pattern) and runs
-    tables = files(fresh / "results" / "tables", "*")
-    assert tables == files(built / "results" / "tables", "*") and tables
+def test_cells_trained_alone_leave_the_same_files_and_stay_done_otherwise_packed(fresh, built):
+    build(fresh, SMOKE, "--config", "together=cells")
+    for folder, pattern in (("runs", "metrics.csv"), ("runs", "*.safetensors"), ("tables", "*")):
+        found = files(fresh / "results" / folder, pattern)
+        assert found == files(built / "results" / folder, pattern) and found
     logs = files(fresh / "results" / "logs" / "train", "*.log")
-    assert len(logs) == 2  # one job for each method
-    assert planned(fresh, SMOKE, "--config", "together=seeds") == []
+    assert len(logs) == 4 and len(files(built / "results" / "logs" / "train", "*.log")) == 2
+    assert planned(fresh, SMOKE) == planned(fresh, SMOKE, "--config", "together=cells") == []
 
 
 def test_an_unknown_way_of_packing_is_refused(fresh):

@@ -1,28 +1,28 @@
 """Sharpness of trained cells: Hessian eigenvalues and loss surfaces.
 
-REQUIRES  a cell's run folder, its data and its partition
-PROVIDES  results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/{hessian.json,landscape.csv}
+REQUIRES  a cell's run, its data and its partition
+PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.landscape, the surface as CSV
 """
 
-RUN = "results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
-ANALYSIS = "results/analysis/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
+
+ruleorder: hessian_seeds > hessian
 
 
 rule hessian:
-    """The largest Hessian eigenvalues at the averaged models of a method, all seeds in one job."""
+    """The largest Hessian eigenvalues at the averaged model of a cell."""
     input:
-        manifests=expand(f"{RUN}/manifest.json", seed=SEEDS, allow_missing=True),
+        manifests=run_files("manifest.json"),
         # A model changes with its run, and a run leaves a new manifest.
-        averages=ancient(expand(f"{RUN}/average.safetensors", seed=SEEDS, allow_missing=True)),
-        finals=ancient(expand(f"{RUN}/final.safetensors", seed=SEEDS, allow_missing=True)),
+        averages=ancient(run_files("average.safetensors")),
+        finals=ancient(run_files("final.safetensors")),
         data=ancient(prepared("data.safetensors")),
         partition=partition_of,
     output:
-        expand(f"{ANALYSIS}/hessian.json", seed=SEEDS, allow_missing=True),
+        LAYOUT.hessian("{study}", CELL),
     log:
-        "results/logs/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}.log",
+        LAYOUT.log("hessian", f"{{study}}/{CELL}"),
     benchmark:
-        "results/benchmarks/hessian/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}.jsonl"
+        LAYOUT.benchmark("hessian", f"{{study}}/{CELL}")
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
@@ -31,39 +31,38 @@ rule hessian:
         runtime=needs("hessian", "minutes"),
         mem_mb=needs("hessian", "memory"),
     params:
-        choice=STUDY.config.get("hessian", {}).get("data", "paper"),
-        eigenvalues=STUDY.config.get("hessian", {}).get("count", 5),
-        models=STUDY.config.get("hessian", {}).get("models", ["average", "final"]),
+        asked=asked("hessian", "choice", "count", "models"),
         code=analysis_code("hessian"),
-        runs=lambda wildcards, input: [str(Path(file).parent) for file in input.manifests],
-        data=subpath(input.data, parent=True),
+        jobs=job_files("hessian"),
     shell:
-        "fedgloss hessian"
-        " --run {params.runs:q}"
-        " --data {params.data:q}"
-        " --partition {input.partition:q}"
-        " --out {output:q}"
-        " --models {params.models:q}"
-        " --choice {params.choice:q}"
-        " --count {params.eigenvalues:q}"
-        " --threads {threads}"
-        " 2> {log:q}"
+        "fedgloss hessian {params.jobs:q} --threads {threads} 2> {log:q}"
+
+
+use rule hessian as hessian_seeds with:
+    output:
+        expand(LAYOUT.hessian("{study}", f"{{condition}}/{SEED}"), seed=SEEDS, allow_missing=True),
+    log:
+        LAYOUT.log("hessian", "{study}/{condition}/seed-all"),
+    benchmark:
+        LAYOUT.benchmark("hessian", "{study}/{condition}/seed-all")
+    wildcard_constraints:
+        condition=packed("hessian", is_measured),
 
 
 rule landscape:
     """The loss surface around a cell's averaged model."""
     input:
-        manifest=f"{RUN}/manifest.json",
+        manifest=run_files("manifest.json"),
         # A model changes with its run, and a run leaves a new manifest.
-        average=ancient(f"{RUN}/average.safetensors"),
+        average=ancient(run_files("average.safetensors")),
         data=ancient(prepared("data.safetensors")),
         partition=partition_of,
     output:
-        landscape=f"{ANALYSIS}/landscape.csv",
+        LAYOUT.landscape("{study}", CELL),
     log:
-        "results/logs/landscape/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.log",
+        LAYOUT.log("landscape", f"{{study}}/{CELL}"),
     benchmark:
-        "results/benchmarks/landscape/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}.jsonl"
+        LAYOUT.benchmark("landscape", f"{{study}}/{CELL}")
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
@@ -72,18 +71,8 @@ rule landscape:
         runtime=needs("landscape", "minutes"),
         mem_mb=needs("landscape", "memory"),
     params:
-        points=STUDY.config.get("landscape", {}).get("points", 21),
-        extent=STUDY.config.get("landscape", {}).get("extent", 1.0),
+        asked=asked("landscape", "points", "extent", "seed"),
         code=analysis_code("landscape"),
-        run=subpath(input.manifest, parent=True),
-        data=subpath(input.data, parent=True),
+        jobs=job_files("landscape"),
     shell:
-        "fedgloss landscape"
-        " --run {params.run:q}"
-        " --data {params.data:q}"
-        " --partition {input.partition:q}"
-        " --out {output.landscape:q}"
-        " --points {params.points:q}"
-        " --extent {params.extent:q}"
-        " --threads {threads}"
-        " 2> {log:q}"
+        "fedgloss landscape {params.jobs:q} --threads {threads} 2> {log:q}"

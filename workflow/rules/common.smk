@@ -1,8 +1,8 @@
 """The study behind this run of the workflow, checked before any job starts.
 
 REQUIRES  a study file: --configfile, or config/quickstart.yaml
-PROVIDES  STUDY, its SEEDS, the command lines' STUDY_ARGUMENT, wildcard constraints, and the
-          functions behind the rules' inputs and parameters
+PROVIDES  STUDY and its SEEDS; LAYOUT, which knows every path; TOGETHER, how jobs are to be packed;
+          wildcard constraints; and the functions behind the rules' inputs and parameters
 """
 
 import contextlib
@@ -13,17 +13,20 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-from fedgloss.study import estimate, inputs, invocation
 from fedgloss import fingerprint
-from fedgloss.study.claims import check_claim, claim
 from fedgloss.data.partition import splits
 from fedgloss.errors import InputError
-from fedgloss.files import sha256
+from fedgloss.files import check_writable, sha256, write_text
+from fedgloss.study import estimate, inputs, invocation
+from fedgloss.study.claims import check_claim, claim
+from fedgloss.study.jobfile import file_for, job_of, to_json
+from fedgloss.study.layout import CELL, HERE as LAYOUT, MANIFEST, RUN_FILES, SEED
+from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
-from fedgloss.study.study import check_study, check_writable, read_yaml
+from fedgloss.study.study import check_study, read_yaml
 
 if not workflow.configfiles:
 
@@ -31,7 +34,7 @@ if not workflow.configfiles:
 
 
 def load_checked_study():
-    """The study, how jobs are told of it, and how they are packed; or one line and exit code 2."""
+    """The study, its part that is wanted, how jobs are told of it and packed; or exit code 2."""
     files = [str(file) for file in workflow.configfiles]
     here = [
         f"{Path(f).relative_to(Path.cwd())}" if Path(f).is_relative_to(Path.cwd()) else f
@@ -42,13 +45,16 @@ def load_checked_study():
         said = workflow.config_settings.config_args or []
         values = invocation.config_values(said)
         # How jobs are packed is the profile's or the command line's, not a study's.
-        together = values.pop("together", "cells")
-        if together not in ("cells", "seeds"):
+        together = values.pop("together", None)
+        if together not in (None, "cells", "seeds"):
             raise InputError(f"--config: together: {together!r} is unknown; allowed: cells, seeds")
-        config.pop("together", None)
+        # Which part of the study is to be built is this run's alone, too: only=cifar10/alpha-0.
+        only = values.pop("only", "")
+        for name in ("together", "only"):
+            config.pop(name, None)
         asked = invocation.merge(config, values)
         unchanged = len(files) == 1 and read_yaml(files[0]) == asked
-        said = [entry for entry in said if not entry.startswith("together=")]
+        said = [entry for entry in said if not entry.startswith(("together=", "only="))]
         given = (
             f"--configfile={shlex.quote(here[0])}"
             if len(here) == 1
@@ -56,8 +62,9 @@ def load_checked_study():
         )
         given += f" --config {shlex.join(said)}" if said else ""
         study = check_study(asked, here[-1], given)
-        check_writable("results")
+        check_writable(LAYOUT.results)
         check_claim(study)
+        part = invocation.cells_below(study, str(only))
     except InputError as error:
         invocation.refuse(error)
     if workflow.is_main_process:
@@ -65,10 +72,10 @@ def load_checked_study():
             print(f"fedgloss: warning: {line}", file=sys.stderr)
     # Jobs read the study file, unless the command line changed what it says.
     whole = {"file": here[-1], "given": given, "config": asked}
-    return study, here[-1] if unchanged else json.dumps(whole), together
+    return study, part, None if unchanged else json.dumps(whole, indent=1), together
 
 
-STUDY, STUDY_ARGUMENT, TOGETHER = load_checked_study()
+STUDY, PART, CHANGED_STUDY, TOGETHER = load_checked_study()
 SEEDS = STUDY.config["seeds"]
 # The folders of data sets and partitions that this study uses, and what lies in them.
 DATA = {STUDY.data_folder(cell.dataset): cell.dataset for cell in STUDY.cells}
@@ -76,11 +83,6 @@ CUTS = {
     (STUDY.partition_folder(cell.dataset, cell.alpha), cell.alpha): cell.dataset
     for cell in STUDY.cells
 }
-
-CUT_DATA = {cut: dataset for (cut, _), dataset in CUTS.items()}
-
-# The cell that a file below these folders belongs to.
-CELL = re.compile(rf"results/(?:runs|analysis)/{re.escape(STUDY.name)}/(.+)/[^/]+$")
 
 
 wildcard_constraints:
@@ -117,91 +119,141 @@ def refuse_unusable():
         invocation.refuse(error)
 
 
-def refuse_unknown_targets(names):
-    """Refuse, in one line, what no rule makes; `names` are the targets that have one."""
+@functools.cache
+def asked_for():
+    """What the command line names: targets, then those of --until, --omit-from and --forcerun."""
     if not workflow.is_main_process or Path(sys.argv[0]).name != "snakemake":
-        return
+        return (), ()
     from snakemake.cli import parse_args
 
     with contextlib.redirect_stderr(io.StringIO()):  # what it says of profiles has been said
         _, asked = parse_args(sys.argv[1:])
+    return (*asked.targets,), (*asked.until, *asked.omit_from, *asked.forcerun)
+
+
+def cell_named(word):
+    """The path of the cell whose file a word of the command line is, or None."""
+    return LAYOUT.cell_of(STUDY.name, Path(os.path.relpath(word)))
+
+
+def refuse_unknown_targets(names):
+    """Refuse, in one line, what no rule makes; `names` are the targets that have one."""
+    targets, others = asked_for()
     rules = [rule.name for rule in workflow.rules]
     try:
-        for target in asked.targets:
-            cell = CELL.match(os.path.relpath(target))
+        for target in targets:
+            cell = cell_named(target)
             if cell and target not in rules:
-                STUDY.cell(cell[1])
+                STUDY.cell(cell)
             file = os.path.relpath(target) if os.sep in target else target
             makes = target in rules or any(rule.is_producer(file) for rule in workflow.rules)
             invocation.check_target(target, makes, names)
-        for word in {*asked.until, *asked.omit_from, *asked.forcerun}:
+        for word in dict.fromkeys(others):
             invocation.check_target(word, word in rules or os.sep in word, [*names, *rules])
     except InputError as error:
         invocation.refuse(error)
 
 
-def cell_of(wildcards):
-    """The cell that a job's wildcards name; a cell outside the grid is refused with near matches."""
-    return STUDY.cell(
-        "{0.dataset}/alpha-{0.alpha}/{0.model}/{0.algorithm}/seed-{0.seed}".format(wildcards)
-    )
+def cells_of(wildcards):
+    """The cells of a job: the one that its wildcards name, or a method's of all seeds.
+
+    A cell outside the grid is refused with near matches.
+    """
+    if "condition" in wildcards.keys():
+        return [STUDY.cell(f"{wildcards.condition}/{SEED.format(seed=seed)}") for seed in SEEDS]
+    return [STUDY.cell(CELL.format(**wildcards))]
 
 
-def trained_by(wildcards):
-    """The cells of a training job: one, or those of all seeds."""
-    seeds = [wildcards.seed] if "seed" in wildcards.keys() else SEEDS
-    given = {name: wildcards[name] for name in ("dataset", "alpha", "model", "algorithm")}
-    return [cell_of(SimpleNamespace(**given, seed=seed)) for seed in seeds]
+# What jobs are told, by file: see study/jobfile.py.
+TOLD = {}
+
+
+def tell(folder, content):
+    """The file that tells a job this. It is there when the job starts; a dry run writes nothing."""
+    file = file_for(folder, content)
+    TOLD[file] = content
+    if not workflow.is_main_process:  # a job of a cluster reads the workflow again, for itself
+        write_told()
+    return str(file)
+
+
+def write_told():
+    """Write what jobs are told, as far as it is not there from an earlier run."""
+    for file, content in TOLD.items():
+        if not file.is_file():
+            write_text(file, content)
+
+
+def tell_jobs():
+    """Write the files of all jobs that are about to be started."""
+    for job in workflow.dag.needrun_jobs():
+        job.params  # names the job's files
+    write_told()
+
+
+def job_files(kind):
+    """A rule's parameter: the job file of each of its cells.
+
+    It asks for the outputs, although it needs none: Snakemake then leaves it out when it looks for
+    changed parameters. What decides the numbers is in parameters of its own.
+    """
+
+    def files(wildcards, output):
+        return [
+            tell(LAYOUT.jobs(kind, STUDY.name, cell), to_json(job_of(kind, STUDY, cell, LAYOUT)))
+            for cell in cells_of(wildcards)
+        ]
+
+    return files
 
 
 def study_argument(wildcards):
-    """How a command names the study; from a function, since Snakemake expands {} in plain text."""
-    return STUDY_ARGUMENT
+    """How a command names the study: its file, or one that says what --config has changed."""
+    return tell(LAYOUT.told(STUDY.name), CHANGED_STUDY) if CHANGED_STUDY else STUDY.file
 
 
 def table_files(name):
     """What building a table makes."""
-    return [f"results/tables/{STUDY.name}/{name}.{kind}" for kind in ("csv", "md", "tex")]
+    return [*LAYOUT.table(STUDY.name, name).values()]
 
 
 def figure_files(name):
     """What drawing a figure makes."""
-    return [f"results/figures/{STUDY.name}/{name}.{kind}" for kind in ("png", "pdf")]
+    return [*LAYOUT.figure(STUDY.name, name).values()]
 
 
-# What these sources give follows from their definition alone: scikit-learn brings the digits, and
-# every file of CIFAR is checked by its hash. Images of one's own may differ in the next checkout.
-SAME_EVERYWHERE = ("digits", "cifar10", "cifar100")
-# Without a place for it, `cache` would only make Snakemake say so in every run.
-CACHE = "omit-software" if os.environ.get("SNAKEMAKE_OUTPUT_CACHE") else False
+def lost_files(wildcards):
+    """What was deleted since the report was made, which Snakemake by itself would not miss."""
+    if not LAYOUT.report(STUDY.name).is_file():
+        return []
+    files = [file for name in shown(STUDY.tables) for file in table_files(name)]
+    files += [file for name in shown(STUDY.figures) for file in figure_files(name)]
+    for cell in PART:
+        run = LAYOUT.run(STUDY.name, cell)
+        files += [run / name for name in (MANIFEST, *RUN_FILES)]
+    return [file for file in files if not file.is_file()]
 
 
-def kept_by(names, same_everywhere):
-    """A wildcard's pattern for the folders whose data are, or are not, the same everywhere."""
-    folders = {
-        folder
-        for folder, name in names.items()
-        if (STUDY.datasets[name]["source"] in SAME_EVERYWHERE) == same_everywhere
-    }
-    return "|".join(map(re.escape, sorted(folders))) or "none"
+def dataset_of(wildcards):
+    """The name of the data set that a job's partition, or cell, is about."""
+    if "cut" in wildcards.keys():
+        return CUTS[wildcards.cut, wildcards.alpha]
+    return cells_of(wildcards)[0].dataset
 
 
 def prepared(name):
-    """A rule's input: a file of the data set that its job's cell, or partition, is about."""
+    """A rule's input: a file of the data set that its job is about."""
 
     def file(wildcards):
-        dataset = (
-            CUTS[wildcards.cut, wildcards.alpha] if "cut" in wildcards.keys() else wildcards.dataset
-        )
-        return f"results/data/{STUDY.data_folder(dataset)}/{name}"
+        return LAYOUT.data(STUDY.data_folder(dataset_of(wildcards))) / name
 
     return file
 
 
 def partition_of(wildcards):
-    """A rule's input: the partition that its job's cell trains on."""
-    folder = STUDY.partition_folder(wildcards.dataset, wildcards.alpha)
-    return f"results/partitions/{folder}/alpha-{wildcards.alpha}/partition.json"
+    """A rule's input: the partition that its job's cells train on."""
+    cell = cells_of(wildcards)[0]
+    return LAYOUT.partition(STUDY.partition_folder(cell.dataset, cell.alpha), cell.alpha)
 
 
 def prepare_options(wildcards):
@@ -244,27 +296,52 @@ def partition_code(wildcards):
 
 def training_code(wildcards):
     """The fingerprint of the code that decides a cell's numbers."""
-    return STUDY.code(wildcards.algorithm, wildcards.model)
+    cell = cells_of(wildcards)[0]
+    return STUDY.code(cell.algorithm, cell.model)
 
 
 def initial_weights(wildcards):
     """The file that a model starts from, if its study names one."""
-    return [STUDY.model(wildcards.model)["weights"]] if wildcards.model in STUDY.weights else []
+    model = cells_of(wildcards)[0].model
+    return [STUDY.model(model)["weights"]] if model in STUDY.weights else []
 
 
-def weights_arguments(wildcards):
-    """The command line for it."""
-    return [f"--weights={file}" for file in initial_weights(wildcards)]
+def run_files(name):
+    """A rule's input: a file of the run of each of its cells."""
+
+    def files(wildcards):
+        return [LAYOUT.run(STUDY.name, cell) / name for cell in cells_of(wildcards)]
+
+    return files
 
 
 def analysis_code(kind):
     """The fingerprint of the code behind an analysis of a model, by wildcards."""
-    return lambda wildcards: fingerprint.of_analysis(kind, STUDY.model(wildcards.model)["model"])
+
+    def code(wildcards):
+        return fingerprint.of_analysis(kind, STUDY.model(cells_of(wildcards)[0].model)["model"])
+
+    return code
 
 
-def resolved_settings(wildcards):
-    """Cells' resolved settings as JSON: a change in the configuration is a change here."""
-    return [json.dumps(STUDY.settings(cell)) for cell in trained_by(wildcards)]
+def settings_but_seed(wildcards):
+    """Cells' resolved settings as JSON: a change in the configuration is a change here.
+
+    The seed is in the output's path: a cell's parameters are the same alone and among its seeds.
+    """
+    settings = STUDY.settings(cells_of(wildcards)[0]).to_json()
+    del settings["seed"]
+    return json.dumps(settings)
+
+
+def asked(kind, *entries):
+    """A rule's parameter: these entries of a job's file, as JSON."""
+
+    def values(wildcards):
+        job = job_of(kind, STUDY, cells_of(wildcards)[0], LAYOUT)
+        return json.dumps({name: getattr(job, name) for name in entries})
+
+    return values
 
 
 @functools.cache
@@ -277,40 +354,57 @@ def needs(kind, what):
     """How a job asks for a resource; what: minutes or memory, growing with attempts, or gpu."""
 
     def resource(wildcards, attempt):
-        if "seed" in wildcards.keys():
-            need = need_of(kind, cell_of(wildcards))
-        else:  # a job for all seeds, which cost the same
-            need = need_of(kind, cell_of(SimpleNamespace(**wildcards, seed=SEEDS[0])))
-            if kind == "training":
-                need = need.together(len(SEEDS))
+        cells = cells_of(wildcards)
+        need = need_of(kind, cells[0])
+        if kind == "training" and len(cells) > 1:
+            need = need.together(len(cells))
+        elif kind == "hessian":  # estimated for all seeds
+            need = replace(need, seconds=need.seconds * len(cells) / len(SEEDS))
         value = getattr(need, what)
         return value(attempt) if callable(value) else value
 
     return resource
 
 
-def table_inputs(wildcards):
-    """The runs of a table's cells, and their eigenvalues if it shows them."""
+def wanted(cells):
+    """Those of these cells that this run is to build: all, or with `--config only=...` a part."""
+    part = {*PART}
+    return [cell for cell in dict.fromkeys(cells) if cell in part]
+
+
+def shown(entries):
+    """The names of these tables or figures that show a cell of the wanted part."""
+    return [name for name, entry in entries.items() if wanted(STUDY.cells_of(entry))]
+
+
+def table_cells(wildcards):
+    """The wanted cells that a table is about."""
     entry = STUDY.tables[wildcards.table]
     cells = STUDY.cells_of(entry)
     if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
         cells += [cell for column in entry["columns"] for cell in STUDY.baselines(column)]
-    sharp = entry["kind"] == "methods" and "lambda1" in entry.get("show", [])
-    for cell in dict.fromkeys(cells):
-        yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
-        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
-        if sharp:
-            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
+    return [*map(str, wanted(cells))]
+
+
+def table_inputs(wildcards):
+    """The runs of a table's wanted cells, and their eigenvalues if it shows them."""
+    entry = STUDY.tables[wildcards.table]
+    for cell in table_cells(wildcards):
+        yield LAYOUT.metrics(STUDY.name, cell)
+        yield LAYOUT.run(STUDY.name, cell) / "manifest.json"
+        if entry["kind"] == "methods" and "lambda1" in entry.get("show", []):
+            yield LAYOUT.hessian(STUDY.name, cell)
+
+
+def figure_cells(wildcards):
+    """The wanted cells that a figure is about."""
+    return [*map(str, wanted(STUDY.cells_of(STUDY.figures[wildcards.figure])))]
 
 
 def figure_inputs(wildcards):
     """What a figure is drawn from."""
-    entry = STUDY.figures[wildcards.figure]
-    for cell in STUDY.cells_of(entry):
-        yield f"results/runs/{STUDY.name}/{cell}/manifest.json"
-        if entry["kind"] == "eigenvalues":
-            yield f"results/analysis/{STUDY.name}/{cell}/hessian.json"
-        elif entry["kind"] == "landscape":
-            yield f"results/analysis/{STUDY.name}/{cell}/landscape.csv"
-        else:
-            yield f"results/runs/{STUDY.name}/{cell}/metrics.csv"
+    by_kind = {"eigenvalues": LAYOUT.hessian, "landscape": LAYOUT.landscape}
+    drawn_from = by_kind.get(STUDY.figures[wildcards.figure]["kind"], LAYOUT.metrics)
+    for cell in figure_cells(wildcards):
+        yield LAYOUT.run(STUDY.name, cell) / "manifest.json"
+        yield drawn_from(STUDY.name, cell)

@@ -1,8 +1,7 @@
 """Tables, figures and the report of a study.
 
-REQUIRES  results/runs/{study}/..., results/analysis/{study}/..., src/fedgloss/study/constants/published.csv
-PROVIDES  results/tables/{study}/{table}.{csv,md,tex}, results/figures/{study}/{figure}.{png,pdf},
-          results/report/{study}.html
+REQUIRES  runs and their analysis, src/fedgloss/study/constants/published.csv
+PROVIDES  LAYOUT.table: csv, md, tex; LAYOUT.figure: png, pdf; LAYOUT.report: one HTML page
 """
 
 
@@ -11,16 +10,17 @@ rule table:
     input:
         table_inputs,
     output:
-        multiext("results/tables/{study}/{table}", ".csv", ".md", ".tex"),
+        [*LAYOUT.table("{study}", "{table}").values()],
     log:
-        "results/logs/table/{study}/{table}.log",
+        LAYOUT.log("table", "{study}/{table}"),
     benchmark:
-        "results/benchmarks/table/{study}/{table}.jsonl"
+        LAYOUT.benchmark("table", "{study}/{table}")
     conda:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
         entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
+        cells=table_cells,
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
         code=fingerprint.of_tables(),
@@ -33,16 +33,17 @@ rule figure:
     input:
         figure_inputs,
     output:
-        multiext("results/figures/{study}/{figure}", ".png", ".pdf"),
+        [*LAYOUT.figure("{study}", "{figure}").values()],
     log:
-        "results/logs/figure/{study}/{figure}.log",
+        LAYOUT.log("figure", "{study}/{figure}"),
     benchmark:
-        "results/benchmarks/figure/{study}/{figure}.jsonl"
+        LAYOUT.benchmark("figure", "{study}/{figure}")
     conda:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
         entry=lambda wildcards: json.dumps(STUDY.figures[wildcards.figure]),
+        cells=figure_cells,
         code=fingerprint.of_figures(),
     shell:
         "fedgloss figure {params.study:q} {wildcards.figure:q} 2> {log:q}"
@@ -51,15 +52,16 @@ rule figure:
 rule report:
     """Put everything about a study on one self-contained page."""
     input:
-        [table_files(name) for name in STUDY.tables],
-        [figure_files(name) for name in STUDY.figures],
-        [f"results/runs/{STUDY.name}/{cell}/manifest.json" for cell in STUDY.cells],
+        [table_files(name) for name in shown(STUDY.tables)],
+        [figure_files(name) for name in shown(STUDY.figures)],
+        [LAYOUT.metrics(STUDY.name, cell) for cell in PART],
+        [LAYOUT.run(STUDY.name, cell) / "manifest.json" for cell in PART],
     output:
-        report="results/report/{study}.html",
+        report=LAYOUT.report("{study}"),
     log:
-        "results/logs/report/{study}.log",
+        LAYOUT.log("report", "{study}"),
     benchmark:
-        "results/benchmarks/report/{study}.jsonl"
+        LAYOUT.benchmark("report", "{study}")
     conda:
         "../../envs/fedgloss.yaml"
     params:

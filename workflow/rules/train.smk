@@ -1,18 +1,19 @@
 """Train one cell: an algorithm on a partition with a seed; or those of all seeds in one job.
 
-REQUIRES  a data set in results/data and its partition in results/partitions (data.smk), the weights
-          that a model of the study starts from, if any
-PROVIDES  results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}/
+REQUIRES  a prepared data set and its partition (data.smk), the weights that a model of the study
+          starts from, if any
+PROVIDES  a cell's run, LAYOUT.run: metrics.csv, manifest.json, {final,average,locals}.safetensors
 """
 
-TRAINED = "results/runs/{study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}"
-# The files of one cell, or with `--config together=seeds` of all seeds of a method.
-JOB = "{seed}" if TOGETHER == "cells" else "all"
-JOB_SEEDS = ["{seed}"] if TOGETHER == "cells" else SEEDS
+RUN = LAYOUT.run("{study}", CELL)
+RUN_OF_SEED = LAYOUT.run("{study}", f"{{condition}}/{SEED}")
+
+
+ruleorder: train_seeds > train
 
 
 rule train:
-    """Train one cell, or its seeds together, on one device; resumes from its checkpoint."""
+    """Train one cell on one device; resumes from its checkpoint."""
     input:
         # What counts is its content, whose hash is in the manifest.
         data=ancient(prepared("data.safetensors")),
@@ -21,15 +22,15 @@ rule train:
         # Its SHA-256 is among the settings: what counts is its content, not its date.
         weights=ancient(initial_weights),
     output:
-        metrics=expand(f"{TRAINED}/metrics.csv", seed=JOB_SEEDS, allow_missing=True),
-        manifest=expand(f"{TRAINED}/manifest.json", seed=JOB_SEEDS, allow_missing=True),
-        final=expand(f"{TRAINED}/final.safetensors", seed=JOB_SEEDS, allow_missing=True),
-        average=expand(f"{TRAINED}/average.safetensors", seed=JOB_SEEDS, allow_missing=True),
-        local=expand(f"{TRAINED}/locals.safetensors", seed=JOB_SEEDS, allow_missing=True),
+        metrics=RUN / "metrics.csv",
+        manifest=RUN / "manifest.json",
+        final=RUN / "final.safetensors",
+        average=RUN / "average.safetensors",
+        local=RUN / "locals.safetensors",
     log:
-        f"results/logs/train/{{study}}/{{dataset}}/alpha-{{alpha}}/{{model}}/{{algorithm}}/seed-{JOB}.log",
+        LAYOUT.log("train", f"{{study}}/{CELL}"),
     benchmark:
-        f"results/benchmarks/train/{{study}}/{{dataset}}/alpha-{{alpha}}/{{model}}/{{algorithm}}/seed-{JOB}.jsonl"
+        LAYOUT.benchmark("train", f"{{study}}/{CELL}")
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
@@ -38,24 +39,25 @@ rule train:
         runtime=needs("training", "minutes"),
         mem_mb=needs("training", "memory"),
     params:
-        settings=resolved_settings,
-        code=lambda wildcards: [training_code(wildcards)] * len(trained_by(wildcards)),
-        weights=weights_arguments,
-        data=subpath(input.data, parent=True),
-        partitions=lambda wildcards, input: [input.partition] * len(trained_by(wildcards)),
-        folders=lambda wildcards, output: [str(Path(file).parent) for file in output.metrics],
-        # Not declared as an output: Snakemake deletes those before a job and after its failure.
-        checkpoints=lambda wildcards: [
-            f"results/checkpoints/{STUDY.name}/{cell}" for cell in trained_by(wildcards)
-        ],
+        settings=settings_but_seed,
+        code=training_code,
+        # Names the folder for checkpoints, too, which is no output: Snakemake deletes those before
+        # a job and after its failure.
+        jobs=job_files("train"),
     shell:
-        "fedgloss train"
-        " --settings {params.settings:q}"
-        " --data {params.data:q}"
-        " --partition {params.partitions:q}"
-        " {params.weights:q}"
-        " --out {params.folders:q}"
-        " --checkpoints {params.checkpoints:q}"
-        " --code {params.code:q}"
-        " --threads {threads}"
-        " 2> {log:q}"
+        "fedgloss train {params.jobs:q} --threads {threads} 2> {log:q}"
+
+
+use rule train as train_seeds with:
+    output:
+        metrics=expand(RUN_OF_SEED / "metrics.csv", seed=SEEDS, allow_missing=True),
+        manifest=expand(RUN_OF_SEED / "manifest.json", seed=SEEDS, allow_missing=True),
+        final=expand(RUN_OF_SEED / "final.safetensors", seed=SEEDS, allow_missing=True),
+        average=expand(RUN_OF_SEED / "average.safetensors", seed=SEEDS, allow_missing=True),
+        local=expand(RUN_OF_SEED / "locals.safetensors", seed=SEEDS, allow_missing=True),
+    log:
+        LAYOUT.log("train", "{study}/{condition}/seed-all"),
+    benchmark:
+        LAYOUT.benchmark("train", "{study}/{condition}/seed-all")
+    wildcard_constraints:
+        condition=packed("train", EXPECTED.is_there, may=is_small),

@@ -7,7 +7,7 @@ named by its import path, "package.module:function".
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.names import METHODS
@@ -53,7 +53,8 @@ def resolve_variants(
     """Every variant of a method by name: the given ones (or a named combination), then defaults."""
     build, choices = method(name), variant_choices(name)
     if isinstance(variants, str):
-        combinations = {preset: {} for preset in PRESETS} | dict(getattr(build, "named", {}))
+        combinations: dict[str, Mapping[str, str]] = {preset: {} for preset in PRESETS}
+        combinations |= getattr(build, "named", {})
         if variants not in combinations:
             raise InputError(
                 f"variants: {name} has no variant named {variants!r}"
@@ -120,7 +121,7 @@ def resolve_hyperparameters(
     return {key: _number(label, key, values[key], key in positive) for key in names}
 
 
-def _number(label: str, key: str, value: object, positive: bool = False) -> float:
+def _number(label: str, key: str, value: Any, positive: bool = False) -> float:
     if not is_finite(value):
         raise InputError(f"{label}.{key}: {value!r} is not a finite number")
     if value < 0 or (positive and value == 0):

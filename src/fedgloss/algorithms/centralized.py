@@ -1,6 +1,6 @@
 """Centralized training, the upper bound of the paper's Table 7: all data in one place.
 
-A cohort of one: its "round" is one pass of local steps over the pooled data.
+A federation of one client, who has all samples: a "round" is its local training.
 """
 
 from typing import Literal
@@ -48,6 +48,4 @@ def centralized_sam_previous(
 
 def pooled(name, direction, **facts) -> Algorithm:
     """No network: the trained model is the new model."""
-    return Algorithm(
-        name, direction, lambda w, down, up, s, h: (up.w, s), pooled=True, down=0, up=0, **facts
-    )
+    return Algorithm(name, direction, lambda w, down, up, s, h: (up.w, s), pooled=True, **facts)

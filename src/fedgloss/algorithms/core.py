@@ -44,6 +44,10 @@ class Named(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.__dict__)
 
+    if TYPE_CHECKING:  # entries are attributes; which ones, no type says
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name} cannot be set: use replace()")
 
@@ -58,6 +62,17 @@ def _nothing_to_finish(W: Tensor, down: Named, c: Named, h: Named) -> tuple[Name
 
 def _constant(hyper: dict[str, float], t: int) -> dict[str, float]:
     return hyper
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An extra exchange before each round: its participants also train from w itself, on
+    mini-batches in another order, and answer before the round's own message is made."""
+
+    into: str
+    """The entry of the server's state that becomes the pseudo-gradient of this exchange."""
+    clients_keep: bool = False
+    """Whether the clients keep the state in which the exchange leaves them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,7 @@ class Algorithm:
     """
 
     name: str
+    """As tables and messages call it."""
     direction: Callable[[Gradient, Tensor, Named, Named, Named], tuple[Tensor, Named]]
     """(grad, W, down, c, h) -> the step direction [S, K, P], and the clients' state, each
     [S, K, P]: all of `client_state` and `local_state`."""
@@ -98,18 +114,15 @@ class Algorithm:
     """Names, and the default where the definition of the method has one (None: must be given)."""
     schedule: Callable[[dict[str, float], int], dict[str, float]] = _constant
     """(hyperparameters, t) -> the hyperparameters in force in round t, by the same names."""
-    probe: str | None = None
-    """NaiveFedGloSS: an extra exchange from the unperturbed w before each round, whose
-    pseudo-gradient becomes `s.delta`. "stateless": clients' state stays; "dual": it is updated."""
+    probe: Probe | None = None
+    """An extra exchange before each round, if the method has one."""
+    radius: str | None = None
+    """The hyperparameter that is the length of the server's perturbation along the last
+    pseudo-gradient, in which delta_epsilon (Eq. 6) is measured; without one it is measured in 1."""
     pooled: bool = False
-    """Centralized training: the union of all data is the one client."""
-
-    down: int = 1
-    """Model sizes a participant receives a round."""
-    up: int = 1
-    """Model sizes a participant sends a round."""
+    """All samples are handed to one client, and no network is between it and the server."""
     gradients: int = 1
-    """Mini-batch gradients per local step."""
+    """Mini-batch gradients per local step, those of a probe included."""
 
 
 def factors(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +181,7 @@ def named(**combinations: Mapping[str, str]) -> Callable[[Callable], Callable]:
     """
 
     def decorate(method: Callable) -> Callable:
-        method.named = combinations
+        vars(method)["named"] = combinations
         return method
 
     return decorate

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.core import Algorithm, Probe
 from fedgloss.errors import InputError
 
 FACTS = ("m", "n", "p", "share", "lr", "wd", "steps", "t", "full_gradient")
@@ -38,12 +38,28 @@ def check_declared(method: str, algorithm: Algorithm) -> None:
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"{label}: {' and '.join(kinds)}: {name!r} is there twice")
-    if algorithm.probe not in (None, "stateless", "dual"):
-        raise InputError(f"{label}: probe: expected None, 'stateless' or 'dual'")
-    if algorithm.probe and "delta" not in algorithm.global_state:
-        raise InputError(f"{label}: probe: what it measures needs 'delta' in global_state")
+    if algorithm.radius is not None:
+        _check_one_of(
+            f"{label}: radius", algorithm.radius, "hyperparameters", algorithm.hyperparameters
+        )
+    if algorithm.probe is not None:
+        if not isinstance(algorithm.probe, Probe):
+            raise InputError(f"{label}: probe: expected None or a Probe")
+        _check_one_of(
+            f"{label}: probe: into", algorithm.probe.into, "global_state", algorithm.global_state
+        )
+        if not isinstance(algorithm.probe.clients_keep, bool):
+            raise InputError(f"{label}: probe: clients_keep: expected True or False")
     if type(algorithm.gradients) is not int or algorithm.gradients < 0:
         raise InputError(f"{label}: gradients: expected how many direction asks for, an integer")
+
+
+def _check_one_of(label: str, name: object, kind: str, names: Iterable[str]) -> None:
+    """Refuse what is not among the names that are declared as `kind`."""
+    if name not in [*names]:
+        raise InputError(
+            f"{label}: {name!r:.60} is not among the {kind}; allowed: {', '.join(names) or 'none'}"
+        )
 
 
 def check_names(label: str, names: Iterable[object], taken: tuple[str, ...]) -> None:

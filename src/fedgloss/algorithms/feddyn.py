@@ -5,14 +5,15 @@ on alpha for a given trajectory (it is the running sum of the mean client displa
 n / m), so alpha -> 0 does not give FedAvg.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from fedgloss.algorithms.core import Algorithm, Named, mean, named, sam, total, weights
 
 Form = Literal["weighted", "original", "official_sigma", "acar_adaptive_alpha"]
+FORMS = {form: {"form": form} for form in get_args(Form)}
 
 
-@named(official={"form": "official_sigma"}, **{form: {"form": form} for form in Form.__args__})
+@named(official={"form": "official_sigma"}, **FORMS)
 def feddyn(*, form: Form = "weighted") -> Algorithm:
     """Client SGD. `form` names who wrote the server step:
 
@@ -25,7 +26,7 @@ def feddyn(*, form: Form = "weighted") -> Algorithm:
     return dynamic("feddyn", lambda grad, W, h: grad(W), form)
 
 
-@named(official={"form": "official_sigma"}, **{form: {"form": form} for form in Form.__args__})
+@named(official={"form": "official_sigma"}, **FORMS)
 def feddyn_sam(*, form: Form = "weighted") -> Algorithm:
     """Client SAM; the perturbation follows the raw gradient only. `form` as for `feddyn`."""
     return dynamic(

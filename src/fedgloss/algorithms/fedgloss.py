@@ -7,7 +7,7 @@ previous round, so flatness is sought globally at FedAvg's communication. NaiveF
 
 from typing import Literal
 
-from fedgloss.algorithms.core import Algorithm, Named, mean, named, sam, total, unit
+from fedgloss.algorithms.core import Algorithm, Named, Probe, mean, named, sam, total, unit
 
 Scaling = Literal["official_code", "paper"]
 ServerSchedule = Literal["official_code", "paper_ramp", "constant"]
@@ -109,9 +109,7 @@ def naivefedgloss(
         warm_up(rho_schedule, rho_l_schedule),
         hyperparameters={"rho_l": None} if use_sam else {},
         gradients=4 if use_sam else 2,
-        probe=first_exchange,
-        down=2,
-        up=2,
+        probe=Probe("delta", clients_keep=first_exchange == "dual"),  # section 5.1.1, step 1
     )
 
 
@@ -154,6 +152,7 @@ def server_sharpness(
             **hyperparameters,
         },
         schedule=schedule,
+        radius="rho",
         **facts,
     )
 

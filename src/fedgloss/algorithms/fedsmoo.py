@@ -49,7 +49,5 @@ def fedsmoo(
         client_state=("lam", "mu"),
         local_state=("shat",),
         hyperparameters={"rho": None, "beta": None},
-        down=2,
-        up=2,
         gradients=2,
     )

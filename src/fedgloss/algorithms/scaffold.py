@@ -79,7 +79,5 @@ def controlled(
         global_state=("c",),
         client_state=("c_k",),
         hyperparameters={"eta_s": 1.0, **hyperparameters},
-        down=2,
-        up=2,
         gradients=gradients,
     )

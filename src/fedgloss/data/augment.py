@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 KINDS = ("batch_aug", "image_aug")
 
 
-def draw(
-    kind: str,
-    seed: int,
-    round: int,
-    client: int,
-    batch_sizes: Sequence[int],
-    purpose: str = "augment",
-    padding: int = 4,
-) -> np.ndarray:
+def draw(kind: str, stream: Stream, batch_sizes: Sequence[int], padding: int = 4) -> np.ndarray:
     """Crop offsets and flips of one client's round: (dy, dx, flip), int64 [sum(batch_sizes), 3].
 
     dy and dx are uniform on 0 .. 2 * padding (81 positions for CIFAR's padding of 4), flip on
@@ -36,7 +28,7 @@ def draw(
         raise InputError(f"augmentation: {kind!r} is unknown (allowed: none, {', '.join(KINDS)})")
     count = len(batch_sizes) if kind == "batch_aug" else sum(batch_sizes)
     bounds = np.array([2 * padding + 1, 2 * padding + 1, 2])
-    uniform = rng.uniform(seed, f"{purpose}/{kind}", 3 * count, round, client)
+    uniform = stream.of(kind).uniform(3 * count)
     draws = (uniform.reshape(count, 3) * bounds).astype(np.int64)
     return np.repeat(draws, batch_sizes, axis=0) if kind == "batch_aug" else draws
 

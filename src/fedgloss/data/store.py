@@ -59,14 +59,14 @@ def stream(
             file.truncate(size)  # a hole, filled as the images come
             _write(file, 0, header)
             for key, tensor in small.items():
-                _write(file, places[key], tensor.contiguous().view(torch.uint8).numpy())
+                _write(file, places[key], tensor.contiguous().view(torch.uint8).numpy().data)
         begin, started = done, time.monotonic()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for images, failure in _decoded(pool, decode, files[done:], shape):
                 for image in images:
                     of_test = done - len(train)
                     key, index = ("train", done) if of_test < 0 else ("test", of_test)
-                    _write(file, places[f"{key}_images"] + index * row, image)
+                    _write(file, places[f"{key}_images"] + index * row, image.data)
                     done += 1
                 os.fsync(file.fileno())
                 write_json(record, {"fingerprint": fingerprint, "done": done})
@@ -89,7 +89,7 @@ def _fingerprint(header: bytes, small: dict[str, torch.Tensor], files: Sequence[
     digest = hashlib.sha256(header)
     digest.update(f"decoding {DECODING}".encode())
     for key in sorted(small):
-        digest.update(small[key].contiguous().view(torch.uint8).numpy())
+        digest.update(small[key].contiguous().view(torch.uint8).numpy().data)
     digest.update("\n".join(map(str, files)).encode())
     return digest.hexdigest()
 
@@ -103,7 +103,7 @@ def _done(record: Path, fingerprint: str) -> int:
         return 0
 
 
-def _write(file: IO[bytes], place: int, data: bytes | np.ndarray) -> None:
+def _write(file: IO[bytes], place: int, data: bytes | memoryview) -> None:
     rest = memoryview(data).cast("B")
     while rest:
         written = os.pwrite(file.fileno(), rest, place)
@@ -131,8 +131,13 @@ def _decoded(
 
     for start in range(0, len(files), CHUNK):
         images = list(pool.map(attempt, files[start : start + CHUNK]))
-        failed = next((i for i, image in enumerate(images) if isinstance(image, InputError)), None)
-        yield images[:failed], None if failed is None else images[failed]
+        good: list[np.ndarray] = []
+        for image in images:
+            if isinstance(image, InputError):
+                yield good, image
+                return
+            good.append(image)
+        yield good, None
 
 
 def _show(done: int, total: int, rate: float) -> None:

@@ -1,28 +1,29 @@
 """How runs are put together, by `fedgloss.train` and the training jobs; and what they leave."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fedgloss.engine.arguments import choose_backend
-from fedgloss.engine.backends.autograd import LoopGradients
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import CudaGraph
 from fedgloss.engine.backends.stacked import StackedGradients
-from fedgloss.engine.clients import Batching, Pipeline
 from fedgloss.engine.cohort import Gradients
 from fedgloss.engine.flat import copied, parameter_shapes, unflatten
 from fedgloss.engine.losses import Loss, counting
 from fedgloss.engine.rehearsal import rehearse
 from fedgloss.engine.rounds import Plan, Run
+from fedgloss.engine.task import Course, Task
 from fedgloss.engine.trial import try_out
 from fedgloss.errors import InputError
 
 
 @dataclass(frozen=True)
-class Training:
+class Result:
     """What `train` returns."""
 
     status: str
@@ -46,60 +47,44 @@ class Training:
     locals: Tensor
     """Their models at the end of local training, [K, P]."""
     bytes_down: int
+    """Bytes that the server sent, in all rounds."""
     bytes_up: int
-    """Bytes that crossed the network in all rounds."""
+    """Bytes that the clients sent, in all rounds."""
     gradients_per_step: float
     """Mini-batch gradients per local step, counted in the last round."""
     backend: str
+    """What trained the clients, where "auto" was asked for."""
     model: nn.Module
     """A copy of the model with the final parameters."""
 
 
 def assemble(
-    model: nn.Module,
-    loss: Loss,
+    task: Task,
     runs: Sequence[Run],
+    course: Course,
     *,
-    batching: Batching,
-    pipeline: Pipeline | None,
-    rounds: int,
-    evaluate_every: int,
-    last: int,
-    record: Sequence[str],
     backend: str,
     precision: str = "float32",
-    keep_history: bool = False,
 ) -> Plan:
     """The plan of these runs, after everything in it was tried out (trial.py, rehearsal.py).
 
-    model: on the device of the runs' data, which are of one data set. backend: as asked for.
-    Raises InputError for what would not work.
+    task: its model is on the device of the runs' data, which are of one data set, and stays as it
+    is: the plan has a copy. backend: as asked for. Raises InputError for what would not work.
     """
-    original, model = model, copied(model)  # a forward may leave in its module what it likes
+    task = replace(
+        task, model=copied(task.model)
+    )  # a forward may leave in its module what it likes
     draws = False
     for run in runs:
         own = run.federation
-        draws |= try_out(model, loss, own.w, own.data, batching, pipeline, run.test)
+        draws |= try_out(task, own.w, own.data, course.batching, run.test)
     data = runs[0].federation.data
-    counted = counting(loss, data.targets)
-    chosen = choose_backend(backend, model, counted, data.inputs, draws)
-    gradients = build_gradients(chosen, model, counted, precision)
-    rehearse([run.federation for run in runs], getattr(gradients, "lazy", False), rounds)
-    return Plan(
-        original,
-        model,
-        loss,
-        gradients,
-        chosen,
-        batching,
-        pipeline,
-        rounds,
-        evaluate_every,
-        last,
-        record,
-        keep_history,
-        CudaGraph if chosen in ("graph", "fused") else None,
-    )
+    counted = counting(task.loss, data.targets)
+    chosen = choose_backend(backend, task.model, counted, data.inputs, draws)
+    gradients = build_gradients(chosen, task.model, counted, precision)
+    rehearse([run.federation for run in runs], getattr(gradients, "lazy", False), course.rounds)
+    new_graph = CudaGraph if chosen in ("graph", "fused") else None
+    return Plan(task, course, gradients, chosen, new_graph)
 
 
 def build_gradients(
@@ -114,20 +99,20 @@ def build_gradients(
             " here; allowed: float32, tf32, bfloat16"
         )
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    if backend == "loop":
-        return LoopGradients(model, loss, dtype)
-    return StackedGradients(model, loss, dtype)
+    if backend == "autograd":
+        return AutogradGradients(model, loss, dtype)
+    return StackedGradients(cast(nn.Sequential, model), loss, dtype)
 
 
-def summary(run: Run, plan: Plan) -> Training:
-    """What a finished run leaves."""
-    model = copied(plan.original)
+def summary(run: Run, plan: Plan, model: nn.Module) -> Result:
+    """What a finished run leaves; model: as it was given, and never run."""
+    model = copied(model)
     with torch.no_grad():  # not load_state_dict, which a module may have changed
         for parameter, values in zip(
             model.parameters(), unflatten(run.w, parameter_shapes(model)).values(), strict=True
         ):
             parameter.copy_(values)
-    return Training(
+    return Result(
         status="completed" if run.diverged_in is None else "diverged",
         diverged_in=run.diverged_in,
         w=run.w,

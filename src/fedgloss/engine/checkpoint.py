@@ -15,12 +15,8 @@ still alive (a workflow was killed, its jobs were not) finds out, and leaves its
 import contextlib
 import hashlib
 import json
-import os
-import platform
 import re
-import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,16 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgloss.engine.folders import shown
+from fedgloss.engine.owner import Owner
 from fedgloss.errors import InputError
 from fedgloss.files import remove_leftovers
-from fedgloss.records import is_finite
 from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 
 KEPT = 2
 CHECKPOINT = "round-*.safetensors"
 PIECE = "history-*.safetensors"
-LONGEST_NAME = ".history-0000000-0000000.safetensors.00000000.tmp"
-"""Of what is written into a folder (files.py), as long as the longest file's name."""
 
 
 class Interrupted(Exception):
@@ -70,20 +65,18 @@ class Checkpoints:
     say: Callable[[str], None] = _to_stderr
     for_calls: bool = False
     _last_time: float = field(default_factory=time.monotonic, repr=False)
-    _last_look: float = field(default_factory=time.monotonic, repr=False)
     _passed_over: set[Path] = field(default_factory=set, repr=False)
-    _owned: bool = field(default=False, repr=False)
-    _made: list[Path] = field(default_factory=list, repr=False)
     _pieces: list[tuple[int, str]] = field(default_factory=list, repr=False)
     """The history's pieces: the round each ends with, and its hash."""
-    _me: str = field(
-        default_factory=lambda: f"{os.getpid()} on {platform.node()} ({secrets.token_hex(4)})",
-        repr=False,
-    )
+    _owner: Owner = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._owner = Owner(self.folder)
 
     def due(self, t: int) -> bool:
         """Whether to write one after t completed rounds; raises Interrupted like `save`."""
-        if time.monotonic() - self._last_look >= 1:  # a look costs a round trip on network disks
+        # Not every round: a look costs a round trip on network disks.
+        if time.monotonic() - self._owner.last_look >= 1:
             self.leave_if_taken_over()
         return t % self.every_rounds == 0 or (
             time.monotonic() - self._last_time >= self.every_seconds
@@ -131,7 +124,8 @@ class Checkpoints:
         """
         if self.for_calls:
             self._refuse_others()
-        self._take_over()
+        self._owner.take()
+        self._remove_leftovers()
         for path in self._paths():
             try:
                 metadata, tensors = _read(path)
@@ -157,7 +151,7 @@ class Checkpoints:
                 continue  # it is damaged, whosever it is
             if changed:
                 raise InputError(
-                    f"resume: {_shown(self.folder)} holds the checkpoints of another run ({changed}"
+                    f"resume: {shown(self.folder)} holds the checkpoints of another run ({changed}"
                     " differ); name another folder or remove it"
                 )
             return
@@ -200,54 +194,28 @@ class Checkpoints:
 
     def release(self) -> None:
         """Give up the folder, unless another process owns it now; its checkpoints stay."""
-        if self._owned and not self._taken_over():
-            self._owner.unlink(missing_ok=True)
-        self._owned = False
+        self._owner.release()
 
     def clear(self) -> None:
         """Remove the checkpoints of a finished run."""
-        if self._taken_over():
+        if self._owner.replaced():
             return  # it goes on from them
-        for path in [*reversed(self._paths()), *self._history_paths(), self._owner]:
+        for path in [*reversed(self._paths()), *self._history_paths(), self._owner.file]:
             path.unlink(missing_ok=True)  # of the checkpoints, the newest last
         self._remove_leftovers()
-        for folder in [self.folder, *self._made]:
+        for folder in [self.folder, *self._owner.made]:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
 
     def leave_if_taken_over(self) -> None:
         """Raise Interrupted if another process owns the folder now."""
-        if self._taken_over():
-            self.say(f"{self._owner}: another process has taken over this run")
+        if self._owner.replaced():
+            self.say(f"{self._owner.file}: another process has taken over this run")
             raise Interrupted
-
-    @property
-    def _owner(self) -> Path:
-        """The file that names the folder's owner."""
-        return self.folder.with_name(f"{self.folder.name}.owner")
-
-    def _take_over(self) -> None:
-        folders = self.folder.absolute().parents
-        self._made = [folder for folder in folders if not folder.exists()]
-        with contextlib.suppress(OSError):  # a protection less, but no reason not to train
-            self._owner.parent.mkdir(parents=True, exist_ok=True)
-            self._owner.write_text(self._me, encoding="utf-8")
-            self._owned = True
-        self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
         for pattern in (CHECKPOINT, PIECE):
             remove_leftovers(self.folder, pattern)
-
-    def _taken_over(self) -> bool:
-        """Whether another process has owned the folder since, or even finished the run."""
-        self._last_look = time.monotonic()
-        try:
-            return self._owned and self._owner.read_text(encoding="utf-8") != self._me
-        except FileNotFoundError:
-            return True
-        except (OSError, ValueError):
-            return False
 
     def _paths(self) -> list[Path]:
         """The checkpoints at hand, newest first."""
@@ -263,50 +231,6 @@ class Checkpoints:
         return {p for p in self.folder.glob(PIECE) if named.fullmatch(p.name) and p.is_file()}
 
 
-def resume_folder(resume: Path | str | None, seconds: float) -> Path | None:
-    """The folder of `fedgloss.train(resume=...)`, absolute, if checkpoints can be written there.
-
-    Nothing is left there yet. Raises InputError naming the argument.
-    """
-    if isinstance(seconds, bool) or not is_finite(seconds) or seconds < 0:
-        raise InputError(
-            f"checkpoint_seconds: {seconds!r:.60} is not a finite number of at least 0"
-        )
-    if resume is None:
-        return None
-    if not isinstance(resume, (str, os.PathLike)) or not str(resume):
-        raise InputError(f"resume: {resume!r:.60} is not a folder: give its path (a str or a Path)")
-    try:
-        folder = Path(resume).expanduser().resolve()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(folder / LONGEST_NAME)  # it may be too long, or behind a closed door
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or error  # a file's name is in the whole of it
-        raise InputError(
-            f"resume: {_shown(str(resume))!r} cannot be used as a folder ({why!s:.60})"
-        ) from None
-    if not there.is_dir():
-        raise InputError(f"resume: {_shown(folder)} cannot be a folder: {_shown(there)} is a file")
-    if not folder.name or not _takes_folders(there):
-        raise InputError(f"resume: {_shown(folder)} is not writable; give a folder for checkpoints")
-    return folder
-
-
-def _takes_folders(folder: Path) -> bool:
-    """Whether something can be made in a folder: what is asked of /proc says yes to root."""
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=".fedgloss-", dir=folder))
-    except OSError:
-        return False
-    return True
-
-
-def _shown(path: Path | str) -> str:
-    """A path for a message: whole, so that it is found again, unless it is far too long to read."""
-    return str(path) if len(str(path)) <= 255 else f"{str(path)[:60]}..."
-
-
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """A checkpoint's metadata and tensors; InputError, or KeyError, if it is not as written."""
     metadata, tensors = load_metadata(path), load_tensors(path)
@@ -320,5 +244,5 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B") if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).numpy().data.cast("B") if tensor.numel() else b"")
     return digest.hexdigest()

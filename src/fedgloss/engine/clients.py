@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.data import augment
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """The samples of all clients: inputs [N, ...], targets [N, ...], and each client's indices."""
+    """The samples of all clients; a client is a list of indices into them."""
 
     inputs: Tensor
+    """[N, ...]."""
     targets: Tensor
+    """[N, ...]."""
     indices: tuple[Tensor, ...]
+    """Of each client's samples, int64 [N_k]."""
 
     @staticmethod
     def from_list(clients: Sequence[tuple[Tensor, Tensor]]) -> "ClientData":
@@ -61,7 +64,8 @@ class ClientData:
             torch.cat([x for x, _ in clients]),
             torch.cat([y for _, y in clients]),
             tuple(
-                torch.arange(end - len(x), end) for (x, _), end in zip(clients, ends, strict=True)
+                torch.arange(end - len(x), end, device="cpu")
+                for (x, _), end in zip(clients, ends, strict=True)
             ),
         )
 
@@ -90,15 +94,17 @@ class Pipeline:
     """How stored images become inputs: uint8 -> (augmented, when training) -> normalised floats."""
 
     mean: tuple[float, ...]
+    """Of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+    """Of each channel, for pixels from 0 to 1."""
     augmentation: str = "none"
+    """`none`, `batch_aug` (one crop and flip for a mini-batch) or `image_aug` (one an image)."""
     padding: int = 4
+    """Pixels of zeros on each side, from which crops are cut."""
 
-    def draw(self, seed: int, purpose: str, t: int, client: int, sizes: list[int]) -> np.ndarray:
+    def draw(self, stream: Stream, sizes: list[int]) -> np.ndarray:
         """The augmentation of one client's mini-batches, int64 [samples, 3]."""
-        return augment.draw(
-            self.augmentation, seed, t, client, sizes, f"{purpose}/augment", self.padding
-        )
+        return augment.draw(self.augmentation, stream.of("augment"), sizes, self.padding)
 
     def __call__(self, x: Tensor, draws: Tensor | None, dtype: torch.dtype) -> Tensor:
         if draws is not None:
@@ -124,12 +130,12 @@ class Batching:
             return epoch * self.epochs
         return (epoch * math.ceil(self.steps / len(epoch)))[: self.steps]
 
-    def order(self, samples: int, seed: int, purpose: str, t: int, client: int) -> np.ndarray:
+    def order(self, stream: Stream, samples: int) -> np.ndarray:
         """The positions of a client's samples in the order of its round."""
-        wanted, epochs = sum(self.sizes(samples)), []
-        for epoch in range(math.ceil(wanted / samples)):
-            epochs.append(rng.permutation(seed, f"{purpose}/epoch-{epoch}", samples, t, client))
-        return np.concatenate(epochs)[:wanted]
+        wanted = sum(self.sizes(samples))
+        epochs = range(math.ceil(wanted / samples))
+        orders = [stream.of(f"epoch-{epoch}").permutation(samples) for epoch in epochs]
+        return np.concatenate(orders)[:wanted]
 
 
 def _kind(tensor: Tensor) -> str:

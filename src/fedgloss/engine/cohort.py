@@ -1,26 +1,24 @@
 """The mini-batches of a round: which sample, under which augmentation, at which local step.
 
-All of it is decided on the host before the round, from (seed, purpose, round, client) alone, and
+All of it is decided on the host before the round, each row by its stream of draws (rng.py), and
 becomes index tensors; the device gathers. A cohort holds the participants of one federation, or of
 several that are trained together: S federations of K participants are S * K rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.losses import weight_of
+from fedgloss.rng import Stream
 
 Counts = Sequence[int] | Tensor
 """How many samples of each row's mini-batch count, 0 for clients that have finished: numbers, or a
 tensor on the device where a round must not depend on what the host knows (graph.py)."""
-
-
 Seeds = Sequence[int] | None
 """For each row, what a model's own random draws on its mini-batch follow from (dropout)."""
 Reader = Callable[[Tensor, Tensor, Tensor | None, Pipeline], Tensor]
@@ -65,8 +63,8 @@ class Batch(NamedTuple):
 class Cohort:
     """The participants of one round and their mini-batches, ready on the device."""
 
-    data: tuple[ClientData, ...]
-    """Of each federation; all index the same samples."""
+    source: "Source"
+    """What they were drawn from."""
     ids: tuple[tuple[int, ...], ...]
     """The participants of each federation, S x K."""
     sizes: tuple[tuple[int, ...], ...]
@@ -77,16 +75,10 @@ class Cohort:
     """int64 [S, K, steps, B, 3]: their augmentation, if there is any."""
     counts: Tensor | None
     """int64 [S, K, steps], where the sizes are to be known on the device only."""
-    pipeline: Pipeline | None
-    device: torch.device
-    """Where the models are; the samples may lie elsewhere."""
-    dtype: torch.dtype
-    equal: bool = False
+    equal: bool
     """Whether it is known that all participants take all of `steps`."""
-    read: Reader | None = None
-    """How the backend wants its images made, where it has a way of its own."""
-    keys: tuple[tuple[int, str, int, int], ...] | None = None
-    """(seed, purpose, round, client) of each row, where the model draws random numbers itself."""
+    streams: tuple[Stream, ...]
+    """What the draws of each row follow from."""
 
     @property
     def steps(self) -> int:
@@ -95,6 +87,7 @@ class Cohort:
 
     def batch(self, step: int) -> Batch:
         """The mini-batches of a local step, the rows of all federations in one dimension."""
+        counts: Counts
         if self.counts is None:
             counts = [sizes[step] if step < len(sizes) else 0 for sizes in self.sizes]
             B = max(counts)
@@ -102,7 +95,7 @@ class Cohort:
             counts, B = self.counts[:, :, step].flatten(), self.index.shape[3]
         index = self.index[:, :, step, :B].flatten(0, 1)
         draws = None if self.draws is None else self.draws[:, :, step, :B].flatten(0, 1)
-        seeds = self.keys and [_model_seed("model", key, step) for key in self.keys]
+        seeds = self._seeds(self.streams, "model", step)
         return Batch(self._inputs(index, draws), self._targets(index), counts, seeds)
 
     def part(self, participants: slice) -> "Cohort":
@@ -114,7 +107,7 @@ class Cohort:
             self,
             ids=tuple(tuple(ids[k] for k in kept) for ids in self.ids),
             sizes=tuple(self.sizes[row] for row in rows),
-            keys=self.keys and tuple(self.keys[row] for row in rows),
+            streams=tuple(self.streams[row] for row in rows),
             index=self.index[:, participants],
             draws=None if self.draws is None else self.draws[:, participants],
             counts=None if self.counts is None else self.counts[:, participants],
@@ -139,11 +132,12 @@ class Cohort:
         total = w.new_zeros(S, K, w.shape[-1])
         for s in range(S):
             for k, client in enumerate(self.ids[s]):
-                indices = self.data[s].indices[client].to(self.index.device)
+                indices = self.source.data[s].indices[client].to(self.index.device)
+                stream = self.streams[s * K + k]
                 weights = 0.0
                 for i, part in enumerate(indices.split(chunk)):
                     x, y = self._inputs(part[None], None), self._targets(part[None])
-                    seeds = self.keys and [_model_seed("model/all", self.keys[s * K + k], i)]
+                    seeds = self._seeds([stream], "model/all", i)
                     gradient = gradients(w[s], x, y, [len(part)], seeds)[0]
                     weight = weight_of(getattr(gradients, "loss", None), y[0])
                     total[s, k] += gradient * weight
@@ -151,93 +145,108 @@ class Cohort:
                 total[s, k] /= max(weights, 1e-300)
         return total
 
+    def _seeds(self, streams: Sequence[Stream], what: str, step: int) -> Seeds:
+        """The same for every gradient on a mini-batch: both of SAM's are of one function."""
+        if not getattr(self.source.gradients, "draws", False):
+            return None
+        return [stream.of(what).seed_of(step) for stream in streams]
+
     def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
-        if self.read is not None and self.pipeline is not None:
-            return self.read(self.data[0].inputs, index, draws, self.pipeline)
-        x = _rows(self.data[0].inputs, index).to(self.device, non_blocking=True)
-        return x if self.pipeline is None else self.pipeline(x, draws, self.dtype)
+        inputs, pipeline, like = self.source.inputs, self.source.pipeline, self.source.like
+        read: Reader | None = getattr(self.source.gradients, "read_images", None)
+        if read is not None and pipeline is not None:
+            return read(inputs, index, draws, pipeline)
+        x = _rows(inputs, index).to(like.device, non_blocking=True)
+        return x if pipeline is None else pipeline(x, draws, like.dtype)
 
     def _targets(self, index: Tensor) -> Tensor:
-        return _rows(self.data[0].targets, index).to(self.device, non_blocking=True)
+        device = self.source.like.device
+        return _rows(self.source.data[0].targets, index).to(device, non_blocking=True)
 
 
-def draw_cohort(
-    data: Sequence[ClientData],
-    ids: Sequence[Sequence[int]],
-    batching: Batching,
-    pipeline: Pipeline | None,
-    like: Tensor,
-    seeds: Sequence[int],
-    purpose: str,
-    t: int,
-    room: Room | None = None,
-    gradients: Gradients | None = None,
-    drawn: dict[Any, Any] | None = None,
-) -> Cohort:
-    """The cohort of round t for federations with these data, participants and seeds.
-
-    like: a tensor of the models' device and type. room: all cohorts then have tensors of one shape,
-    their sizes among them, which are left on the host. gradients: the backend, which may want
-    images made in its own way, or random numbers. drawn: what this round's cohorts of the same
-    seeds have drawn already.
-    """
-    sizes = [batching.sizes(len(data[s].indices[k])) for s, row in enumerate(ids) for k in row]
-    S, K = len(ids), len(ids[0])
-    steps, B, equal = room or (max(map(len, sizes), default=0), max(map(max, sizes)), False)
-    drawn, rows = {} if drawn is None else drawn, []
-    for row, here in enumerate(sizes):
-        s, k = row // K, ids[row // K][row % K]
-        key = id(data[s].indices), k, seeds[s], purpose, t, steps, B
-        if key not in drawn:
-            drawn[key] = _draw_row(
-                data[s].indices[k], here, (steps, B), batching, pipeline, (seeds[s], purpose, t, k)
-            )
-        rows.append(drawn[key])
-    index, draws, counts = (
-        None if some[0] is None else torch.stack(some).unflatten(0, (S, K))
-        for some in zip(*rows, strict=True)
-    )
-    if room is None:
-        index = index.to(data[0].inputs.device, non_blocking=True)
-        draws = None if draws is None else draws.to(like.device, non_blocking=True)
-        counts = None
-    keys = [(seeds[s], purpose, t, k) for s, row in enumerate(ids) for k in row]
-    return Cohort(
-        tuple(data),
-        tuple(map(tuple, ids)),
-        tuple(map(tuple, sizes)),
-        index,
-        draws,
-        counts,
-        pipeline,
-        like.device,
-        like.dtype,
-        equal,
-        getattr(gradients, "read_images", None),
-        tuple(keys) if getattr(gradients, "draws", False) else None,
-    )
+Drawn = dict[tuple[int, Stream, int, int], tuple[Tensor, Tensor | None, Tensor]]
+"""Rows by the client's samples, the stream and the shape, so that none is drawn twice."""
 
 
-def _draw_row(
-    indices: Tensor,
-    sizes: list[int],
-    shape: tuple[int, int],
-    batching: Batching,
-    pipeline: Pipeline | None,
-    key: tuple[int, str, int, int],
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """One client's round: samples [steps, B], augmentation [steps, B, 3], sizes [steps]."""
-    seed, purpose, t, k = key
-    steps, B = shape
-    index = torch.zeros(steps, B, dtype=torch.int64)
-    _fill(index, indices[batching.order(len(indices), seed, purpose, t, k)], sizes)
-    counts = torch.zeros(steps, dtype=torch.int64)
-    counts[: len(sizes)] = torch.tensor(sizes)
-    if pipeline is None or pipeline.augmentation == "none":
-        return index, None, counts
-    draws = torch.zeros(steps, B, 3, dtype=torch.int64)
-    _fill(draws, torch.from_numpy(pipeline.draw(seed, purpose, t, k, sizes)), sizes)
-    return index, draws, counts
+@dataclass(frozen=True)
+class Source:
+    """What the cohorts of some federations are drawn from, round after round."""
+
+    data: tuple[ClientData, ...]
+    """Of each federation; all index the same samples."""
+    seeds: tuple[int, ...]
+    """Of each federation."""
+    batching: Batching
+    pipeline: Pipeline | None
+    like: Tensor
+    """Of the models' device and type; the samples may lie elsewhere."""
+    gradients: Gradients
+    """The backend, which may want images made in its own way, or random numbers."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """The samples of all clients."""
+        return self.data[0].inputs
+
+    def cohort(
+        self,
+        ids: Sequence[Sequence[int]],
+        purpose: str,
+        t: int,
+        room: Room | None = None,
+        drawn: Drawn | None = None,
+    ) -> Cohort:
+        """The cohort of round t for these participants of each federation.
+
+        room: all cohorts then have tensors of one shape, their sizes among them, which are left on
+        the host. drawn: what this round's cohorts of other federations have drawn already.
+        """
+        streams = [
+            Stream(seed, purpose, t, k)
+            for seed, some in zip(self.seeds, ids, strict=True)
+            for k in some
+        ]
+        indices = [data.indices[k] for data, some in zip(self.data, ids, strict=True) for k in some]
+        sizes = [self.batching.sizes(len(index)) for index in indices]
+        steps, B, equal = room or (max(map(len, sizes), default=0), max(map(max, sizes)), False)
+        drawn, rows = {} if drawn is None else drawn, []
+        for index, here, stream in zip(indices, sizes, streams, strict=True):
+            key = id(index), stream, steps, B
+            if key not in drawn:
+                drawn[key] = self._row(index, here, stream, (steps, B))
+            rows.append(drawn[key])
+        shape = len(ids), len(ids[0])
+        index = torch.stack([row[0] for row in rows]).unflatten(0, shape)
+        some = [row[1] for row in rows if row[1] is not None]
+        draws = torch.stack(some).unflatten(0, shape) if some else None
+        counts = torch.stack([row[2] for row in rows]).unflatten(0, shape) if room else None
+        if room is None:
+            index = index.to(self.inputs.device, non_blocking=True)
+            draws = None if draws is None else draws.to(self.like.device, non_blocking=True)
+        return Cohort(
+            self,
+            tuple(map(tuple, ids)),
+            tuple(map(tuple, sizes)),
+            index,
+            draws,
+            counts,
+            equal,
+            tuple(streams),
+        )
+
+    def _row(
+        self, indices: Tensor, sizes: list[int], stream: Stream, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """A client's round: samples [steps, B], augmentation [steps, B, 3], sizes [steps]."""
+        index = torch.zeros(*shape, dtype=torch.int64, device="cpu")
+        _fill(index, indices[self.batching.order(stream, len(indices))], sizes)
+        counts = torch.zeros(shape[0], dtype=torch.int64, device="cpu")
+        counts[: len(sizes)] = torch.tensor(sizes, device="cpu")
+        if self.pipeline is None or self.pipeline.augmentation == "none":
+            return index, None, counts
+        draws = torch.zeros(*shape, 3, dtype=torch.int64, device="cpu")
+        _fill(draws, torch.from_numpy(self.pipeline.draw(stream, sizes)), sizes)
+        return index, draws, counts
 
 
 def _fill(grid: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
@@ -248,12 +257,6 @@ def _fill(grid: Tensor, values: Tensor, sizes: Sequence[int]) -> None:
     for j in range(full, len(sizes)):
         grid[j, : sizes[j]] = values[done : done + sizes[j]]
         done += sizes[j]
-
-
-def _model_seed(what: str, key: tuple[int, str, int, int], step: int) -> int:
-    """The same for every gradient on a mini-batch: both of SAM's are of one function."""
-    seed, purpose, t, client = key
-    return int(rng.bits(seed, f"{purpose}/{what}", step + 1, t, client)[step] >> 1)
 
 
 def _rows(tensor: Tensor, index: Tensor) -> Tensor:

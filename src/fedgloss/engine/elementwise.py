@@ -131,13 +131,14 @@ def _compute(lazy: Lazy) -> Tensor:
     inputs: dict[int, tuple[str, Tensor]] = {}
 
     def text(x: Any) -> str:
-        if isinstance(x, Lazy) and x.value is None:
-            left, right = (text(part) for part in x.parts)
-            return f"({left} {x.symbol} {right})"
+        if isinstance(x, Lazy):
+            if x.value is None:
+                left, right = (text(part) for part in x.parts)
+                return f"({left} {x.symbol} {right})"
+            x = x.value
         if isinstance(x, int | float):
             return repr(float(x))
-        tensor = x.value if isinstance(x, Lazy) else x
-        return inputs.setdefault(id(tensor), (f"v{len(inputs)}", tensor))[0]
+        return inputs.setdefault(id(x), (f"v{len(inputs)}", x))[0]
 
     expression = text(lazy)
     tensors = [tensor for _, tensor in inputs.values()]
@@ -174,6 +175,7 @@ def _kernel(expression: str, long: tuple[bool, ...]) -> Any:
     path = Path(_folder().name) / f"{name}.py"
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # of a file there is always one
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.line

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedgloss.engine.clients import Pipeline
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
-from fedgloss.engine.losses import Loss, ignored_label
+from fedgloss.engine.losses import ignored_label
+from fedgloss.engine.task import Task
 
 BATCH_SIZE = 2000
 """Samples in a pass: bounds the memory."""
@@ -17,19 +17,14 @@ BATCH_SIZE = 2000
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    loss: Loss,
-    w: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
-    pipeline: Pipeline | None = None,
-    batch_size: int = BATCH_SIZE,
+    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
     """`loss` and, where targets are class indices, `accuracy` in percent; the model in eval mode.
 
     The loss is that of all samples as one mini-batch, whatever it weighs or leaves out; what it
     leaves out does not count as right or wrong either.
     """
+    model, loss, pipeline = task.model, task.loss, task.pipeline
     parameters = unflatten(w, parameter_shapes(model))
     outputs, labels = [], []
     with evaluating(model, loss), seeded(0, w.device):

@@ -5,19 +5,22 @@ S is 1 for a cell trained alone. Simulations of several methods can share every 
 too (local.py), which is what makes small models fast.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.algorithms.core import Algorithm, Named, mean, unit
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.cohort import Cohort, Gradients, Room, draw_cohort
+from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
+from fedgloss.engine.draw import Draw
 from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.measured import Measured
+from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
+from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,9 @@ class Federation:
         The draw is without replacement and depends on the seed alone, so all methods of one seed
         meet the same clients.
         """
-        if self.algorithm.pooled:
-            return [0]
         if isinstance(self.participants, int):
             m = len(self.data.indices)
-            return rng.sample(self.seed, "participants", self.participants, m, t).tolist()
+            return Stream(self.seed, "participants", t).sample(self.participants, m).tolist()
         return list(self.participants[t]) if t < len(self.participants) else []
 
 
@@ -63,66 +64,33 @@ def federation(
     seed: int,
     sizes: Tensor | None = None,
 ) -> Federation:
-    """A federation whose clients weigh by their samples, unless `sizes` says otherwise."""
-    data = data.pooled() if algorithm.pooled else data
-    if sizes is None or algorithm.pooled:
-        sizes = torch.tensor([len(index) for index in data.indices], dtype=torch.float64)
+    """A federation whose clients weigh by their samples, unless `sizes` says otherwise.
+
+    Where the method wants all samples in one place, they are one client's from here on. Raises
+    InputError naming an argument that is wrong.
+    """
+    check_rates(lr, weight_decay, seed)
+    data = data.checked()
+    if algorithm.pooled:
+        if sizes is not None:
+            raise InputError(f"sizes: {algorithm.name} pools the samples, it weighs no clients")
+        data, participants = data.pooled(), 1
+    if sizes is None:
+        samples = [len(index) for index in data.indices]
+        sizes = torch.tensor(samples, dtype=torch.float64, device="cpu")
     return Federation(
         algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
     )
 
 
-@dataclass
-class Measured:
-    """What instrumenting a federation counts and measures."""
-
-    bytes_down: int = 0
-    """Bytes sent by the server to all participants, over all rounds so far."""
-    bytes_up: int = 0
-    """Bytes sent by all participants to the server, over all rounds so far."""
-    gradients_per_step: float = 0.0
-    """Mini-batch gradients per local step in the last round, all exchanges together."""
-    latest: dict[str, Tensor] = field(default_factory=dict)
-    """Measurements of the last round: `pseudo_gradient_norm`, and `delta_epsilon` where asked."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What is drawn for a round before it begins."""
-
-    ids: list[list[int]]
-    """The participants of each federation."""
-    rows: Tensor
-    """The same as rows of the clients' state, int64 [S * K]."""
-    cohort: Cohort
-    probe: Cohort | None
-    """The mini-batches of the extra exchange, where there is one."""
-    h: Named
-    """Hyperparameters and facts of the round."""
-
-    def tensors(self) -> list[Tensor]:
-        """What differs between two rounds, in a fixed order."""
-        cohorts = [cohort for cohort in (self.cohort, self.probe) if cohort]
-        facts = [value for value in self.h.values() if isinstance(value, Tensor)]
-        return [self.rows, *(t for cohort in cohorts for t in cohort.tensors()), *facts]
-
-    def placed(self, tensors: Iterator[Tensor], **facts: Any) -> "Draw":
-        """The same with other tensors, in the order of `tensors`, and some other facts."""
-        return replace(
-            self,
-            rows=next(tensors),
-            cohort=self.cohort.placed(tensors),
-            probe=self.probe and self.probe.placed(tensors),
-            h=Named(
-                **{k: next(tensors) if isinstance(v, Tensor) else v for k, v in self.h.items()}
-            ).replace(**facts),
-        )
+Playing = Generator[Exchange, tuple[Tensor, Named], None]
+"""A round that is being played: it yields exchanges and takes what training made of them."""
 
 
 class Simulation:
     """S federations of one method in round t: global models, server states, client states.
 
-    Every random draw comes from (seed, purpose, round, client), so this state is all there is: a
+    Every random draw is a function of its stream (rng.py), so this state is all there is: a
     simulation restored from it goes on as if it had never stopped.
     """
 
@@ -137,12 +105,20 @@ class Simulation:
     ) -> None:
         self.federations, self.gradients = tuple(federations), gradients
         self.algorithm = self.federations[0].algorithm
-        self.batching, self.pipeline = batching, pipeline
+        self.batching = batching
         self.measures_perturbation = "delta_epsilon" in measure
         self.m = len(self.federations[0].data.indices)
 
         self.t = 0
         self.w = torch.stack([f.w[None] for f in self.federations])
+        self.source = Source(
+            tuple(f.data for f in self.federations),
+            tuple(f.seed for f in self.federations),
+            batching,
+            pipeline,
+            self.w[..., :0],
+            gradients,
+        )
         self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
@@ -156,23 +132,23 @@ class Simulation:
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
-    def draw(self, room: Room | None = None, drawn: dict[Any, Any] | None = None) -> Draw:
+    def draw(self, room: Room | None = None, drawn: Drawn | None = None) -> Draw:
         """All of the coming round that chance decides, or a schedule: the host's part of it.
 
         room: for a round that is replayed; its tensors are left on the host. drawn: see
-        `draw_cohort`.
+        `Source.cohort`.
         """
         t, ids = self.t, [f.draw_participants(self.t) for f in self.federations]
         probes = self.algorithm.probe or self.measures_perturbation
-        cohort = self._cohort(ids, t, "batches", room, drawn)
-        probe = self._cohort(ids, t, "probe", room, drawn) if probes else None
-        rows = [s * self.m + k for s, some in enumerate(ids) for k in some]
+        cohort = self.source.cohort(ids, "batches", t, room, drawn)
+        probe = self.source.cohort(ids, "probe", t, room, drawn) if probes else None
+        numbers = [s * self.m + k for s, some in enumerate(ids) for k in some]
         places = {state.values.device for state in self.clients.values()} or {self.w.device}
-        rows = torch.tensor(rows, device="cpu" if room else places.pop())
+        rows = torch.tensor(numbers, device="cpu" if room else places.pop())
         device = torch.device("cpu") if room else self.w.device
         return Draw(ids, rows, cohort, probe, self._facts(t, ids, cohort, device, room is not None))
 
-    def play(self, draw: Draw) -> Generator[Exchange, tuple[Tensor, Named], None]:
+    def play(self, draw: Draw) -> Playing:
         """The device's part of a round: send, train, receive, aggregate (Algorithm 1, l. 3-24).
 
         A generator: it yields each exchange of models with the clients, and takes what their local
@@ -182,32 +158,35 @@ class Simulation:
         c = Named(**{name: s.gather(draw.rows, len(ids)) for name, s in self.clients.items()})
         for state in self.clients.values() if self.place == "file" else ():
             state.prefetch([f.draw_participants(self.t + 1) for f in self.federations])
-        evaluations = 0.0
+        evaluations, s, sent = 0.0, self.s, []
 
         if draw.probe:
             c_probe, up, down, evaluated = yield from self._exchange(
-                draw.probe, c, h, perturb=False
+                draw.probe, s, c, h, start=self.w
             )
             exact = mean(down.w - self.locals[1], h.p)
-            if self.algorithm.probe:  # NaiveFedGloSS: paper, section 5.1.1, step 1
-                self._count(down, up)
-                evaluations = evaluated
-                c = c_probe if self.algorithm.probe == "dual" else c
             if self.measures_perturbation:
                 self._measure_perturbation(exact, h)
-            if self.algorithm.probe:
-                self.s = self.s.replace(delta=exact)
+            if probe := self.algorithm.probe:  # else the exchange is a measurement alone
+                sent.append((down, up))
+                evaluations = evaluated
+                c = c_probe if probe.clients_keep else c
+                s = s.replace(**{probe.into: exact})
 
-        c, up, down, evaluated = yield from self._exchange(cohort, c, h)
-        self._count(down, up)
-        self.w, self.s = self.algorithm.aggregate(self.w, down, up, self.s, h)
+        c, up, down, evaluated = yield from self._exchange(cohort, s, c, h)
+        sent.append((down, up))
+        w, s = self.algorithm.aggregate(self.w, down, up, s, h)
+        # Nothing of a caller's own is called from here on: a round is done whole or not at all.
+        self.w, self.s = w, s
+        for messages in sent:
+            self._count(*messages)
         for name, state in self.clients.items():
             state.scatter(draw.rows, c[name])
 
         self.previous = mean(down.w - self.locals[1], h.p)
         norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
-        for s, measured in enumerate(self.measured):
-            measured.latest["pseudo_gradient_norm"] = norms[s]
+        for norm, measured in zip(norms, self.measured, strict=True):
+            measured.latest["pseudo_gradient_norm"] = norm
             measured.gradients_per_step = evaluations + evaluated
         # Kept on the device: reading it every round would make a GPU wait.
         broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
@@ -236,28 +215,6 @@ class Simulation:
             for s, saved in enumerate(states):
                 state.values[s].copy_(saved[f"clients.{name}"])
 
-    def _cohort(
-        self,
-        ids: list[list[int]],
-        t: int,
-        purpose: str,
-        room: Room | None,
-        drawn: dict[Any, Any] | None,
-    ) -> Cohort:
-        return draw_cohort(
-            [f.data for f in self.federations],
-            ids,
-            self.batching,
-            self.pipeline,
-            self.w,
-            [f.seed for f in self.federations],
-            purpose,
-            t,
-            room,
-            self.gradients,
-            drawn,
-        )
-
     def _facts(
         self,
         t: int,
@@ -267,42 +224,43 @@ class Simulation:
         replayed: bool,
     ) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
-        like = {"dtype": self.w.dtype, "device": device}
+        dtype = self.w.dtype
         hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
         sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
         totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
         K = len(ids[0])
-        steps = torch.tensor([float(len(s)) for s in cohort.sizes], **like)
+        steps = torch.tensor([float(len(s)) for s in cohort.sizes], dtype=dtype, device=device)
 
         def number(values: Sequence[float]) -> Tensor:
             """A replayed round needs the same shape each time, also when schedules differ."""
             alike = len(values) == 1 if replayed else len(set(values)) == 1
-            return _numbers(values, alike, **like)
+            return _numbers(values, alike, dtype, device)
 
         return Named(
             **{n: number([values[n] for values in hyper]) for n in hyper[0]},
             lr=number([f.lr for f in self.federations]),
             wd=number([f.weight_decay for f in self.federations]),
-            t=torch.tensor(float(t), **like),
+            t=torch.tensor(float(t), dtype=dtype, device=device),
             m=self.m,
             n=K,
-            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(**like)[..., None],
-            share=(sizes * (self.m / totals)).to(**like)[..., None],
+            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(device, dtype)[..., None],
+            share=(sizes * (self.m / totals)).to(device, dtype)[..., None],
             steps=steps.view(-1, K, 1),
             full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
         )
 
     def _exchange(
-        self, cohort: Cohort, c: Named, h: Named, perturb: bool = True
+        self, cohort: Cohort, s: Named, c: Named, h: Named, start: Tensor | None = None
     ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
+        start: the model they start from, where it is not that of the method's own message.
         Returns the clients' new state, the messages up and down, and the mini-batch gradients
         computed for each local step.
         """
-        down = self.algorithm.broadcast(self.w, self.s, h)
-        if not perturb:
-            down = down.replace(w=self.w)
+        down = self.algorithm.broadcast(self.w, s, h)
+        if start is not None:
+            down = down.replace(w=start)
         exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
         W, c = yield exchange
         self.locals = (self.locals[0], W)
@@ -310,7 +268,7 @@ class Simulation:
         return c, up, down, exchange.evaluations
 
     def _count(self, down: Named, up: Named) -> None:
-        """Count what crosses the network; centralized training has none."""
+        """Count what crosses the network, where there is one."""
         if not self.algorithm.pooled:
             S, K = self.locals[1].shape[:2]
             for measured in self.measured:
@@ -318,9 +276,10 @@ class Simulation:
                 measured.bytes_up += sum(map(_bytes, up.values())) // S
 
     def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
-        """delta_epsilon of Eq. 6, with rho = 1 for methods that do not perturb on the server."""
-        perturbs = "delta" in self.algorithm.global_state and "rho" in h
-        rho = h.rho if perturbs else self.w.new_ones(())
+        """delta_epsilon of Eq. 6: by how much the perturbation along the last pseudo-gradient is
+        off that along the exact one."""
+        radius = self.algorithm.radius
+        rho = h[radius] if radius else self.w.new_ones(())
         gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
         for s, measured in enumerate(self.measured):
             measured.latest["delta_epsilon"] = gap[s, 0, 0]
@@ -348,7 +307,7 @@ def play_together(simulations: Sequence[Simulation], draws: Sequence[Draw]) -> N
         ]
 
 
-def _answer(round: Generator, result: tuple[Tensor, Named]) -> Exchange | None:
+def _answer(round: Playing, result: tuple[Tensor, Named]) -> Exchange | None:
     """Hand a round what it waits for; its next exchange, or None when it is over."""
     try:
         return round.send(result)

@@ -43,12 +43,26 @@ def unflatten(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
 
 def check_model(model: nn.Module) -> None:
     """Refuse models that no method here can train; raises InputError."""
+    check_parameters(model)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise InputError(f"model: parameter {frozen[0]!r} is frozen; all parameters are trained")
+    for name, module in model.named_modules():
+        if getattr(module, "track_running_stats", False):
+            raise InputError(
+                f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"
+                " which cannot be averaged; use GroupNorm"
+            )
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse models whose parameters are not one flat vector of numbers; raises InputError."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if type(model).__name__ in WRAPPERS or isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"model: is a {type(model).__name__}; give the plain module inside")
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(parameter):
             raise InputError(
                 f"model: {name!r} of a lazy layer has no values yet; pass a mini-batch through"
                 " the model first"
@@ -65,21 +79,12 @@ def check_model(model: nn.Module) -> None:
     if len(devices) > 1 or "meta" in devices:
         raise InputError(f"model: has parameters on {', '.join(sorted(devices))}; use one device")
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter.detach()).all():  # one of the inference mode, too
             raise InputError(f"model: parameter {name!r} has NaN or infinite entries")
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise InputError(
                 f"model: parameter {name!r} has a hook, which the gradients here do not pass by;"
                 " hooks of modules are kept"
-            )
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    if frozen:
-        raise InputError(f"model: parameter {frozen[0]!r} is frozen; all parameters are trained")
-    for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
-            raise InputError(
-                f"model: layer {name!r} ({type(module).__name__}) keeps running statistics,"
-                " which cannot be averaged; use GroupNorm"
             )
 
 

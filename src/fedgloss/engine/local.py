@@ -7,6 +7,7 @@ until it asks for a gradient that is not there yet, and runs again when it is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,18 +63,18 @@ def train_together(
     for k in range(0, K, group):
         here = slice(k, k + group)
         parts = [exchange.part(here) if group < K else exchange for exchange in exchanges]
-        finished.append([_Training(part, getattr(gradients, "lazy", False)) for part in parts])
+        finished.append([_Descent(part, getattr(gradients, "lazy", False)) for part in parts])
         _train(finished[-1], gradients)
     results = []
-    for exchange, trainings in zip(exchanges, zip(*finished, strict=True), strict=True):
-        evaluations = max(training.evaluations for training in trainings)
+    for exchange, descents in zip(exchanges, zip(*finished, strict=True), strict=True):
+        evaluations = max(descent.evaluations for descent in descents)
         exchange.evaluations = evaluations / max(exchange.cohort.steps, 1)
-        c = {name: _join([training.c[name] for training in trainings]) for name in trainings[0].c}
-        results.append((_join([training.W for training in trainings]), Named(**c)))
+        c = {name: _join([descent.c[name] for descent in descents]) for name in descents[0].c}
+        results.append((_join([descent.W for descent in descents]), Named(**c)))
     return results
 
 
-class _Training:
+class _Descent:
     """A cohort, or part of one, in the middle of its local steps."""
 
     def __init__(self, exchange: Exchange, lazy: bool) -> None:
@@ -84,7 +85,8 @@ class _Training:
         self.c = exchange.c.replace(**empty)
         self.evaluations = 0
 
-    def direction(self, grad: Gradient) -> tuple[Tensor, Named]:
+    def direction(self, grad: Gradient) -> tuple[Any, Named]:
+        """The method's step direction [S, K, P], a tensor or, if `lazy`, a line of them."""
         exchange = self.exchange
         if not self.lazy:
             return exchange.algorithm.direction(grad, self.W, exchange.down, self.c, exchange.h)
@@ -92,9 +94,9 @@ class _Training:
             Named(**{name: Lazy.of(value) for name, value in record.items()})
             for record in (exchange.down, self.c)
         )
-        return exchange.algorithm.direction(
-            lambda W: Lazy.of(grad(computed(W))), Lazy.of(self.W), down, c, exchange.h
-        )
+        W: Any = Lazy.of(self.W)  # to a method it is a tensor like any other
+        lazy_grad: Any = lambda W: Lazy.of(grad(computed(W)))  # noqa: E731
+        return exchange.algorithm.direction(lazy_grad, W, down, c, exchange.h)
 
     def gradient(self, batch: Batch, gradients: Gradients) -> Gradient:
         """The cohort's gradient on these mini-batches, [S, K, P] -> [S, K, P]."""
@@ -105,12 +107,12 @@ class _Training:
 
         return gradient
 
-    def step(self, direction: Tensor, c: Named, counts: Counts) -> None:
+    def step(self, direction: Any, c: Named, counts: Counts) -> None:
         """Clients with fewer steps than others stop where they are."""
         rates = self.exchange.rates
         if self.lazy and len(set(rates)) == 1:
             lr, weight_decay = rates[0]
-            now = Lazy.of(self.W)
+            now: Any = Lazy.of(self.W)
             W = computed(now - lr * (direction + weight_decay * now))
             c = Named(**computed(dict(c)))
         elif len(set(rates)) == 1:
@@ -132,29 +134,29 @@ def _descend(W: Tensor, direction: Tensor, lr: float, weight_decay: float) -> Te
     return W.sub(direction.add(W, alpha=weight_decay), alpha=lr)
 
 
-def _train(trainings: Sequence[_Training], gradients: Gradients) -> None:
-    for step in range(max(training.exchange.cohort.steps for training in trainings)):
-        active = [training for training in trainings if step < training.exchange.cohort.steps]
-        batches = [training.exchange.cohort.batch(step) for training in active]
+def _train(descents: Sequence[_Descent], gradients: Gradients) -> None:
+    for step in range(max(descent.exchange.cohort.steps for descent in descents)):
+        active = [descent for descent in descents if step < descent.exchange.cohort.steps]
+        batches = [descent.exchange.cohort.batch(step) for descent in active]
         directions = _directions(active, batches, gradients)
-        for training, (direction, c), batch in zip(active, directions, batches, strict=True):
-            training.step(direction, c, batch.counts)
+        for descent, (direction, c), batch in zip(active, directions, batches, strict=True):
+            descent.step(direction, c, batch.counts)
 
 
 def _directions(
-    trainings: Sequence[_Training], batches: Sequence[Batch], gradients: Gradients
+    descents: Sequence[_Descent], batches: Sequence[Batch], gradients: Gradients
 ) -> list[tuple[Tensor, Named]]:
     """Each cohort's step direction and new client state."""
-    if len(trainings) == 1:
-        return [trainings[0].direction(trainings[0].gradient(batches[0], gradients))]
-    known: list[list[Tensor]] = [[] for _ in trainings]
-    results: list[tuple[Tensor, Named] | None] = [None] * len(trainings)
+    if len(descents) == 1:
+        return [descents[0].direction(descents[0].gradient(batches[0], gradients))]
+    known: list[list[Tensor]] = [[] for _ in descents]
+    results: list[tuple[Tensor, Named] | None] = [None] * len(descents)
     while None in results:
-        asked = {}
-        for i, training in enumerate(trainings):
+        asked: dict[int, Tensor] = {}
+        for i, descent in enumerate(descents):
             if results[i] is None:
                 try:
-                    results[i] = training.direction(_Known(known[i]))
+                    results[i] = descent.direction(_Known(known[i]))
                 except _Asked as question:
                     asked[i] = question.W
         if asked:
@@ -163,8 +165,8 @@ def _directions(
             answers = gradients(W, *batch).split([len(batches[i].targets) for i in asked])
             for (i, point), answer in zip(asked.items(), answers, strict=True):
                 known[i].append(answer.view(point.shape))
-                trainings[i].evaluations += 1
-    return results
+                descents[i].evaluations += 1
+    return [result for result in results if result is not None]
 
 
 class _Asked(BaseException):
@@ -199,11 +201,12 @@ def _merge(batches: Sequence[Batch]) -> Batch:
         ]
         return torch.cat(filled)
 
-    if isinstance(batches[0].counts, Tensor):
-        counts: Counts = torch.cat([batch.counts for batch in batches])
+    on_device = [batch.counts for batch in batches if isinstance(batch.counts, Tensor)]
+    if on_device:
+        counts: Counts = torch.cat(on_device)
     else:
         counts = [count for batch in batches for count in batch.counts]
-    seeds = None if batches[0].seeds is None else [seed for b in batches for seed in b.seeds]
+    seeds = [seed for batch in batches for seed in batch.seeds or ()] or None
     return Batch(
         rows([b.inputs for b in batches]), rows([b.targets for b in batches]), counts, seeds
     )

@@ -9,6 +9,18 @@ from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> the mean loss of a mini-batch."""
+HOPELESS = 1e4
+"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8."""
+
+
+def is_cross_entropy(loss: Loss) -> bool:
+    """Whether a loss is `F.cross_entropy` itself, which is known here down to its derivative."""
+    return loss is F.cross_entropy
+
+
+def hopeless_value(loss: Loss) -> float:
+    """A value from which no training comes back; of unknown losses only infinity and NaN are."""
+    return HOPELESS if is_cross_entropy(loss) else float("inf")
 
 
 @dataclass(frozen=True)

@@ -1,53 +1,38 @@
 """The round loop: one or more federations from round 0, or their checkpoints, to their results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedgloss.engine.backends.graph import Graph, Recorded
+from fedgloss.engine.backends.graph import Graph, Replay
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
-from fedgloss.engine.clients import Batching, Pipeline
 from fedgloss.engine.cohort import Gradients
 from fedgloss.engine.evaluate import evaluate
-from fedgloss.engine.federation import Federation, Measured, Simulation, advance
-from fedgloss.engine.losses import Loss
+from fedgloss.engine.federation import Federation, Simulation, advance
+from fedgloss.engine.losses import hopeless_value
+from fedgloss.engine.measured import Measured
+from fedgloss.engine.task import Course, Task
 
 Row = dict[str, float] | None
 """A row of metrics, where the round was evaluated."""
 OnRound = Callable[[int, Sequence[Row]], None]
-RECORDS = ("norms", "communication", "delta_epsilon")
-HOPELESS_LOSS = 1e4
-"""A cross-entropy beyond this is divergence: chance is ln(classes), about 2 to 8. Of other losses
-only infinity and NaN are known to be hopeless."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What the federations of one process have in common."""
 
-    original: nn.Module
-    """As it was given, and never run."""
-    model: nn.Module
-    loss: Loss
+    task: Task
+    course: Course
     gradients: Gradients
     backend: str
     """What computes them, by name."""
-    batching: Batching
-    pipeline: Pipeline | None
-    rounds: int
-    evaluate_every: int
-    last: int
-    record: Sequence[str]
-    keep_history: bool = False
     new_graph: Callable[[], Graph] | None = None
     """Where rounds are to be recorded and replayed: what records them."""
-
-    def evaluates(self, t: int) -> bool:
-        """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""
-        return t % self.evaluate_every == 0 or t > self.rounds - self.last
 
 
 class Run:
@@ -71,26 +56,25 @@ class Run:
         self.locals = federation.w[None][:0]
         self.t = 0
 
-    def after_round(self, plan: Plan, simulation: Simulation, s: int) -> dict[str, float] | None:
+    def after_round(self, plan: Plan, simulation: Simulation, s: int) -> Row:
         """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
-        t, w = simulation.t, simulation.w[s, 0]
-        if plan.keep_history:
+        t, w, course = simulation.t, simulation.w[s, 0], plan.course
+        if course.keep_history:
             self.history.append(w.clone())
-        if t > plan.rounds - plan.last:
-            self.average += w.double() / min(plan.last, plan.rounds)
-        evaluates = plan.evaluates(t)
+        if t > course.rounds - course.last:
+            self.average += w.double() / min(course.last, course.rounds)
+        evaluates = course.evaluates(t)
         if evaluates or w.device.type == "cpu":
             broken = int(simulation.diverged_in[s])
             self.diverged_in = broken + 1 if broken >= 0 else None
-        row = None
+        row: Row = None
         if evaluates and self.diverged_in is None:
             row = {"round": t}
             if self.test is not None:
-                row |= evaluate(plan.model, plan.loss, w, *self.test, plan.pipeline)
-            row |= _recorded(w, simulation.measured[s], plan.record)
+                row |= evaluate(plan.task, w, *self.test)
+            row |= simulation.measured[s].row(w, course.record)
             self.metrics.append(row)
-            hopeless = HOPELESS_LOSS if plan.loss is F.cross_entropy else float("inf")
-            if not row.get("loss", 0.0) < hopeless:
+            if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
                 self.diverged_in = t
         if self.diverged_in is not None:
             self.metrics = [row for row in self.metrics if row["round"] < self.diverged_in]
@@ -114,7 +98,7 @@ class Run:
         if self.checkpoints is None or self.end_is_saved:
             return
         measured = self.measured if self.finished else simulation.measured[s]
-        extra = {
+        extra: dict[str, Any] = {
             "finished": self.finished,
             "diverged_in": self.diverged_in,
             "metrics": self.metrics,
@@ -138,7 +122,7 @@ class Run:
         t, tensors, extra = found
         device = self.federation.w.device
         self.average = tensors.pop("average").to(device)
-        if plan.keep_history:
+        if plan.course.keep_history:
             self.history = [*tensors.pop("history", self.w[None][:0]).to(device)]
         self.metrics, self.diverged_in = extra["metrics"], extra["diverged_in"]
         self.measured = Measured(*extra["bytes"])
@@ -152,7 +136,7 @@ class Run:
                 place = "cpu" if short in extra["on_host"] else device
                 self.state[short] = tensors[name].to(place)
         way = "was finished" if self.finished else "goes on"
-        self.checkpoints.say(f"{way} after round {t} of {plan.rounds}")
+        self.checkpoints.say(f"{way} after round {t} of {plan.course.rounds}")
         return t, tensors
 
 
@@ -168,33 +152,29 @@ def run_rounds(
     round share their mini-batch gradients. `on_round` gets the round and a row for each run.
     Raises Interrupted, after writing checkpoints, if `should_stop` says so.
     """
-    stacks, recorded = _resume(runs, plan), dict[tuple[int, ...], Recorded]()
+    stacks, replays = _resume(runs, plan), dict[tuple[int, ...], Replay]()
     while live := [stack for stack in stacks if stack.alive(plan)]:
         t = min(stack.simulation.t for stack in live)
         now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
         simulations = [stack.simulation for stack in now]
         if plan.new_graph:
             key = tuple(map(id, simulations))
-            if key not in recorded:
-                recorded[key] = Recorded(simulations, plan.new_graph)
-            recorded[key].advance()
+            if key not in replays:
+                replays[key] = Replay(simulations, plan.new_graph)
+            replays[key].advance()
         else:
-            advance(simulations)
+            with _kept_if_it_fails(stacks, plan):  # a caller's method, model or loss may
+                advance(simulations)
         rows = dict[int, Row]()
         for stack in now:
             for s, run in enumerate(stack.runs):
                 if not run.finished:
                     rows[id(run)] = run.after_round(plan, stack.simulation, s)
-                    if run.diverged_in is not None or t + 1 == plan.rounds:
-                        run.finish(stack.simulation, s, plan.rounds)
-        try:
+                    if run.diverged_in is not None or t + 1 == plan.course.rounds:
+                        run.finish(stack.simulation, s, plan.course.rounds)
+        with _kept_if_it_fails(stacks, plan):
             on_round(t + 1, [rows.get(id(run)) for run in runs])
-            stop = t + 1 < plan.rounds and should_stop()
-        except BaseException:  # of a caller's own function, or Ctrl-C in it: the round is done
-            for stack in stacks:
-                if any(run.checkpoints and run.checkpoints.for_calls for run in stack.runs):
-                    stack.save(plan, True)
-            raise
+            stop = t + 1 < plan.course.rounds and should_stop()
         for stack in stacks if stop else now:
             stack.save(plan, stop)
         if stop:
@@ -202,7 +182,7 @@ def run_rounds(
     for stack in stacks:
         for s, run in enumerate(stack.runs):
             if not run.finished:  # there was no round to run
-                run.finish(stack.simulation, s, plan.rounds)
+                run.finish(stack.simulation, s, plan.course.rounds)
 
 
 @dataclass
@@ -214,14 +194,30 @@ class _Stack:
 
     def alive(self, plan: Plan) -> bool:
         unfinished = not all(run.finished for run in self.runs)
-        return unfinished and self.simulation.t < plan.rounds
+        return unfinished and self.simulation.t < plan.course.rounds
 
     def save(self, plan: Plan, now: bool) -> None:
         t = self.simulation.t
         stores = [run.checkpoints for run in self.runs if run.checkpoints and not run.end_is_saved]
-        if t < plan.rounds and (now or any(store.due(t) for store in stores)):
+        if t < plan.course.rounds and (now or any(store.due(t) for store in stores)):
             for s, run in enumerate(self.runs):
                 run.save(self.simulation, s)
+
+
+@contextmanager
+def _kept_if_it_fails(stacks: Sequence[_Stack], plan: Plan) -> Iterator[None]:
+    """Whatever the block raises, Ctrl-C too, a library's run keeps the rounds that are done.
+
+    A job's is not saved here: it goes on from its last checkpoint.
+    """
+    try:
+        yield
+    except BaseException:
+        for stack in stacks:
+            for_calls = [run.checkpoints and run.checkpoints.for_calls for run in stack.runs]
+            if any(for_calls) and stack.simulation.t:
+                stack.save(plan, True)
+        raise
 
 
 def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
@@ -236,24 +232,12 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
         simulation = Simulation(
             [run.federation for run, _ in members],
             plan.gradients,
-            batching=plan.batching,
-            pipeline=plan.pipeline,
-            measure=plan.record,
+            batching=plan.course.batching,
+            pipeline=plan.task.pipeline,
+            measure=plan.course.record,
         )
         simulation.measured = [run.measured for run, _ in members]
         if t:
             simulation.load_state([tensors for _, tensors in members if tensors], t)
         result.append(_Stack([run for run, _ in members], simulation))
     return result
-
-
-def _recorded(w: Tensor, measured: Measured, record: Sequence[str]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    if "norms" in record:
-        row["w_norm"] = float(torch.linalg.vector_norm(w))
-        row["pseudo_gradient_norm"] = float(measured.latest["pseudo_gradient_norm"])
-    if "delta_epsilon" in record:
-        row["delta_epsilon"] = float(measured.latest["delta_epsilon"])
-    if "communication" in record:
-        row["bytes_down"], row["bytes_up"] = measured.bytes_down, measured.bytes_up
-    return row

@@ -24,8 +24,8 @@ def initial_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shape = tuple(dataset.train_images.shape[1:])
-        return build_model(name, shape, len(dataset.classes), weights)
+        channels, height, width = dataset.train_images.shape[1:]
+        return build_model(name, (channels, height, width), len(dataset.classes), weights)
 
 
 ONE_AT_A_TIME = threading.RLock()

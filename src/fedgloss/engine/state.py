@@ -32,7 +32,7 @@ class ClientState:
         if place == "device":
             self.values = like.new_zeros(shape)
         elif place == "host":
-            self.values = torch.zeros(shape, dtype=dtype, pin_memory=like.is_cuda)
+            self.values = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=like.is_cuda)
         else:
             size = S * m * like.shape[-1] * like.element_size()
             with tempfile.TemporaryFile() as file:

@@ -8,6 +8,7 @@ the program around us has used, it finds all of it as it left it.
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,11 +42,10 @@ def _read() -> list[tuple[Callable[[Any], None], Any]]:
         with contextlib.suppress(RuntimeError):  # the newer way was used
             found.append((write, read()))
     if _NEWER:
+        setter: Callable[..., Any] = torch._C._set_fp32_precision_setter
         for where in OPERATIONS:
             value = torch._C._get_fp32_precision_getter(*where)
-            found.append(
-                (lambda v, where=where: torch._C._set_fp32_precision_setter(*where, v), value)
-            )
+            found.append((partial(setter, *where), value))
     for name in ("benchmark", "deterministic"):
         found.append((_setter(cudnn, name), getattr(cudnn, name)))
     mode = (
@@ -98,7 +98,8 @@ def compute_alike(cuda: bool) -> None:
     # windows overlap. On a GPU what the mode replaces is slower, and deterministic here anyway:
     # rows are distinct. This is use_deterministic_algorithms without importing the compiler (2 s).
     torch._C._set_deterministic_algorithms(not cuda, warn_only=not cuda)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+    # Nothing here reads such memory.
+    _setter(torch.utils.deterministic, "fill_uninitialized_memory")(False)
     # Without gradients it computes padded sequences otherwise than training does.
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.cudnn.benchmark = False

@@ -10,26 +10,23 @@ from torch import Tensor, nn
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.engine.arguments import (
     check_callable,
-    check_last,
     check_loss,
-    check_names,
-    check_numbers,
     checked_test,
     placed,
     placed_test,
     resolve_algorithm,
-    resolve_participation,
     resolve_sizes,
 )
-from fedgloss.engine.assembly import Training, assemble, summary
-from fedgloss.engine.checkpoint import resume_folder
-from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.assembly import Result, assemble, summary
+from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, copied, flatten
+from fedgloss.engine.folders import resume_folder
 from fedgloss.engine.identity import kept
-from fedgloss.engine.rounds import RECORDS, Row, Run, run_rounds
+from fedgloss.engine.numbers import resolve_course, resolve_participation
+from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import find_device, prepared
-from fedgloss.errors import InputError
+from fedgloss.engine.task import Task
 
 
 @torch.inference_mode(False)
@@ -63,7 +60,7 @@ def train(
     checkpoint_seconds: float = 300.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda t, row: None,
-) -> Training:
+) -> Result:
     """Train `model` on `clients` with a federated method; the model itself is left as it is.
 
         import torch, fedgloss
@@ -95,9 +92,9 @@ def train(
     test, evaluate_every, last: evaluated every so many rounds and in each of the last `last`.
     record: any of "norms", "communication", "delta_epsilon" (Eq. 6; trains each cohort twice), at
     the evaluated rounds. Recording changes no number of the run.
-    backend: "loop" (client after client), "stacked" (together; sequential models of common
+    backend: "autograd" (client after client), "stacked" (together; sequential models of common
     layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
-    reports in `Training.backend`.
+    reports in `Result.backend`.
     keep_history: keep the parameters after every round ([rounds, P] in memory).
     resume: a folder for checkpoints: a run killed or interrupted goes on from there when called
     again with the same arguments, and one that was finished gives its result again at once; remove
@@ -114,18 +111,21 @@ def train(
     Raises InputError, a ValueError, naming the argument that is wrong.
     """
     folder = resume_folder(resume, checkpoint_seconds)
-    if not isinstance(keep_history, bool):
-        raise InputError(
-            f"keep_history: {keep_history!r} is not a truth value; allowed: True, False"
-        )
     check_model(model)
     algorithm, hyper = resolve_algorithm(algorithm, variants, hyperparameters)
     data = clients if isinstance(clients, ClientData) else ClientData.from_list(clients)
     m = len(data.indices)
-    rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m, algorithm)
-    check_numbers(lr, weight_decay, batch_size, epochs, local_steps, evaluate_every, seed)
-    check_last(last, rounds)
-    record = check_names("record", record, RECORDS)
+    rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m)
+    course = resolve_course(
+        rounds,
+        batch_size=batch_size,
+        epochs=epochs,
+        local_steps=local_steps,
+        evaluate_every=evaluate_every,
+        last=last,
+        record=record,
+        keep_history=keep_history,
+    )
     for name, function in (("should_stop", should_stop), ("on_round", on_round)):
         check_callable(name, function)
     check_loss(loss)
@@ -134,41 +134,24 @@ def train(
     model = copied(model)
     if device is not None:
         model = model.to(find_device(device))
-    w = flatten(model)
-    data = placed(data, w, loss, pipeline).checked()
-    if test is not None:
-        test = placed_test(test, w, loss, pipeline)
-    run = Run(
-        federation(
-            algorithm,
-            hyper,
-            w,
-            data,
-            lr=lr,
-            weight_decay=weight_decay,
-            participants=participants,
-            seed=seed,
-            sizes=resolve_sizes(sizes, m, algorithm),
-        ),
-        test,
+    task, w = Task(model, loss, pipeline), flatten(model)
+    own = federation(
+        algorithm,
+        hyper,
+        w,
+        placed(data, w, task),
+        lr=lr,
+        weight_decay=weight_decay,
+        participants=participants,
+        seed=seed,
+        sizes=resolve_sizes(sizes, m),
     )
+    run = Run(own, None if test is None else placed_test(test, w, task))
     with prepared(w.device):
-        plan = assemble(
-            model,
-            loss,
-            [run],
-            batching=Batching(batch_size, epochs, local_steps),
-            pipeline=pipeline,
-            rounds=rounds,
-            evaluate_every=evaluate_every,
-            last=last,
-            record=record,
-            backend=backend,
-            keep_history=keep_history,
-        )
+        plan = assemble(task, [run], course, backend=backend)
         with kept(run, plan, folder, checkpoint_seconds):
             run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, _copy(rows[0])))
-    return summary(run, plan)
+    return summary(run, plan, model)
 
 
 def _copy(row: Row) -> Row:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from fedgloss.engine.backends.autograd import LoopGradients
-from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.backends.autograd import AutogradGradients
+from fedgloss.engine.clients import Batching, ClientData
 from fedgloss.engine.evaluate import BATCH_SIZE, are_classes, evaluating
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
-from fedgloss.engine.losses import Loss, ignored_label
+from fedgloss.engine.losses import ignored_label
+from fedgloss.engine.task import Task
 from fedgloss.errors import InputError, reason
 
 SAME = 1e-3
@@ -26,21 +27,19 @@ another order; what a forward keeps from pass to pass makes a larger difference.
 
 
 def try_out(
-    model: nn.Module,
-    loss: Loss,
+    task: Task,
     w: Tensor,
     data: ClientData,
     batching: Batching,
-    pipeline: Pipeline | None = None,
     test: tuple[Tensor, Tensor] | None = None,
 ) -> bool:
     """Whether the model or the loss draws random numbers, like dropout.
 
-    model: on w's device, and changed by nothing here. loss: must be a mean. data: of one
-    federation. The mini-batches tried have the smallest and the largest size that will occur.
+    task: its model is on w's device, and changed by nothing here; its loss must be a mean. data: of
+    one federation. The mini-batches tried have the smallest and the largest size that will occur.
     Raises InputError naming the argument at fault.
     """
-    trial = _Trial(model, loss, w, pipeline)
+    trial = _Trial(task, w)
     batches = [
         (trial.inputs(data.inputs[index]), data.targets[index].to(w.device))
         for index in _mini_batches(data, batching)
@@ -58,7 +57,7 @@ def try_out(
 
 def _mini_batches(data: ClientData, batching: Batching) -> list[Tensor]:
     """The samples of a smallest and of a largest mini-batch."""
-    by_size = {}
+    by_size: dict[int, Tensor] = {}
     for index in data.indices:
         for size in set(batching.sizes(len(index))):
             by_size.setdefault(size, index[:size])
@@ -66,9 +65,9 @@ def _mini_batches(data: ClientData, batching: Batching) -> list[Tensor]:
 
 
 class _Trial:
-    def __init__(self, model: nn.Module, loss: Loss, w: Tensor, pipeline: Pipeline | None) -> None:
-        self.model, self.loss, self.pipeline = model, loss, pipeline
-        self.w, self.shapes = w.clone(), parameter_shapes(model)
+    def __init__(self, task: Task, w: Tensor) -> None:
+        self.model, self.loss, self.pipeline = task.model, task.loss, task.pipeline
+        self.w, self.shapes = w.clone(), parameter_shapes(self.model)
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs as the model sees them."""
@@ -90,7 +89,7 @@ class _Trial:
         """A gradient on this mini-batch; whether the loss draws."""
         with _refusing("clients", x, y), seeded(0, self.w.device):
             draws = self._check_loss(self._forward(x)[0], y)
-            gradients = LoopGradients(self.model, self.loss)
+            gradients = AutogradGradients(self.model, self.loss)
             gradients(self.w[None], x[None].clone(), y[None].clone(), [len(y)], [0])
             self._check_reads(x, y)
         return draws
@@ -245,5 +244,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     a, b = a.double(), b.double()
-    scale = a.abs().nan_to_num().max() if a.numel() else 0
+    scale = float(a.abs().nan_to_num().max()) if a.numel() else 0.0
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=SAME * scale, equal_nan=True)

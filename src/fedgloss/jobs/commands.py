@@ -1,11 +1,12 @@
 """What each command of `fedgloss` does with its options; imports what it needs, and only then."""
 
 import argparse
-import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
+from fedgloss.study.layout import CELL, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -47,47 +48,48 @@ def partition(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     from fedgloss.engine.checkpoint import Interrupted
-    from fedgloss.fingerprint import of_training
+    from fedgloss.files import check_writable
     from fedgloss.jobs.train import CellFiles, train_cells
     from fedgloss.progress import Progress, Scalars
-    from fedgloss.study.settings import check_settings
-    from fedgloss.study.study import check_writable
+    from fedgloss.study.jobfile import TrainingJob, read_job
 
-    scalars = options.tensorboard and Scalars(options.tensorboard)
-    cells = []
-    number = len(options.settings)
-    for name in ("partition", "out", "checkpoints", "code"):
-        given = getattr(options, name)
-        if given and len(given) != number:
-            raise InputError(f"--{name}: {len(given)} for {number} --settings")
-    for i, text in enumerate(options.settings):
-        settings = _read_settings(text)
-        check_settings(settings)
-        code = (
-            options.code[i]
-            if options.code
-            else of_training(settings["method"], settings["model"], bool(settings["weights"]))
-        )
-        checkpoints = options.checkpoints[i] if options.checkpoints else None
-        for folder in filter(None, (options.out[i], checkpoints)):
+    scalars = Scalars(options.tensorboard) if options.tensorboard else None
+    jobs = [read_job(file, TrainingJob) for file in options.job]
+    for file, job in zip(options.job, jobs, strict=True):
+        for name in ("data", "weights"):
+            given, first = getattr(job, name), getattr(jobs[0], name)
+            if given != first:
+                raise InputError(
+                    f"{file}: {name}: cells trained together must agree, but have {first} and"
+                    f" {given}"
+                )
+        for folder in filter(None, (job.run, job.checkpoints)):
             check_writable(folder)  # before hours of training, not after
-        cells.append(CellFiles(settings, options.partition[i], options.out[i], code, checkpoints))
+
+    def show(cell: CellFiles, row: Mapping[str, float]) -> None:
+        if scalars:
+            scalars(CELL.format(**cell.settings.to_json()), row)
+
+    cells = [
+        CellFiles(job.settings, job.partition, job.run, job.code, job.checkpoints) for job in jobs
+    ]
     try:
         results = train_cells(
             cells,
-            options.data,
-            weights=options.weights,
+            jobs[0].data,
+            weights=jobs[0].weights,
             checkpoint_rounds=options.checkpoint_rounds,
             checkpoint_seconds=options.checkpoint_seconds,
             device=options.device,
             threads=options.threads,
             backend=options.backend,
             watch=Progress,
-            on_row=lambda cell, row: scalars and scalars(_path(cell.settings), row),
+            on_row=show,
         )
     except Interrupted:
-        kept = "run the same command again to go on" if options.checkpoints else "nothing was kept"
-        print(f"interrupted; {kept}", file=sys.stderr)
+        kept = all(job.checkpoints for job in jobs)
+        again = "run the same command again to go on" if kept else "nothing was kept"
+        print(f"interrupted; {again}", file=sys.stderr)
         return INTERRUPTED
     for cell, result in zip(cells, results, strict=True):
         if result.status == "diverged":
@@ -98,54 +100,20 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _path(settings: dict) -> str:
-    return "{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}".format(**settings)
-
-
-def _read_settings(text: str) -> dict:
-    from fedgloss.files import parse_json, read_json
-
-    if not text.lstrip().startswith("{"):
-        return read_json(text)
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise InputError(f"--settings: not valid JSON ({error})") from None
-
-
 def hessian(options: argparse.Namespace) -> None:
     from fedgloss.jobs.sharpness import hessian
+    from fedgloss.study.jobfile import HessianJob, read_job
 
-    if len(options.cell) != len(options.out):
-        raise InputError(f"--out: {len(options.out)} files for {len(options.cell)} runs")
-    for run, out in zip(options.cell, options.out, strict=True):
-        hessian(
-            run,
-            options.data,
-            options.partition,
-            out,
-            choice=options.choice,
-            count=options.count,
-            models=options.models,
-            device=options.device,
-            threads=options.threads,
-        )
+    for job in [read_job(file, HessianJob) for file in options.job]:
+        hessian(job, device=options.device, threads=options.threads)
 
 
 def landscape(options: argparse.Namespace) -> None:
     from fedgloss.jobs.sharpness import landscape
+    from fedgloss.study.jobfile import LandscapeJob, read_job
 
-    landscape(
-        options.cell,
-        options.data,
-        options.partition,
-        options.out,
-        extent=options.extent,
-        points=options.points,
-        seed=options.seed,
-        device=options.device,
-        threads=options.threads,
-    )
+    for job in [read_job(file, LandscapeJob) for file in options.job]:
+        landscape(job, device=options.device, threads=options.threads)
 
 
 def table(options: argparse.Namespace) -> None:
@@ -156,7 +124,7 @@ def table(options: argparse.Namespace) -> None:
     _check_choice("table", options.name, study.tables)
     write(
         build(study, options.name, options.results),
-        options.results / "tables" / study.name,
+        Layout(options.results).table(study.name, options.name)["md"].parent,
     )
 
 
@@ -169,7 +137,7 @@ def figure(options: argparse.Namespace) -> None:
         study,
         options.name,
         options.results,
-        options.results / "figures" / study.name / options.name,
+        Layout(options.results).figure(study.name, options.name)["png"].with_suffix(""),
     )
 
 
@@ -177,12 +145,12 @@ def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
 
     study = _study(options)
-    write_report(study, options.results, options.results / "report" / f"{study.name}.html")
+    write_report(study, options.results, Layout(options.results).report(study.name))
 
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.study.claims import check_claim
-    from fedgloss.study.own import check_own
+    from fedgloss.study.own import check_own, missing_data
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
@@ -191,6 +159,8 @@ def check(options: argparse.Namespace) -> None:
     for line in study.warnings():
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
+    for line in missing_data(study, dict.fromkeys(cell.dataset for cell in study.cells)):
+        print(line)
 
 
 def cells(options: argparse.Namespace) -> None:
@@ -200,23 +170,31 @@ def cells(options: argparse.Namespace) -> None:
         print(cell)
 
 
-def settings(options: argparse.Namespace) -> None:
+def job(options: argparse.Namespace) -> None:
+    from fedgloss.study.jobfile import job_of, to_json
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
-    print(json.dumps(study.settings(study.cell(options.cell)), indent=1))
+    cell = study.cell(options.cell)
+    print(to_json(job_of(options.kind, study, cell, Layout(options.results))), end="")
 
 
 def status(options: argparse.Namespace) -> None:
+    from fedgloss.study.costs import total
+    from fedgloss.study.estimate import remaining
     from fedgloss.study.status import grid
 
-    print(grid(_study(options), options.results))
+    study = _study(options)
+    print(grid(study, options.results))
+    jobs = [*remaining(study, options.results)]
+    if jobs:
+        print("\n".join(total(study, jobs)))
 
 
 def estimate(options: argparse.Namespace) -> None:
-    from fedgloss.study.estimate import estimate
+    from fedgloss.study.costs import estimate
 
-    print(estimate(_study(options), options.results, options.target))
+    print(estimate(_study(options), options.results, options.target, options.details))
 
 
 def import_runs(options: argparse.Namespace) -> None:
@@ -227,7 +205,7 @@ def import_runs(options: argparse.Namespace) -> None:
     for cell, fate in import_runs(study, options.folder, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
-            print(options.results / "runs" / study.name / str(cell) / "metrics.csv", flush=True)
+            print(Layout(options.results).metrics(study.name, cell), flush=True)
         elif fate not in counts:
             print(f"refused: {cell}: {InputError(fate)}", file=sys.stderr)
     print(
@@ -241,11 +219,17 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
+    from fedgloss.files import read_json
     from fedgloss.study.claims import check_claim
-    from fedgloss.study.study import load_study
+    from fedgloss.study.study import check_study, load_study
 
-    study = load_study(options.config)
-    check_claim(study, options.results)
+    told = read_json(options.config) if options.config.endswith(".json") else None
+    if isinstance(told, dict) and told.keys() == {"file", "given", "config"}:
+        # The workflow tells of a study that its command line has changed.
+        study = check_study(told["config"], told["file"], told["given"])
+    else:
+        study = load_study(options.config)
+    check_claim(study, Layout(options.results))
     return study
 
 

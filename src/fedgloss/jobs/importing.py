@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import atomic, read_json, sha256
-from fedgloss.study.outdated import FILES, Expectations, difference
-from fedgloss.study.study import Cell, Study, check_writable
+from fedgloss.files import atomic, check_writable, read_json, sha256
+from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
+from fedgloss.study.outdated import Expectations, difference
+from fedgloss.study.study import Cell, Study
 
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:
@@ -22,18 +23,18 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
     Yields each cell of the study with what became of it: "imported", "here", "missing" (there is no
     such run in `source`), or the reason why it was refused. A refused run leaves no trace here.
     """
-    runs = source / "runs" / study.name
+    runs = Layout(source).runs(study.name)
     if not runs.is_dir():
         raise InputError(f"{source}: has no runs of the study {study.name!r} ({runs})")
     check_writable(results)
     expect = _expectations(study, results)
     for cell in study.cells:
-        ours, theirs = results / "runs" / study.name / str(cell), runs / str(cell)
+        ours, theirs = Layout(results).run(study.name, cell), runs / str(cell)
         try:
             expected = expect(cell)
-            if (ours / "manifest.json").is_file() and _fault(ours, expected) is None:
+            if (ours / MANIFEST).is_file() and _fault(ours, expected) is None:
                 yield cell, "here"
-            elif not (theirs / "manifest.json").is_file():
+            elif not (theirs / MANIFEST).is_file():
                 yield cell, "missing"
             else:
                 reason = _fault(theirs, expected)
@@ -63,7 +64,7 @@ def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any
 
 def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
     """Why a run is not whole, or not the one expected; None if it is."""
-    manifest = read_json(run / "manifest.json")
+    manifest = read_json(run / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         return "its manifest is not the manifest of a run"
     for key, value in expected.items():
@@ -72,9 +73,9 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
             return found
     if manifest.get("status") not in ("completed", "diverged"):
         return f"its status is {manifest.get('status')!r}"
-    if set(manifest["outputs"]) != set(FILES):
+    if set(manifest["outputs"]) != set(RUN_FILES):
         return "its manifest does not list the files of a run"
-    for name in FILES:
+    for name in RUN_FILES:
         if not (run / name).is_file():
             return f"{name} is missing"
         if sha256(run / name) != manifest["outputs"][name]:
@@ -84,9 +85,9 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
 
 def _copy(theirs: Path, ours: Path) -> None:
     """Copy a verified run, its manifest last; what arrives is verified again."""
-    outputs = read_json(theirs / "manifest.json")["outputs"]
-    (ours / "manifest.json").unlink(missing_ok=True)  # never beside files it does not describe
-    for name in (*FILES, "manifest.json"):
+    outputs = read_json(theirs / MANIFEST)["outputs"]
+    (ours / MANIFEST).unlink(missing_ok=True)  # never beside files it does not describe
+    for name in (*RUN_FILES, MANIFEST):
         with atomic(ours / name) as temporary:
             shutil.copyfile(theirs / name, temporary)
             if name in outputs and sha256(temporary) != outputs[name]:

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from fedgloss.engine.assembly import Training
+from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.study.settings import Settings
 from fedgloss.tensors import save_tensors
 
 MANIFEST_FORMAT = 1
 
 
 def write_results(
-    out: Path, settings: Mapping[str, Any], result: Training, provenance: Mapping[str, Any]
+    out: Path, settings: Settings, result: Result, provenance: Mapping[str, Any]
 ) -> None:
     """Write a run's files, the manifest last."""
     shapes = parameter_shapes(result.model)
@@ -34,7 +35,7 @@ def write_results(
         },
     )
     files = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-    training = settings["training"]
+    training = settings.training
     end, half = training["rounds"], training["rounds"] // 2
     write_json(
         out / "manifest.json",
@@ -44,7 +45,7 @@ def write_results(
             "diverged_in": result.diverged_in,
             "accuracy": _mean_accuracy(result, end - training["last"], end),
             "accuracy_at_half": _mean_accuracy(result, half - training["last"], half),
-            "settings": dict(settings),
+            "settings": settings.to_json(),
             "parameters": result.w.numel(),
             "bytes_down": result.bytes_down,
             "bytes_up": result.bytes_up,
@@ -56,7 +57,7 @@ def write_results(
     )
 
 
-def _mean_accuracy(result: Training, after: int, until: int) -> float | None:
+def _mean_accuracy(result: Result, after: int, until: int) -> float | None:
     values = [
         row["accuracy"]
         for row in result.metrics

@@ -2,9 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +18,9 @@ from fedgloss.records import COUNT, STATUS, TEXT, read_record
 from fedgloss.sharpness.objective import Objective
 from fedgloss.tensors import load_tensors
 
+if TYPE_CHECKING:  # what a job is told decides no number by its code
+    from fedgloss.study.jobfile import HessianJob, LandscapeJob
+
 MANIFEST = {
     "status": STATUS,
     "inputs": {"data": TEXT},
@@ -32,21 +34,10 @@ SWAPPED = {
 """The released code normalises each CIFAR with the other's constants here (main.py:313-327)."""
 
 
-def hessian(
-    run: Path,
-    data: Path,
-    partition: Path,
-    out: Path,
-    *,
-    choice: str,
-    count: int,
-    models: Sequence[str] = ("average",),
-    device: str = "auto",
-    threads: int = 1,
-) -> None:
+def hessian(job: "HessianJob", device: str = "auto", threads: int = 1) -> None:
     """Write the largest Hessian eigenvalues of a run's `average` or `final` model as JSON.
 
-    The first of `models` is the one reported; of any other, only lambda_1 is written beside it.
+    The first of `job.models` is the one reported; of any other, lambda_1 alone is written.
 
     choice "paper": the union of the clients' training data, correct normalisation, no augmentation,
     Lanczos. "official_code": what the released code does, that is the test set, swapped
@@ -54,24 +45,27 @@ def hessian(
     """
     from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
 
-    manifest = read_record(run / "manifest.json", MANIFEST)
+    choice, models = job.choice, job.models
+    manifest = read_record(job.run / "manifest.json", MANIFEST)
     result: dict[str, Any] = {"status": manifest["status"], "data": choice, "model": models[0]}
     if manifest["status"] == "diverged":
-        write_json(out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
+        write_json(job.out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
         return
     with prepared(device, threads) as where:
-        dataset, model = _model_and_data(run, manifest, data, where)
-        objective = _objective(dataset, model, partition, choice, where)
+        dataset, model = _model_and_data(job, manifest, where)
+        objective = _objective(dataset, model, job.partition, choice, where)
         estimate = power_iteration if choice == "official_code" else top_eigenvalues
-        spectrum = estimate(objective, _parameters(run, models[0], model, where), count=count)
+        spectrum = estimate(
+            objective, _parameters(job.run, models[0], model, where), count=job.count
+        )
         others = {
             f"lambda1_{name}_model": estimate(
-                objective, _parameters(run, name, model, where), count=1
+                objective, _parameters(job.run, name, model, where), count=1
             ).eigenvalues[0]
             for name in models[1:]
         }
         write_json(
-            out,
+            job.out,
             {
                 **result,
                 "lambda1": spectrum.eigenvalues[0],
@@ -85,31 +79,20 @@ def hessian(
         )
 
 
-def landscape(
-    run: Path,
-    data: Path,
-    partition: Path,
-    out: Path,
-    *,
-    extent: float,
-    points: int,
-    seed: int,
-    device: str = "auto",
-    threads: int = 1,
-) -> None:
+def landscape(job: "LandscapeJob", device: str = "auto", threads: int = 1) -> None:
     """Write the loss surface around a run's averaged model as CSV: x, y, loss, accuracy."""
     from fedgloss.sharpness.landscape import filter_normalized_directions, surface
 
-    manifest = read_record(run / "manifest.json", MANIFEST)
+    manifest = read_record(job.run / "manifest.json", MANIFEST)
     if manifest["status"] == "diverged":
-        write_text(out, "x,y,loss,accuracy\n")
+        write_text(job.out, "x,y,loss,accuracy\n")
         return
     with prepared(device, threads) as where:
-        dataset, model = _model_and_data(run, manifest, data, where)
-        w = _parameters(run, "average", model, where)
-        directions = filter_normalized_directions(model, w, seed)
-        objective = _objective(dataset, model, partition, "paper", where)
-        grid = surface(objective, w, directions, extent, points)
+        dataset, model = _model_and_data(job, manifest, where)
+        w = _parameters(job.run, "average", model, where)
+        directions = filter_normalized_directions(model, w, job.seed)
+        objective = _objective(dataset, model, job.partition, "paper", where)
+        grid = surface(objective, w, directions, job.extent, job.points)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["x", "y", "loss", "accuracy"])
@@ -117,20 +100,22 @@ def landscape(
             for j, y in enumerate(grid["y"]):
                 values = (x, y, grid["loss"][i, j], grid["accuracy"][i, j])
                 writer.writerow([repr(float(value)) for value in values])
-        write_text(out, text.getvalue())
+        write_text(job.out, text.getvalue())
 
 
 def _model_and_data(
-    run: Path, manifest: dict[str, Any], data: Path, where: torch.device
+    job: "HessianJob | LandscapeJob", manifest: dict[str, Any], where: torch.device
 ) -> tuple[Dataset, torch.nn.Module]:
-    dataset = load(data)
+    dataset = load(job.data)
     if dataset.sha256 != manifest["inputs"]["data"]:
-        raise InputError(f"{data}: is not the data that {run}/manifest.json says it was trained on")
+        raise InputError(
+            f"{job.data}: is not the data that {job.run}/manifest.json says it was trained on"
+        )
     settings = manifest["settings"]
     try:
         return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
     except InputError as error:
-        raise InputError(f"{run}/manifest.json: settings.model: {error}") from None
+        raise InputError(f"{job.run}/manifest.json: settings.model: {error}") from None
 
 
 def _objective(

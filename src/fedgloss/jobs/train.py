@@ -4,12 +4,10 @@ The only configuration is the cells' resolved settings (`fedgloss settings` prin
 has a default here, so that what is recorded in a manifest is all there is.
 """
 
-import contextlib
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +16,31 @@ import torch
 import torch.nn.functional as F
 
 from fedgloss import __version__
+from fedgloss.algorithms.core import Algorithm
 from fedgloss.data.dataset import Dataset, load
-from fedgloss.data.partition.partition import Partition, load_partition
-from fedgloss.engine.arguments import (
-    check_last,
-    check_names,
-    check_numbers,
-    resolve_algorithm,
-    resolve_participation,
-)
-from fedgloss.engine.assembly import Training, assemble, summary
+from fedgloss.data.partition.partition import load_partition
+from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints
-from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.federation import federation
+from fedgloss.engine.clients import Pipeline
+from fedgloss.engine.federation import Federation
 from fedgloss.engine.flat import check_model, flatten
-from fedgloss.engine.rounds import RECORDS, Row, Run, run_rounds
+from fedgloss.engine.numbers import resolve_course
+from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import device_name, initial_model, prepared
-from fedgloss.errors import InputError
+from fedgloss.engine.task import Task
 from fedgloss.files import sha256
+from fedgloss.jobs.cells import (
+    CellFiles,
+    cell_federation,
+    cell_test,
+    check_same_shape,
+    checked_weights,
+    label_of,
+)
 from fedgloss.jobs.results import write_results
-from fedgloss.study.settings import check_settings
+from fedgloss.jobs.signals import stop_on_signals
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
-
-
-@dataclass(frozen=True)
-class CellFiles:
-    """A cell to train: what decides its numbers, and where its files are."""
-
-    settings: Mapping[str, Any]
-    partition: Path
-    out: Path
-    code: str
-    """The fingerprint of the code that decides the numbers."""
-    checkpoints: Path | None = None
 
 
 def train_cells(
@@ -66,7 +55,7 @@ def train_cells(
     backend: str = "auto",
     watch: Callable[[str, int, float], OnRound] = lambda label, rounds, images: lambda t, row: None,
     on_row: Callable[[CellFiles, Mapping[str, float]], None] = lambda cell, row: None,
-) -> list[Training]:
+) -> list[Result]:
     """Train cells together on one device, and write the results of each into its folder `out`.
 
     Cells trained together have one data set, model and amount of work; seeds, partitions, methods,
@@ -84,50 +73,46 @@ def train_cells(
     SIGTERM, SIGINT and SIGUSR1 end the runs after a checkpoint, with `Interrupted`.
     Raises InputError if the settings, the data or a partition are not usable.
     """
-    for cell in cells:
-        check_settings(cell.settings)
-    _check_same_shape(cells)
-    with prepared(device, threads, cells[0].settings["precision"]) as use_device:
+    check_same_shape(cells)
+    with prepared(device, threads, cells[0].settings.precision) as use_device:
         dataset = _on(load(data, verify=True), use_device)
-        settings = cells[0].settings
+        settings, training = cells[0].settings, cells[0].settings.training
         inputs = {"data": dataset.sha256}
-        if weights is not None or settings["weights"] is not None:
-            inputs["weights"] = _checked_weights(weights, settings["weights"])
-
-        model = initial_model(settings["model"], dataset, settings["seed"], weights)
+        if weights is not None or settings.weights is not None:
+            inputs["weights"] = checked_weights(weights, settings.weights)
+        model = initial_model(settings.model, dataset, settings.seed, weights)
         model = model.to(use_device)
         check_model(model)
-        machine = {"device": use_device.type, "backend": backend, "threads": threads}
-        machine["torch"] = torch.__version__
+        pipeline = Pipeline(dataset.mean, dataset.std, training["augmentation"])
+        task = Task(model, F.cross_entropy, pipeline)
+        course = resolve_course(**_course(training))
+        machine: dict[str, Any] = {
+            "device": use_device.type,
+            "backend": backend,
+            "threads": threads,
+        }
+        machine |= {"torch": torch.__version__}
         partitions = {file: load_partition(file, dataset) for file in {c.partition for c in cells}}
-        hashes = {file: sha256(file) for file in partitions}
-        algorithms: dict[str, Any] = {}
-        runs, images = [], []
-        for cell in cells:
-            identity = {"settings": dict(cell.settings), "code": cell.code, **inputs}
-            identity |= {"partition": hashes[cell.partition], **machine}
-            store = cell.checkpoints and Checkpoints(
-                cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
+        of_cells = [{**inputs, "partition": sha256(cell.partition)} for cell in cells]
+        algorithms: dict[str, Algorithm] = {}
+        runs = []
+        for cell, own_inputs in zip(cells, of_cells, strict=True):
+            identity = {"settings": cell.settings.to_json(), "code": cell.code, **own_inputs}
+            identity |= machine
+            store = None
+            if cell.checkpoints is not None:
+                store = Checkpoints(
+                    cell.checkpoints, identity, checkpoint_rounds, checkpoint_seconds
+                )
+            w = flatten(initial_model(settings.model, dataset, cell.settings.seed, weights))
+            own = cell_federation(
+                cell, w.to(use_device), dataset, partitions[cell.partition], algorithms
             )
-            clients = partitions[cell.partition]
-            runs.append(_run(cell, dataset, clients, weights, use_device, algorithms, store))
-            images.append(_images_a_round(runs[-1], settings["training"]["epochs"]))
-        training = settings["training"]
-        plan = assemble(
-            model,
-            F.cross_entropy,
-            runs,
-            batching=Batching(training["batch_size"], training["epochs"]),
-            pipeline=Pipeline(dataset.mean, dataset.std, training["augmentation"]),
-            rounds=training["rounds"],
-            evaluate_every=training["evaluate_every"],
-            last=training["last"],
-            record=training["record"],
-            backend=backend,
-            precision=settings["precision"],
-        )
+            runs.append(Run(own, cell_test(cell, dataset, partitions[cell.partition]), store))
+        plan = assemble(task, runs, course, backend=backend, precision=settings.precision)
 
-        on_round = watch(_label(cells), plan.rounds, sum(images))
+        images = [_images_a_round(run.federation, training["epochs"]) for run in runs]
+        on_round = watch(label_of(cells), course.rounds, sum(images))
         rounds_here = 0
 
         def counted(t: int, rows: Sequence[Row]) -> None:
@@ -139,26 +124,22 @@ def train_cells(
                     on_row(cell, row)
 
         begun = time.monotonic()
-        with _stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             run_rounds(runs, plan, stop, counted)
         seconds = time.monotonic() - begun
-        results = [summary(run, plan) for run in runs]
+        results = [summary(run, plan, model) for run in runs]
         for run in runs:  # whoever took a run over writes its results
             if run.checkpoints:
                 run.checkpoints.leave_if_taken_over()
-        for cell, run, result, count in zip(cells, runs, results, images, strict=True):
+        done = zip(cells, runs, results, of_cells, images, strict=True)
+        for cell, run, result, own_inputs, count in done:
             provenance = {
                 "code": cell.code,
-                "inputs": {**inputs, "partition": hashes[cell.partition]},
+                "inputs": own_inputs,
                 "device": device_name(use_device),
                 "threads": threads,
-                "precision": settings["precision"],
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                    "fedgloss": __version__,
-                },
+                "precision": settings.precision,
+                "versions": _versions(),
                 "cells_together": len(cells),
                 "wall_seconds": round(seconds, 3),
                 "images_per_second": round(rounds_here * count / max(seconds, 1e-9), 1),
@@ -186,131 +167,29 @@ def _on(dataset: Dataset, device: torch.device) -> Dataset:
     return replace(dataset, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def _check_same_shape(cells: Sequence[CellFiles]) -> None:
-    """Cells trained together share their data, model and amount of work."""
-
-    def shape(cell: CellFiles) -> dict[str, Any]:
-        settings, training = cell.settings, cell.settings["training"]
-        shared = {name: settings[name] for name in ("dataset", "model", "weights", "precision")}
-        free = ("lr", "weight_decay")
-        return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
-
-    first = shape(cells[0])
-    for cell in cells[1:]:
-        for name, value in shape(cell).items():
-            if value != first[name]:
-                raise InputError(
-                    f"settings.{name}: cells trained together must agree, but have {first[name]!r}"
-                    f" and {value!r}"
-                )
+def _course(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say how long cells are trained, and what is looked at."""
+    names = ("rounds", "batch_size", "epochs", "evaluate_every", "last", "record")
+    return {name: training[name] for name in names}
 
 
-def _run(
-    cell: CellFiles,
-    dataset: Dataset,
-    clients: Partition,
-    weights: Path | None,
-    device: torch.device,
-    algorithms: dict[str, Any],
-    checkpoints: Checkpoints | None,
-) -> Run:
-    """A cell as a run; cells of one method share the `algorithms` entry."""
-    settings, training = cell.settings, cell.settings["training"]
-    if len(clients.clients) != training["clients"]:
-        raise InputError(
-            f"{cell.partition}: has {len(clients.clients)} clients, but training.clients is"
-            f" {training['clients']}"
-        )
-    algorithm, hyperparameters = resolve_algorithm(
-        settings["method"], settings["variants"], settings["hyperparameters"]
-    )
-    same = f"{settings['method']} {sorted(settings['variants'].items())}"
-    algorithm = algorithms.setdefault(same, algorithm)
-    _, participants = resolve_participation(
-        training["rounds"], training["clients_per_round"], None, training["clients"], algorithm
-    )
-    check_numbers(
-        training["lr"],
-        training["weight_decay"],
-        training["batch_size"],
-        training["epochs"],
-        None,
-        training["evaluate_every"],
-        settings["seed"],
-    )
-    check_last(training["last"], training["rounds"])
-    check_names("training.record", training["record"], RECORDS)
-    model = initial_model(settings["model"], dataset, settings["seed"], weights)
-    w = flatten(model).to(device)
-    data = ClientData(dataset.train_images, dataset.train_labels, clients.clients)
-    # A split may name the test images, too: the authors' leave one out.
-    kept = slice(None) if clients.test is None else clients.test
-    test = dataset.test_images[kept], dataset.test_labels[kept]
-    if not len(test[0]):
-        raise InputError(f"{cell.partition}: names no test images")
-    return Run(
-        federation(
-            algorithm,
-            hyperparameters,
-            w,
-            data,
-            lr=training["lr"],
-            weight_decay=training["weight_decay"],
-            participants=participants,
-            seed=settings["seed"],
-        ),
-        test,
-        checkpoints,
-    )
-
-
-def _images_a_round(run: Run, epochs: int) -> float:
+def _images_a_round(own: Federation, epochs: int) -> float:
     """The expected number of training images in a round."""
-    federation = run.federation
     share = 1.0
-    if isinstance(federation.participants, int) and not federation.algorithm.pooled:
-        share = federation.participants / len(federation.data.indices)
-    return float(federation.sizes.sum()) * epochs * share
+    if isinstance(own.participants, int):
+        share = own.participants / len(own.data.indices)
+    return float(own.sizes.sum()) * epochs * share
 
 
-def _label(cells: Sequence[CellFiles]) -> str:
-    """What progress lines call these cells."""
-    s = cells[0].settings
-    if len(cells) > 1:
-        return f"{s['dataset']}/{s['model']}: {len(cells)} cells together"
-    return f"{s['dataset']}/alpha-{s['alpha']}/{s['algorithm']}/seed-{s['seed']}"
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "fedgloss": __version__,
+    }
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
     """The mean row of metrics of several cells."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else None
-
-
-def _checked_weights(file: Path | None, expected: str | None) -> str:
-    """The SHA-256 of the file of initial weights, which must be the one that the settings name."""
-    if expected is None:
-        raise InputError(f"weights: {file} is given, but settings.weights is null")
-    if file is None:
-        raise InputError(f"weights: no file is given, but settings.weights is {expected}")
-    try:
-        found = sha256(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    if found != expected:
-        raise InputError(f"{file}: has the SHA-256 {found}, but settings.weights is {expected}")
-    return found
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether the run was asked to end (a cluster's warning, Ctrl-C)."""
-    asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda received, frame: asked.append(received))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    }
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

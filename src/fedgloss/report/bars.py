@@ -31,7 +31,7 @@ def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
         for column in columns
     ]
     wide = any(is_wide(_values(summaries)) for summaries in drawn)
-    for axis, summaries, head in zip(axes, drawn, names.columns(columns), strict=True):
+    for axis, summaries, head in zip(axes, drawn, names.columns(found.study, columns), strict=True):
         _panel(found, axis, rows, summaries, wide and min(_values(summaries), default=0) > 0)
         axis.set_title(head)
     return figure
@@ -49,7 +49,7 @@ def _panel(
     right = max(values, default=1.0) * (1.5 if wide else 1.05)
     for place, (label, ours) in enumerate(zip(rows, summaries, strict=True)):
         text = number(ours, "lambda1")
-        if ours.values:
+        if ours.mean is not None:
             full = np.array(to_rgb(colour(found.study, label)))
             pale = names.client(found.study, label) == "sgd"
             axes.barh(
@@ -73,5 +73,5 @@ def _panel(
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlim=(left, right), ylim=(len(rows) - 0.45, -0.55))
     axes.set_xlabel("λ₁ (log scale)" if wide else "λ₁")
-    axes.set_yticks(range(len(rows)), [names.algorithm(label) for label in rows])
+    axes.set_yticks(range(len(rows)), [names.algorithm(found.study, label) for label in rows])
     axes.grid(axis="y", visible=False)

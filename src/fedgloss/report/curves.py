@@ -44,7 +44,7 @@ def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
     figure, axes = panels(len(columns), height=3.0)
     drawn = [[_curve(found, spec, label, column) for label in spec["rows"]] for column in columns]
     thick = 1.6 if len(spec["rows"]) <= 6 else 1.2
-    for axis, curves, head in zip(axes, drawn, names.columns(columns), strict=True):
+    for axis, curves, head in zip(axes, drawn, names.columns(found.study, columns), strict=True):
         for curve in curves:
             _draw(axis, curve, thick)
         values = [v for c in curves for _, ys in (*c.completed, *c.diverged) for v in ys]
@@ -69,13 +69,14 @@ def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[
     metric = spec.get("metric", "accuracy")
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
     for cell in cells:
-        metrics, status = found.metrics(cell), found.status(cell)
-        if status in runs and metrics and metrics.get(metric):
-            every = found.manifest(cell)["settings"]["training"]["evaluate_every"]
+        metrics, manifest = found.metrics(cell), found.manifest(cell)
+        status = manifest["status"] if manifest else ""
+        if manifest and status in runs and metrics and metrics.get(metric):
+            every = manifest["settings"]["training"]["evaluate_every"]
             runs[status].append(_evenly(metrics["round"], metrics[metric], every))
     rounds = [set(t) for t, _ in runs["completed"]]
     if rounds and not set.intersection(*rounds):
-        file = found.path("runs", cells[0], "metrics.csv")
+        file = found.run(cells[0]) / "metrics.csv"
         raise InputError(f"{file}: no evaluated round that the other seeds have, too")
     diverged = sum(found.status(cell) == "diverged" for cell in cells)
     ends = {i: values[-1] for i, (_, values) in enumerate(runs["completed"])}
@@ -83,7 +84,7 @@ def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[
     cross = "× " if ours.diverged and not ours.n else ""
     whole = ours.n == ours.planned
     return Curve(
-        names.algorithm(label) + ("" if whole else f" ({cross}{count(ours)})"),
+        names.algorithm(found.study, label) + ("" if whole else f" ({cross}{count(ours)})"),
         {
             "color": colour(found.study, label),
             "linestyle": (0, (3, 1.2)) if names.client(found.study, label) == "sgd" else "-",

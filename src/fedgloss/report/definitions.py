@@ -1,6 +1,7 @@
 """What the numbers mean, in words, with the settings that the runs' own manifests name."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.report.results import Results
@@ -48,10 +49,10 @@ def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:
     return " or ".join(f"{value:,}" for value in values) or f"`{key}`"
 
 
-def snakemake(study: "Study", *targets: str) -> str:
-    """The command that makes targets below results/ again, or what is out of date if none."""
+def snakemake(study: "Study", *targets: Path) -> str:
+    """The command that makes targets again, or what is out of date if none."""
     config = "" if study.arguments == QUICKSTART else f" {study.arguments}"
     if not targets:
         return f"snakemake --cores all{config}"
-    files = " ".join(f"results/{target}" for target in targets)
+    files = " ".join(map(str, targets))
     return f"snakemake --cores 1{config} --force {files}"

@@ -78,7 +78,7 @@ def caption(study: "Study", name: str, folder: Path) -> str:
     last = definitions.training_values(manifests, "last")
     return (
         f"{title}. Loss around the average of the last {last} rounds' global models"
-        f" ({names.columns(spec['columns'])[0]}, seed {_seed(study, spec)}) along two random"
+        f" ({names.columns(study, spec['columns'])[0]}, seed {_seed(study, spec)}) along two random"
         " directions, scaled filter by filter to the weights. Left: the surfaces, one of them as a"
         " net. Right: the same as contours with common levels; the cross is the model itself."
     )
@@ -98,7 +98,9 @@ def _landscape(found: Results, spec: Mapping[str, Any]) -> Figure:
         if grid is not None and np.isfinite(grid["loss"]).any():  # a diverged run's has no rows
             x, y = np.unique(grid["x"]), np.unique(grid["y"])
             loss = np.array(grid["loss"]).reshape(len(x), len(y))
-            surfaces.append(Surface(names.algorithm(label), colour(found.study, label), x, y, loss))
+            surfaces.append(
+                Surface(names.algorithm(found.study, label), colour(found.study, label), x, y, loss)
+            )
     if not surfaces:
         return _nothing("No loss landscape has been computed yet.")
     return draw_surfaces(surfaces)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from fedgloss.files import write_text
-from fedgloss.report import names
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
@@ -104,7 +103,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown_row(table: Table, row: Row) -> list[str]:
-    line = [names.algorithm(row.label), *[cost(row)] * table.has_costs]
+    line = [row.name, *[cost(row)] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
         value, seeds = number(entry.ours, column.metric), count(entry.ours)
         value = f"**{value}**" if entry.best else value
@@ -157,7 +156,7 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_row(table: Table, row: Row) -> str:
-    line = [_tex(names.algorithm(row.label)), *[_tex(cost(row))] * table.has_costs]
+    line = [_tex(row.name), *[_tex(cost(row))] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
         value = _tex(number(entry.ours, column.metric))
         value = rf"\textbf{{{value}}}" if entry.best else value

@@ -14,6 +14,7 @@ from fedgloss.report import definitions, formats, names
 from fedgloss.report.model import LOWER_IS_BETTER, Table
 from fedgloss.report.results import Results, left_out
 from fedgloss.report.tables import build
+from fedgloss.study.layout import CELL, HERE, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -72,7 +73,7 @@ def _code(found: re.Match[str]) -> str:
 
 def _table(study: "Study", name: str, folder: Path) -> Table:
     table = build(study, name, folder)
-    file = folder / "tables" / study.name / f"{name}.md"
+    file = Layout(folder).table(study.name, name)["md"]
     if file.exists() and file.read_bytes() != formats.to_markdown(table).encode():
         raise InputError(f"{file}: older than the runs it is about; make the table again first")
     return table
@@ -81,7 +82,7 @@ def _table(study: "Study", name: str, folder: Path) -> Table:
 def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
     from fedgloss.report.figures import caption
 
-    file = folder / "figures" / study.name / f"{name}.png"
+    file = Layout(folder).figure(study.name, name)["png"]
     shown = {"name": name, "caption": caption(study, name, folder), "source": None}
     if file.exists():
         png = file.read_bytes()
@@ -97,8 +98,8 @@ def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
     """What was run and how it came out, in sentences."""
     cells = found.study.cells
     states = Counter(map(found.status, cells))
-    labels = dict.fromkeys(names.algorithm(cell.algorithm) for cell in cells)
-    data = dict.fromkeys(names.dataset(cell.dataset) for cell in cells)
+    labels = dict.fromkeys(names.algorithm(found.study, cell.algorithm) for cell in cells)
+    data = dict.fromkeys(names.dataset(found.study, cell.dataset) for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
     yield (
         f"{len(labels)} methods ({names.listed([*labels])}) on {names.listed([*data])},"
@@ -138,15 +139,19 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
     for table in tables:
         for i, column in enumerate(table.columns):
             ours = {row.label: row.entries[i].ours for row in table.rows}
-            means = {label: s.mean for label, s in ours.items() if s.n and not s.diverged}
+            means = {
+                label: s.mean for label, s in ours.items() if s.mean is not None and not s.diverged
+            }
             key = tuple(column.condition[name] for name in CONDITION)
             if column.metric not in WINNERS or key in best[column.metric]:
                 continue
             if len(means) < 2 or any(s.missing for s in ours.values()):
                 continue
-            winner = (min if column.metric in LOWER_IS_BETTER else max)(means, key=means.get)
+            winner = (min if column.metric in LOWER_IS_BETTER else max)(
+                means, key=lambda label: means[label]
+            )
             value = formats.number(ours[winner], column.metric)
-            best[column.metric][key] = (names.algorithm(winner), value)
+            best[column.metric][key] = (names.algorithm(study, winner), value)
     for metric, (what, unit) in WINNERS.items():
         found = best[metric]
         if 0 < len(found) <= 3:
@@ -172,7 +177,7 @@ def _grid(found: Results) -> dict[str, Any]:
             cells = study.select(algorithm=label, **dict(zip(CONDITION, key, strict=True)))
             states = [(str(cell), found.status(cell)) for cell in cells]
             line.append([{"mark": MARKS[s], "state": s, "path": path} for path, s in states])
-        rows.append((names.algorithm(label), line))
+        rows.append((names.algorithm(study, label), line))
     counts = Counter(map(found.status, study.cells))
     return {"heads": list(heads.values()), "rows": rows, "counts": counts, "marks": MARKS}
 
@@ -180,7 +185,7 @@ def _grid(found: Results) -> dict[str, Any]:
 def _heads(study: "Study") -> dict[tuple[str, ...], str]:
     """The head of each condition of a study, by its values; with the model if there are several."""
     keys = dict.fromkeys(_key(cell) for cell in study.cells)
-    heads = names.columns([dict(zip(CONDITION, key, strict=True)) for key in keys])
+    heads = names.columns(study, [dict(zip(CONDITION, key, strict=True)) for key in keys])
     return dict(zip(keys, heads, strict=True))
 
 
@@ -217,7 +222,7 @@ def _hyperparameters(found: Results) -> list[dict[str, str]]:
     keys = ("algorithm", "method", "hyperparameters", "variants")
     return [
         {
-            "algorithm": names.algorithm(value["algorithm"]),
+            "algorithm": names.algorithm(found.study, value["algorithm"]),
             "method": value["method"],
             "where": _where(found.study, cells, found.study.select(algorithm=value["algorithm"])),
             "hyperparameters": _pairs(value["hyperparameters"]),
@@ -233,7 +238,7 @@ def _training(found: Results) -> list[dict[str, str]]:
         {
             "where": _where(found.study, cells, found.study.cells),
             "algorithms": names.listed(
-                [*dict.fromkeys(names.algorithm(c.algorithm) for c in cells)]
+                [*dict.fromkeys(names.algorithm(found.study, c.algorithm) for c in cells)]
             ),
             "settings": _pairs(value),
         }
@@ -268,19 +273,21 @@ def _provenance(found: Results) -> dict[str, Any]:
 def _rerun(study: "Study") -> list[tuple[str, str]]:
     """(what, command) for a cell, a method, a table and a figure."""
     cell = study.cells[-1]
-    method = names.algorithm(cell.algorithm)
+    method = names.algorithm(study, cell.algorithm)
     commands = [
-        ("One cell", definitions.snakemake(study, f"runs/{study.name}/{cell}/metrics.csv")),
+        ("One cell", definitions.snakemake(study, HERE.metrics(study.name, cell))),
         (f"All of {method}", definitions.snakemake(study, *_targets(study, cell.algorithm))),
     ]
-    for kind, section, suffix in (("table", study.tables, "md"), ("figure", study.figures, "png")):
-        if section:
-            target = f"{kind}s/{study.name}/{next(iter(section))}.{suffix}"
-            commands.append((f"One {kind}", definitions.snakemake(study, target)))
+    for name in [*study.tables][:1]:
+        target = HERE.table(study.name, name)["md"]
+        commands.append(("One table", definitions.snakemake(study, target)))
+    for name in [*study.figures][:1]:
+        target = HERE.figure(study.name, name)["png"]
+        commands.append(("One figure", definitions.snakemake(study, target)))
     return commands
 
 
-def _targets(study: "Study", label: str) -> list[str]:
+def _targets(study: "Study", label: str) -> list[Path]:
     """The metrics of all cells of an algorithm, written with the shell's braces."""
     seeds_of: dict[tuple[str, str, str], list[int]] = {}
     for cell in study.select(algorithm=label):
@@ -289,8 +296,16 @@ def _targets(study: "Study", label: str) -> list[str]:
     for (dataset, model, alpha), seeds in seeds_of.items():
         alphas_of.setdefault((dataset, model, tuple(seeds)), []).append(alpha)
     return [
-        f"runs/{study.name}/{dataset}/alpha-{_braces(alphas)}/{model}/{label}/"
-        f"seed-{_braces(seeds)}/metrics.csv"
+        HERE.metrics(
+            study.name,
+            CELL.format(
+                dataset=dataset,
+                alpha=_braces(alphas),
+                model=model,
+                algorithm=label,
+                seed=_braces(seeds),
+            ),
+        )
         for (dataset, model, seeds), alphas in alphas_of.items()
     ]
 

@@ -45,6 +45,8 @@ class Row:
     """One algorithm."""
 
     label: str
+    name: str
+    """How it is shown."""
     method: str
     client: str
     cost: float | None

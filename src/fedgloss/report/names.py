@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedgloss.study.settings import is_name
+
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
 
@@ -61,11 +63,13 @@ MODELS = {
 }
 
 
-def algorithm(label: str) -> str:
-    """The display name of an algorithm's label; a label of the user's own stays as it is.
+def algorithm(study: "Study", label: str) -> str:
+    """The display name of an algorithm's label: the study's, the paper's, or the label itself.
 
     A method's name with a word after it is a variant of it: fedgloss-printed, FedGloSS (printed).
     """
+    if given := study.display("algorithms", label):
+        return given
     if label in METHODS:
         return METHODS[label].display
     base, _, variant = label.rpartition("-")
@@ -74,34 +78,35 @@ def algorithm(label: str) -> str:
 
 def client(study: "Study", label: str) -> str:
     """The key in CLIENTS of the group that a label's row belongs to."""
-    method = METHODS.get(study.definition(label)["method"])
+    method = METHODS.get(study.definition(label).method)
     return method.client if method else "other"
 
 
-def dataset(name: str) -> str:
+def dataset(study: "Study", name: str) -> str:
     """The display name of a data set."""
-    return DATASETS.get(name, name)
+    return study.display("datasets", name) or DATASETS.get(name, name)
 
 
-def model(name: str) -> str:
+def model(study: "Study", label: str) -> str:
     """The display name of a model."""
-    return MODELS.get(name, name)
+    return study.display("models", label) or MODELS.get(label, label)
 
 
-def columns(conditions: list[Mapping[str, str]]) -> list[str]:
+def columns(study: "Study", conditions: list[Mapping[str, str]]) -> list[str]:
     """The heads of columns, e.g. "CIFAR-10, α = 0", and the model where they differ in it."""
     several = len({column["model"] for column in conditions}) > 1
     return [
-        f"{dataset(column['dataset'])}, {alpha(column['alpha'])}"
-        + (f", {model(column['model'])}" if several else "")
+        f"{dataset(study, column['dataset'])}, {alpha(column['alpha'])}"
+        + (f", {model(study, column['model'])}" if several else "")
         for column in conditions
     ]
 
 
 def alpha(value: str) -> str:
     """How a column's head says which partition it is about."""
-    words = {"iid": "IID", "natural": "natural split"}
-    return words.get(value, f"α = {value}")
+    if value == "iid":
+        return "IID"
+    return f"{value} split" if value == "natural" or is_name(value) else f"α = {value}"
 
 
 def listed(words: list[str]) -> str:

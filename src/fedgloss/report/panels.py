@@ -45,7 +45,7 @@ def colour(study: "Study", label: str) -> str:
         return COLOURS[label]
     own = [*dict.fromkeys(c.algorithm for c in study.cells if c.algorithm not in COLOURS)]
     taken = {c.algorithm for c in study.cells}.intersection(COLOURS)
-    first = {study.definition(name)["method"]: name for name in reversed(own)}
+    first = {study.definition(name).method: name for name in reversed(own)}
     first = {name: method for method, name in first.items() if method in COLOURS.keys() - taken}
     if label in first:
         return COLOURS[first[label]]

@@ -57,7 +57,7 @@ def published(
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
     """
-    method = names.METHODS.get(study.definition(label)["method"])
+    method = names.METHODS.get(study.definition(label).method)
     if method is None or metric not in METRICS:
         return None
     client, name = method.published
@@ -97,7 +97,10 @@ def published(
 def _same_alpha(printed: str, ours: str) -> bool:
     if not printed:  # centralized training and the landmarks have no alpha
         return True
-    return ours not in ("iid", "natural") and float(printed) == float(ours)
+    try:
+        return float(printed) == float(ours)
+    except ValueError:  # iid, natural, or the name of a split
+        return False
 
 
 def _text(row: Mapping[str, str]) -> str:

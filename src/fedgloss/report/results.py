@@ -23,6 +23,8 @@ from fedgloss.records import (
     TEXT,
     read_record,
 )
+from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
+from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import AGAIN, Expectations, harm, is_hessian_of, read_manifest
 
 if TYPE_CHECKING:
@@ -67,13 +69,17 @@ class Results:
     folder: Path
 
     @cached_property
+    def _layout(self) -> Layout:
+        return Layout(Path(self.folder))
+
+    @cached_property
     def _expected(self) -> Expectations:
         return Expectations(self.study, self.folder)
 
     def outdated(self, cell: "Cell") -> str | None:
         """Why a cell's run is not the one that the study asks for now; None if it is, or is not."""
         manifest = self._manifest(cell)
-        return manifest and self._expected.fault(cell, manifest)
+        return self._expected.fault(cell, manifest) if manifest else None
 
     def metrics(self, cell: "Cell") -> Columns | None:
         """The evaluated rounds: round, accuracy, loss and what else was recorded.
@@ -83,7 +89,7 @@ class Results:
         manifest = self.manifest(cell)
         if manifest is None:
             return None
-        path = self.path("runs", cell, "metrics.csv")
+        path = self._layout.metrics(self.study.name, cell)
         if changed := harm(path.parent, manifest, (path.name,)):
             raise InputError(f"{path.parent}: {changed}; {AGAIN}")
         columns = self._csv(cell, path, ("round", "accuracy"))
@@ -101,15 +107,15 @@ class Results:
 
         None also for those of another model, or on other data, than the study names.
         """
-        path = self.path("analysis", cell, "hessian.json")
+        path = self._layout.hessian(self.study.name, cell)
         if not path.exists() or self.outdated(cell):
             return None
         found = read_record(path, SHARPNESS)
-        return found if is_hessian_of(found, self.study.config.get("hessian", {})) else None
+        return found if is_hessian_of(found, self.study.hessian) else None
 
     def landscape(self, cell: "Cell") -> Columns | None:
         """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""
-        path = self.path("analysis", cell, "landscape.csv")
+        path = self._layout.landscape(self.study.name, cell)
         columns = self._csv(cell, path, ("x", "y", "loss"))
         if columns is not None:
             xs, ys = ([*dict.fromkeys(columns[name])] for name in ("x", "y"))
@@ -128,12 +134,12 @@ class Results:
             return "missing"
         return "outdated" if self.outdated(cell) else manifest["status"]
 
-    def path(self, kind: str, cell: "Cell", name: str) -> Path:
-        """A file of a cell; kind is runs or analysis."""
-        return Path(self.folder) / kind / self.study.name / str(cell) / name
+    def run(self, cell: "Cell") -> Path:
+        """The folder of a cell's run."""
+        return self._layout.run(self.study.name, cell)
 
     def _manifest(self, cell: "Cell") -> dict[str, Any] | None:
-        return read_manifest(self.path("runs", cell, "manifest.json"), MANIFEST)
+        return read_manifest(self.run(cell) / MANIFEST_FILE, MANIFEST)
 
     def _csv(self, cell: "Cell", path: Path, wanted: tuple[str, ...]) -> Columns | None:
         if not path.exists() or self.outdated(cell):
@@ -199,13 +205,14 @@ def summarize(
 ) -> Summary:
     """Gather `value` over cells: a number, NOT_REACHED, or None where it does not exist (yet)."""
     cells = list(cells)
-    values, diverged, unreached = {}, 0, 0
+    values: dict[int, float] = {}
+    diverged = unreached = 0
     for cell in cells:
         if results.status(cell) == "diverged":
             diverged += 1
             continue
         found = value(cell)
-        if found == NOT_REACHED:
+        if isinstance(found, str):  # NOT_REACHED
             unreached += 1
         elif found is not None:
             values[cell.seed] = found

@@ -18,6 +18,7 @@ from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Row,
 from fedgloss.report.published import published
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.report.verdict import RULE, verdict
+from fedgloss.study.layout import HERE
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -69,7 +70,7 @@ def cells_of(study: "Study", label: str, condition: Mapping[str, str]) -> list["
 def _columns(
     study: "Study", table: str, spec: Mapping[str, Any], metrics: list[str]
 ) -> tuple[Column, ...]:
-    heads = names.columns(spec["columns"])
+    heads = names.columns(study, spec["columns"])
     return tuple(
         Column(
             condition,
@@ -92,7 +93,8 @@ def _row(found: Results, table: str, label: str, columns: tuple[Column, ...]) ->
     client = names.client(study, label)
     return Row(
         label,
-        study.definition(label)["method"],
+        names.algorithm(study, label),
+        study.definition(label).method,
         client,
         None if client == "none" else results.communication_cost(found, everywhere),
         tuple(_entry(found, table, label, column) for column in columns),
@@ -127,7 +129,10 @@ def _communication(found: Results, cells: list["Cell"], column: Column) -> Summa
         first = total if cell in baseline else _first(metrics, target)
         if first is None:
             return NOT_REACHED
-        return first if column.metric == "rounds" else _bytes(found, cell) * first / total / budget
+        if column.metric == "rounds":
+            return first
+        sent = _bytes(found, cell)
+        return sent * first / total / budget if sent is not None and budget else None
 
     return summarize(found, cells, reached)
 
@@ -159,7 +164,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     means = {
         label: round(ours.mean, DECIMALS[metric])
         for label, ours in rivals.items()
-        if ours.n and not ours.diverged and not ours.unreached
+        if ours.mean is not None and not ours.diverged and not ours.unreached
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
     return len(means) > 1 and means.get(row.label) == best
@@ -170,10 +175,10 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
     manifests = [m for m in map(found.manifest, cells) if m]
     seeds = sorted({cell.seed for cell in cells})
     yield (
-        f"Model: {names.listed(_models(table))}. Ours: mean ± sample standard deviation (ddof = 1)"
-        f" over all seeds ({names.listed([str(seed) for seed in seeds])}) where nothing else is"
-        " said; `n=2/3`: one of three is not run yet; `× 1/3`: one of three diverged and is not in"
-        " the mean. Bold: best of its group."
+        f"Model: {names.listed(_models(study, table))}. Ours: mean ± sample standard deviation"
+        f" (ddof = 1) over all seeds ({names.listed([str(seed) for seed in seeds])}) where nothing"
+        " else is said; `n=2/3`: one of three is not run yet; `× 1/3`: one of three diverged and is"
+        " not in the mean. Bold: best of its group."
     )
     if kind == "methods":
         yield (
@@ -202,7 +207,7 @@ def _notes(found: Results, table: Table, kind: str, metrics: list[str]) -> Itera
         yield f"Paper: as printed in {names.listed(where)}. {RULE}"
         yield from _footnotes(table)
     yield from results.left_out(found, cells)
-    yield f"One cell again: `{snakemake(study, f'runs/{study.name}/{cells[0]}/metrics.csv')}`"
+    yield f"One cell again: `{snakemake(study, HERE.metrics(study.name, cells[0]))}`"
 
 
 def _cells_of_table(study: "Study", table: Table) -> list["Cell"]:
@@ -216,13 +221,13 @@ def _cells_of_table(study: "Study", table: Table) -> list["Cell"]:
     )
 
 
-def _models(table: Table) -> list[str]:
+def _models(study: "Study", table: Table) -> list[str]:
     conditions = [column.condition for column in table.columns]
-    return [*dict.fromkeys(names.model(condition["model"]) for condition in conditions)]
+    return [*dict.fromkeys(names.model(study, condition["model"]) for condition in conditions)]
 
 
 def _footnotes(table: Table) -> Iterator[str]:
     for row in table.rows:
         for column, entry in zip(table.columns, row.entries, strict=True):
             if entry.paper and entry.paper.note:
-                yield f"{names.algorithm(row.label)}, {column.head}: {entry.paper.note}."
+                yield f"{row.name}, {column.head}: {entry.paper.note}."

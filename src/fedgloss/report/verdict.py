@@ -62,6 +62,7 @@ def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) ->
         if ours.unreached and paper.status == "not_reached":
             return NOT_REACHED_IN_BOTH
         return NOT_REACHED_HERE if ours.unreached else NOT_REACHED_THERE
+    assert ours.mean is not None and paper.mean is not None  # all else has returned
     difference = ours.mean - paper.mean
     near = abs(difference) <= (NEAR_POINTS if metric in IN_POINTS else NEAR_SHARE * abs(paper.mean))
     if abs(difference) <= half_interval(ours, paper):

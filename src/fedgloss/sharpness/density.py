@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
+from fedgloss.rng import Stream
 from fedgloss.sharpness.krylov import tridiagonal
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 from fedgloss.student import quantile
@@ -23,19 +23,21 @@ Points = np.ndarray
 """Places on the axis of eigenvalues, float64 [n]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Density:
-    """The spectral density of a Hessian, as one quadrature for each random start.
-
-    Attributes
-      nodes     for each start float64 [k]: where its weights lie, ascending
-      weights   for each start float64 [k], of sum 1: the share of eigenvalues near a node
-      products  Hessian-vector products spent
-    """
+    """The spectral density of a Hessian, as one quadrature for each random start."""
 
     nodes: tuple[Points, ...]
+    """For each start float64 [k]: where its weights lie, ascending."""
     weights: tuple[Points, ...]
+    """For each start float64 [k], of sum 1: the share of eigenvalues near a node."""
     products: int
+    """Hessian-vector products spent."""
+
+    def __repr__(self) -> str:
+        low, high = min(n[0] for n in self.nodes), max(n[-1] for n in self.nodes)
+        starts = f"{len(self.nodes)} starts, {self.products} products"
+        return f"Density({low:.4g} to {high:.4g}; {starts})"
 
     def smoothed(self, x: Points, width: float) -> tuple[Points, Points]:
         """The density at x [n] through a Gaussian of this standard deviation, and its error.
@@ -94,5 +96,5 @@ def spectral_density(
 
 def _normal(w: Tensor, seed: int, i: int) -> Tensor:
     """A standard normal vector like w [P] (Box and Muller): its direction is uniform."""
-    u, v = rng.uniform(seed, "density", 2 * len(w), round=i).reshape(2, -1)
+    u, v = Stream(seed, "density", round=i).uniform(2 * len(w)).reshape(2, -1)
     return torch.from_numpy(np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)).to(w)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 from fedgloss.sharpness.krylov import dot, finite, norm, orthogonal, orthonormal
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 
@@ -22,20 +22,22 @@ ROUNDING_UNITS = 30
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of a Hessian, largest first.
-
-    Attributes
-      eigenvalues  lambda_1 >= lambda_2 >= ...
-      residuals    ||H v - lambda v|| for each pair: an eigenvalue of H is at most this far, up to
-                   the rounding of the products H v (about 1e-6 ||H|| in float32)
-      converged    whether each pair met the method's own tolerance
-      products     Hessian-vector products spent
-    """
+    """Eigenvalues of a Hessian, largest first."""
 
     eigenvalues: tuple[float, ...]
+    """lambda_1 >= lambda_2 >= ..."""
     residuals: tuple[float, ...]
+    """||H v - lambda v|| for each pair: an eigenvalue of H is at most this far, up to the rounding
+    of the products H v (about 1e-6 ||H|| in float32)."""
     converged: tuple[bool, ...]
+    """Whether each pair met the method's own tolerance."""
     products: int
+    """Hessian-vector products spent."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.eigenvalues)
+        done = "converged" if all(self.converged) else "not all converged"
+        return f"Spectrum({values}; {done} in {self.products} products)"
 
 
 def top_eigenvalues(
@@ -89,7 +91,7 @@ def top_eigenvalues(
             # hold further copies of them, so go on from fresh vectors until that changes nothing.
             closed.append(values[:count])
             full = len(closed) > 1 and len(closed[-2]) == count
-            done = full and np.allclose(*closed[-2:], rtol=0, atol=floor)
+            done = full and np.allclose(closed[-2], closed[-1], rtol=0, atol=floor)
         if done or k == steps:
             break
         if beta > floor:
@@ -129,7 +131,7 @@ def power_iteration(
     """
     _check(w, count)
     product = objective.hessian(w)
-    vector = torch.from_numpy(rng.uniform(seed, "power iteration", len(w))).to(w)
+    vector = torch.from_numpy(Stream(seed, "power iteration").uniform(len(w))).to(w)
     pairs: list[tuple[float, Tensor, bool]] = []
     products = 0
     for _ in range(min(count, len(w))):
@@ -167,12 +169,15 @@ def _check(w: Tensor, count: int) -> None:
 
 
 def _start(w: Tensor, seed: int, restart: int = 0) -> Tensor:
-    draws = rng.uniform(seed, "lanczos", len(w), round=restart)
+    draws = Stream(seed, "lanczos", round=restart).uniform(len(w))
     return torch.from_numpy(2 * draws - 1).to(w)
 
 
 def _combined(vectors: list[Tensor], coordinates: list[float]) -> Tensor:
-    return sum(y * v for y, v in zip(coordinates, vectors, strict=True))
+    total = torch.zeros_like(vectors[0])
+    for y, v in zip(coordinates, vectors, strict=True):
+        total = total + y * v
+    return total
 
 
 def _measured(v: Tensor, Hv: Tensor) -> tuple[float, float]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 from fedgloss.sharpness.objective import Objective, parameter_views, require_finite
 
 
@@ -65,7 +65,8 @@ def surface(
 def _normal(w: Tensor, seed: int, index: int) -> Tensor:
     """Standard normal draws [P] by Box and Muller's transform."""
     radius, angle = (
-        rng.uniform(seed, f"direction {part}", len(w), round=index) for part in ("radius", "angle")
+        Stream(seed, f"direction {part}", round=index).uniform(len(w))
+        for part in ("radius", "angle")
     )
     draws = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
     return torch.from_numpy(draws).to(w)

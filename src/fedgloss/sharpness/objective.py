@@ -1,9 +1,9 @@
 """The mean loss of a model on a dataset, as a function of one flat parameter vector."""
 
-import contextlib
+import copy
 import functools
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
@@ -12,38 +12,28 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from fedgloss.engine import switches
 from fedgloss.engine.flat import copied, flatten, parameter_shapes, seeded, unflatten
+from fedgloss.engine.losses import Loss
 from fedgloss.errors import InputError, reason
+from fedgloss.records import is_finite
+from fedgloss.sharpness.arithmetic import (
+    Holder,
+    arithmetic,
+    derivative,
+    differentiable_once_only,
+    no_reentrant_checkpoints,
+)
+from fedgloss.sharpness.targets import Batch, as_classes, check_classes, described, right, weighed
 
 T = TypeVar("T")
 
 PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear)
 """Layers that are known to take images in any layout in memory."""
-IGNORED = -100
-"""The label that does not count: cross-entropy's `ignore_index`."""
 STEP = 1e-7
 """Of a difference quotient in float64, relative to |w|: short, since ReLU has kinks; rounding then
 is about 1e-8 of the result."""
-ONCE_ONLY = ("::Error", "::NotImplemented", "WeightNormInterfaceBackward0")
-"""Nodes of a gradient's graph whose own gradients are missing, which may pass in silence, or wrong:
-PyTorch's second derivative of weight_norm takes the norms for constants."""
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32, no bfloat16 products, deterministic convolutions.
-
-    PyTorch's default on CUDA, TF32 convolutions, has a relative error of 1e-3: curvature would
-    drown in it, and no Lanczos residual could fall below it.
-    """
-    with switches.put_back():
-        switches.multiply_float32("ieee")
-        torch.backends.cudnn.deterministic = True
-        yield
 
 
 def require_finite(w: Tensor) -> None:
@@ -65,6 +55,12 @@ def require_integer(name: str, value: int, least: int) -> None:
         raise InputError(f"{name}: {value!r} (allowed: an integer, at least {least})")
 
 
+def require_positive(name: str, value: float) -> None:
+    """Raise InputError unless the named argument is a finite number above 0."""
+    if not is_finite(value) or value <= 0:
+        raise InputError(f"{name}: {value!r} (allowed: a finite number above 0)")
+
+
 def parameter_views(model: nn.Module, w: Tensor) -> dict[str, Tensor]:
     """w [P] as views by parameter name; InputError when the model has not P parameters."""
     shapes = parameter_shapes(model)
@@ -72,28 +68,31 @@ def parameter_views(model: nn.Module, w: Tensor) -> dict[str, Tensor]:
     if w.shape != (count,):
         raise InputError(f"w: has shape {list(w.shape)} (allowed: [{count}], the model's size)")
     if not w.is_floating_point():
-        raise InputError(f"w: is of type {_name(w)} (allowed: floats)")
+        raise InputError(f"w: is of type {described(w)} (allowed: floats)")
     return unflatten(w, shapes)
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """Mean cross-entropy of `model` in eval mode over a dataset; all tensors on one device.
+    """The mean loss of `model` in eval mode over a dataset; all tensors on one device.
 
     Attributes
       model          any module that `fedgloss.train` takes; a copy is used, so the caller's is
                      never changed
       inputs         [N, ...], normalised; or anything with a `transform`
-      targets        classes [N] or, for outputs [N, classes, ...], [N, ...], -100 where there is
-                     none; or probabilities, floats of the outputs' shape
+      targets        for the cross-entropy, classes [N] or, for outputs [N, classes, ...],
+                     [N, ...], -100 where there is none; or probabilities, floats of the outputs'
+                     shape
       batch_size     images per pass; bounds the memory, changes results by rounding only
       transform      applied to each batch of inputs (uint8 -> normalised floats, for example)
       equal_batches  weigh every batch equally, a smaller last one too. False is the mean over
                      labels; True is how the released code averages Hessians (hvp_operator.py)
+      criterion      (outputs, targets) -> the mean loss of a mini-batch, as `fedgloss.train` takes
+                     it; modules are copied, and put in eval mode too
 
     Floats are converted to the type of the parameter vector, buffers too: float64 parameters give a
     float64 loss. Integers, tokens for example, reach the model as they are. What a model draws at
-    random is the same in every pass. Raises InputError when the data and the model do not fit.
+    random is the same in every pass. Raises InputError when data, model and loss do not fit.
     """
 
     model: nn.Module
@@ -102,10 +101,11 @@ class Objective:
     batch_size: int = 2000
     transform: Callable[[Tensor], Tensor] | None = None
     equal_batches: bool = False
-    _batches: list[tuple[int, int, float]] = field(init=False, repr=False)
-    """Of each batch that has labels: its first index, how many labels count, and its weight."""
+    criterion: Loss = cross_entropy
+    _batches: list[Batch] = field(init=False, repr=False)
+    """Those that weigh anything, in the order of the data."""
     _layout: torch.memory_format = field(init=False, repr=False)
-    _holder: "_Holder" = field(init=False, repr=False)
+    _holder: Holder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets) or len(self.targets) == 0:
@@ -115,41 +115,45 @@ class Objective:
             )
         require_integer("batch_size", self.batch_size, least=1)
         with torch.inference_mode(False):
-            model = copied(self.model)
+            model, criterion = copied(self.model), _copied_loss(self.criterion)
         model.eval()
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "_holder", _Holder(model))
+        object.__setattr__(self, "criterion", criterion)
+        object.__setattr__(self, "_holder", Holder(model, criterion))
         # The same numbers up to rounding. The paper's CNN is up to twice as fast with channels
         # last; residual networks are slower, and a user's `x.view(len(x), -1)` would be refused.
         last = self.inputs.device.type == "cpu" and _is_plain(model)
         layout = torch.channels_last if last else torch.contiguous_format
         object.__setattr__(self, "_layout", layout)
         self._try_out()
-        object.__setattr__(self, "_batches", self._weighed())
+        batches = weighed(self.targets, self.criterion, self.batch_size, self.equal_batches)
+        object.__setattr__(self, "_batches", batches)
 
     def loss(self, w: Tensor) -> tuple[float, float]:
         """Loss and accuracy in percent at w [P]; the loss can overflow to inf or NaN far out.
 
         Where targets are probabilities, a prediction is right if it is the most probable class.
+        Where they are no classes at all, for a regression, the accuracy is NaN.
         """
         require_tensor(w)
         with self._arithmetic():
             w = w.clone()  # a model may clamp its parameters
             total = torch.zeros(2, dtype=torch.float64, device=w.device)
-            for start, count, weight in self._batches:
-                logits, targets = self._at(w, start, partial(self._logits, w, start))
-                wanted = targets.argmax(dim=1) if targets.is_floating_point() else targets
-                accuracy = 100 * ((logits.argmax(dim=1) == wanted).sum().double() / count)
-                total += weight * torch.stack([cross_entropy(logits, targets).double(), accuracy])
-        return tuple(total.tolist())
+            for batch in self._batches:
+                loss, right = self._at(w, batch.start, partial(self._scores, w, batch.start))
+                accuracy = 100 * (right / max(batch.labels, 1))
+                total += torch.stack([batch.weight * loss, batch.share * accuracy])
+        loss, accuracy = total.tolist()
+        return loss, accuracy
 
     def gradient(self, w: Tensor) -> Tensor:
         """The loss' gradient at w, [P]."""
         require_tensor(w)
         with self._arithmetic():
             total = torch.zeros_like(w, memory_format=torch.contiguous_format)
-            for start, _, weight in self._batches:
-                total.add_(self._gradient(w, start, create_graph=False)[1], alpha=weight)
+            for batch in self._batches:
+                gradient = self._gradient(w, batch.start, create_graph=False)[1]
+                total.add_(gradient, alpha=batch.weight)
         return total
 
     def hessian_vector(self, w: Tensor, V: Tensor) -> Tensor:
@@ -171,7 +175,7 @@ class Objective:
         kept, exact = None, self._differentiable_twice
         if exact and len(self._batches) == 1:
             with self._arithmetic(twice=True):
-                kept = self._gradient(w, self._batches[0][0], create_graph=True)
+                kept = self._gradient(w, self._batches[0].start, create_graph=True)
 
         def product(V: Tensor) -> Tensor:
             if V.shape[-1:] != w.shape:
@@ -187,12 +191,12 @@ class Objective:
         with self._arithmetic(twice=True):
             rows = rows.clone(memory_format=torch.contiguous_format)
             total = torch.zeros_like(rows)
-            for start, _, weight in self._batches:
+            for batch in self._batches:
                 # Nothing here names the graph: it is freed before the next batch's is built.
                 Hv = self._derivatives(
-                    *(kept or self._gradient(w, start, create_graph=True)), rows, start
+                    *(kept or self._gradient(w, batch.start, create_graph=True)), rows, batch.start
                 )
-                total.add_(Hv, alpha=weight)
+                total.add_(Hv, alpha=batch.weight)
         return total
 
     def _differences(self, w: Tensor, rows: Tensor) -> Tensor:
@@ -216,7 +220,7 @@ class Objective:
         try:
             with self._arithmetic(twice=True):
                 point, gradient = self._gradient(w, 0, create_graph=True, size=2)
-                if not any(name.endswith(ONCE_ONLY) for name in _operations(gradient)):
+                if not differentiable_once_only(gradient):
                     self._derivatives(point, gradient, torch.ones_like(point)[None], 0)
                     return True
         except RuntimeError as error:
@@ -232,61 +236,41 @@ class Objective:
             ) from None
         return False
 
-    def batches(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-        """The data as the model gets them: inputs [B, ...], floats of this type, and targets."""
-        for start in range(0, len(self.targets), self.batch_size):
-            yield self._batch(start, self.batch_size, dtype)
-
-    def _weighed(self) -> list[tuple[int, int, float]]:
-        """`_batches`, in the order of the data."""
-        found = [
-            (start, _labels(self.targets[start : start + self.batch_size]))
-            for start in range(0, len(self.targets), self.batch_size)
-        ]
-        found = [(start, count) for start, count in found if count]
-        if not found:
-            raise InputError(f"targets: are all {IGNORED} (allowed: at least one class)")
-        total = sum(count for _, count in found)
-        return [
-            (start, count, 1 / len(found) if self.equal_batches else count / total)
-            for start, count in found
-        ]
-
     def _try_out(self) -> None:
         """Pass two samples through and back (batch normalisation refuses one sample), and look at
         all targets."""
         try:
             with self._arithmetic():
                 w = flatten(self.model)
-                logits, targets = self._at(w, 0, partial(self._logits, w, 0, 2))
-                self._check_classes(logits.shape[1])
-                cross_entropy(logits, targets)
+                self._at(w, 0, partial(self._check, w))
         except InputError:
             raise
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        except Exception as error:  # whatever code of the user's own raises
             as_they_are = self.transform is None and not self.inputs.is_floating_point()
             hint = "; integers, without a transform, stay what they are" if as_they_are else ""
+            name = "cross-entropy" if self.criterion is cross_entropy else "loss"
             raise InputError(
-                f"inputs, targets: {_name(self.inputs)} and {_name(self.targets)} do not pass"
-                f" through the model and the cross-entropy ({reason(error)}){hint}"
+                f"inputs, targets: {described(self.inputs)} and {described(self.targets)} do not"
+                f" pass through the model and the {name} ({reason(error)}){hint}"
             ) from None
         try:
-            with self._arithmetic(), _no_reentrant_checkpoints():
+            with self._arithmetic(), no_reentrant_checkpoints():
                 self._gradient(w, 0, create_graph=False, size=2)
         except RuntimeError as error:
             raise InputError(f"model: cannot be differentiated ({reason(error)})") from None
 
-    def _check_classes(self, classes: int) -> None:
-        if self.targets.is_floating_point():
-            return
-        labels = self.targets.long()
-        counted = labels[labels != IGNORED]
-        for label in (counted.min(), counted.max()) if len(counted) else ():
-            if not 0 <= int(label) < classes:
-                raise InputError(
-                    f"targets: {int(label)} is not a class of this model (allowed: 0 to"
-                    f" {classes - 1}, and {IGNORED} where there is none)"
-                )
+    def _check(self, w: Tensor) -> None:
+        """To be called at w: refuse targets and losses that do not work on two samples."""
+        outputs, targets = self._outputs(w, 0, 2)
+        check_classes(self.targets, outputs, self.criterion)
+        value = self.criterion(outputs.clone(), targets)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise InputError("loss: must return the mean loss of a mini-batch, a scalar tensor")
+        twice = self.criterion(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
+        if value.abs() > 0 and torch.allclose(twice, 2 * value, rtol=1e-5, atol=0):
+            raise InputError(
+                "loss: must return the mean over a mini-batch, not the sum (reduction='mean')"
+            )
 
     def _at(self, w: Tensor, seed: int, compute: Callable[[], T]) -> T:
         """What `compute` returns where the model's parameters are views of w [P].
@@ -294,40 +278,43 @@ class Objective:
         Not the forward pass alone has to run in here but each derivative too: what
         torch.utils.checkpoint computes again then would else be of the model's own parameters.
         """
-        tensors = parameter_views(self.model, w)
-        for name, buffer in self.model.named_buffers():  # copies here too
+        tensors = {f"model.{k}": value for k, value in parameter_views(self.model, w).items()}
+        for name, buffer in self._holder.named_buffers():  # copies; a loss has its weights there
             dtype = w.dtype if buffer.is_floating_point() else buffer.dtype
-            tensors[name] = buffer.to(dtype, copy=True)
-        named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+            tensors[name] = buffer.to(w.device, dtype, copy=True)
         with seeded(seed, w.device):
-            return functional_call(self._holder, named, (compute,))
+            return functional_call(self._holder, tensors, (compute,))
 
-    def _logits(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The outputs [B, classes, ...] and targets of the batch, or its first `size` samples.
+    def _outputs(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """The outputs [B, ...] and targets of the batch, or of its first `size` samples.
 
         To be called at w: see `_at`.
         """
-        inputs, targets = self._batch(start, size or self.batch_size, w.dtype)
-        logits = self.model(inputs)
-        if not isinstance(logits, Tensor) or logits.dim() < 2:
-            found = _name(logits) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"model: returns {found} (allowed: a tensor [N, classes, ...])")
-        return logits.to(w.dtype), targets
-
-    def _batch(self, start: int, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of `size` samples; what is float among them, of this type."""
-        batch = slice(start, start + size)
+        batch = slice(start, start + (size or self.batch_size))
         # A copy: neither the model nor the transform can then change the data in place.
         inputs = self.inputs[batch].clone(memory_format=torch.contiguous_format)
         if self.transform is not None:
             inputs = self.transform(inputs)
         if inputs.is_floating_point():
-            inputs = inputs.to(dtype)
+            inputs = inputs.to(w.dtype)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._layout)
-        targets = self.targets[batch]
-        kind = dtype if targets.is_floating_point() else torch.int64
-        return inputs, targets.to(kind, copy=True)
+        outputs = self.model(inputs)
+        if not isinstance(outputs, Tensor):
+            raise InputError(f"model: returns {type(outputs).__name__} (allowed: one tensor)")
+        targets = as_classes(self.targets[batch], self.criterion)
+        dtype = w.dtype if targets.is_floating_point() else targets.dtype
+        return outputs.to(w.dtype), targets.to(dtype, copy=True)
+
+    def _loss(self, w: Tensor, start: int, size: int | None = None) -> Tensor:
+        """The batch's mean loss, a scalar; to be called at w."""
+        return self.criterion(*self._outputs(w, start, size)).reshape(())
+
+    def _scores(self, w: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """The batch's mean loss, and how many predictions are right: float64 scalars; at w."""
+        outputs, targets = self._outputs(w, start)
+        count = right(outputs, targets, self.criterion)  # before a loss changes its arguments
+        return self.criterion(outputs, targets).reshape(()).double(), count.double()
 
     @torch.enable_grad()
     def _gradient(
@@ -337,8 +324,7 @@ class Objective:
         point = w.clone().detach().requires_grad_()
 
         def gradient() -> Tensor:
-            loss = cross_entropy(*self._logits(point, start, size))
-            return _derivative(loss, point, create_graph=create_graph)
+            return derivative(self._loss(point, start, size), point, create_graph=create_graph)
 
         return point, self._at(point, start, gradient)
 
@@ -348,68 +334,12 @@ class Objective:
 
         def derivatives() -> Tensor:
             # A scalar, since passing v as grad_outputs makes PyTorch import SymPy: a second.
-            return torch.stack([_derivative(gradient @ v, point, retain_graph=True) for v in rows])
+            return torch.stack([derivative(gradient @ v, point, retain_graph=True) for v in rows])
 
         return self._at(point, start, derivatives)
 
-    @contextlib.contextmanager
-    def _arithmetic(self, twice: bool = False) -> Iterator[None]:
-        """Full precision, and operations with the derivatives that are needed: `twice`, second.
-
-        Nothing is recorded for them but where it is asked for, whatever mode the caller is in. What
-        is computed from must be made in here: a caller's tensors may be of the inference mode.
-        """
-        mha, cudnn = torch.backends.mha, torch.backends.cudnn
-        before = mha.get_fastpath_enabled(), cudnn.enabled
-        attention = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
-        try:
-            # The fast path has no derivatives, and other outputs where sequences are padded.
-            mha.set_fastpath_enabled(False)
-            if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
-                cudnn.enabled = False  # it has no derivatives in eval mode, nor second ones
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                full_precision(),
-                attention,
-                torch.autocast(self.inputs.device.type, enabled=False),
-            ):
-                yield
-        finally:
-            mha.set_fastpath_enabled(before[0])
-            cudnn.enabled = before[1]
-
-
-class _Holder(nn.Module):
-    """A model's owner: any computation runs where `functional_call` has lent the model tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, compute: Callable[[], T]) -> T:
-        return compute()
-
-
-@contextlib.contextmanager
-def _no_reentrant_checkpoints() -> Iterator[None]:
-    """Raise InputError where a gradient is taken through a checkpoint with use_reentrant=True.
-
-    PyTorch refuses to, or, where a checkpoint's inputs need no gradient, gives zero and warns.
-    """
-    silent = "None of the inputs have requires_grad=True"
-    loud = "When use_reentrant=True", "Checkpointing is not compatible"  # newer and older PyTorch
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=silent)
-            yield
-    except (UserWarning, RuntimeError) as error:
-        if not str(error).startswith((silent, *loud)):
-            raise
-        raise InputError(
-            "model: uses torch.utils.checkpoint with use_reentrant=True, which gives parameters no"
-            " gradient here (allowed: use_reentrant=False)"
-        ) from None
+    def _arithmetic(self, twice: bool = False) -> AbstractContextManager[None]:
+        return arithmetic(self.model, self.inputs.device, twice)
 
 
 def _is_plain(model: nn.Module) -> bool:
@@ -421,30 +351,11 @@ def _is_plain(model: nn.Module) -> bool:
     )
 
 
-def _derivative(value: Tensor, point: Tensor, **options: bool) -> Tensor:
-    """d(value) / d(point); zero where the one does not depend on the other."""
-    if not value.requires_grad:
-        return torch.zeros_like(point)
-    return torch.autograd.grad(value, point, materialize_grads=True, **options)[0]
-
-
-def _labels(targets: Tensor) -> int:
-    """How many labels count; a distribution over the classes is one."""
-    if targets.is_floating_point():
-        return targets[:, 0].numel()
-    return int((targets.long() != IGNORED).sum())
-
-
-def _operations(value: Tensor) -> set[str]:
-    """The names of all nodes of a tensor's graph."""
-    found, ahead = set(), [value.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            ahead += [after for after, _ in node.next_functions]
-    return {node.name() for node in found}
-
-
-def _name(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _copied_loss(criterion: Loss) -> Loss:
+    """A loss in eval mode, that keeps nothing in the caller's; InputError if it has no copy."""
+    if not isinstance(criterion, nn.Module):
+        return criterion
+    try:
+        return copy.deepcopy(criterion).eval()
+    except Exception as error:  # whatever the attributes of a user's module raise
+        raise InputError(f"loss: cannot be copied ({reason(error)})") from None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgloss import rng
+from fedgloss.rng import Stream
 from fedgloss.sharpness.krylov import dot, finite, norm, orthogonal, orthonormal_span
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 from fedgloss.student import quantile
@@ -24,21 +24,21 @@ LEAST = 6
 
 @dataclass(frozen=True)
 class Trace:
-    """The trace of a Hessian, estimated.
-
-    Attributes
-      trace           the estimate of the sum of all eigenvalues
-      standard_error  of the estimate, from the spread of the probes; 0 where none were needed
-      interval        the half-width of its 95 % confidence interval (Student's t)
-      exact           the part of the trace that was computed without chance
-      products        Hessian-vector products spent
-    """
+    """The trace of a Hessian, estimated."""
 
     trace: float
+    """The estimate of the sum of all eigenvalues."""
     standard_error: float
+    """Of the estimate, from the spread of the probes; 0 where none were needed."""
     interval: float
+    """The half-width of its 95 % confidence interval (Student's t)."""
     exact: float
+    """The part of the trace that was computed without chance."""
     products: int
+    """Hessian-vector products spent."""
+
+    def __repr__(self) -> str:
+        return f"Trace({self.trace:.4g} ± {self.interval:.2g}, {self.products} products)"
 
 
 def trace(objective: Objective, w: Tensor, products: int = 90, seed: int = 0) -> Trace:
@@ -78,6 +78,6 @@ def trace(objective: Objective, w: Tensor, products: int = 90, seed: int = 0) ->
 
 def _signs(w: Tensor, seed: int, purpose: str, i: int) -> Tensor:
     """A vector like w [P] of random signs, 1 and -1."""
-    words = rng.bits(seed, f"trace {purpose}", -(-len(w) // 64), round=i)
+    words = Stream(seed, f"trace {purpose}", round=i).bits(-(-len(w) // 64))
     signs = np.unpackbits(words.view(np.uint8), count=len(w)).astype(np.float32)
     return torch.from_numpy(2 * signs - 1).to(w)

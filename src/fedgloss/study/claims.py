@@ -1,4 +1,4 @@
-"""Whose results are in results/runs/NAME: two studies of one name would overwrite each other's.
+"""Whose results a study's name stands for: two studies of one name would overwrite each other's.
 
 The workflow notes the file of each study that it builds. Another file with that name is refused, as
 long as the first is still there, still bears the name, and says something else.
@@ -11,14 +11,15 @@ from pathlib import Path
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, write_json
 from fedgloss.study.configuration import PROJECT, read_yaml
+from fedgloss.study.layout import HERE, Layout
 from fedgloss.study.study import Study
 
 
-def check_claim(study: Study, results: Path | str = "results") -> None:
+def check_claim(study: Study, layout: Layout = HERE) -> None:
     """InputError if a study's results are those of another file's study of the same name."""
     if not Path(study.file).is_file():  # it has come as text
         return
-    for other in _others(study.name, Path(results)):
+    for other in _others(study.name, layout):
         if not other.is_file() or other.samefile(study.file):
             continue
         try:
@@ -28,27 +29,23 @@ def check_claim(study: Study, results: Path | str = "results") -> None:
         if theirs.get("study") == study.name and theirs != read_yaml(study.file):
             raise InputError(
                 f"{study.file}: study: {study.name!r} is the name of the study in {other} too, and"
-                f" both would leave their results in {Path(results) / 'runs' / study.name}; give"
+                f" both would leave their results in {layout.runs(study.name)}; give"
                 " one of them another name"
             )
 
 
-def claim(study: Study, results: Path | str = "results") -> None:
+def claim(study: Study, layout: Layout = HERE) -> None:
     """Note whose results these are, for the next study of that name."""
     if Path(study.file).is_file():
-        record, content = _record(study.name, Path(results)), {"file": study.file}
+        record, content = layout.claim(study.name), {"file": study.file}
         if not record.is_file() or read_json(record) != content:
             write_json(record, content)
 
 
-def _record(name: str, results: Path) -> Path:
-    return results / "studies" / f"{name}.json"
-
-
-def _others(name: str, results: Path) -> Iterator[Path]:
+def _others(name: str, layout: Layout) -> Iterator[Path]:
     """The files that the name may belong to: of the study built before, of the project's own."""
-    if _record(name, results).is_file():
-        content = read_json(_record(name, results))
+    if layout.claim(name).is_file():
+        content = read_json(layout.claim(name))
         if isinstance(content, dict) and isinstance(content.get("file"), str):
             yield Path(content["file"].replace("\0", ""))
     own = PROJECT / "config" / f"{name}.yaml"

@@ -1,7 +1,8 @@
-"""What jobs need, from constants/resources.yaml: limits for a cluster, and the cost of a study.
+"""What jobs need, from constants/resources.yaml, and which of a study's are still to be run.
 
-The table gives seconds for a participant's epoch by data source, model and the clients' optimiser;
-a cell's settings say how many of those it takes.
+The table gives seconds for a participant's epoch by data source, model and the clients' optimiser,
+on the device that a job is meant for and on one core of a processor; a cell's settings say how many
+of those it takes.
 """
 
 import math
@@ -12,11 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedgloss.algorithms import build_algorithm
-from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
+from fedgloss.study.invocation import cells_below
+from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.schema.resources import Resources
+from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
@@ -55,16 +58,18 @@ class Need:
 def table() -> Mapping[str, Any]:
     """The table, checked; InputError for the first mistake in it."""
     content = read_yaml(RESOURCES_FILE)
-    validate(content, "resources", "constants/resources.yaml")
+    validate(content, Resources, "constants/resources.yaml")
     return content
 
 
-def training(study: Study, cell: Cell, rounds_done: int = 0) -> Need:
+def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = False) -> Need:
     """What training a cell needs, or the rest of it after a checkpoint."""
     settings = study.settings(cell)
-    given = settings["training"]
-    algorithm = build_algorithm(settings["method"], settings["variants"])
-    row = _row("training", study, settings)["sam" if algorithm.gradients > 1 else "sgd"]
+    given = settings.training
+    _, algorithm = study.algorithm(cell)
+    optimiser = "sam" if algorithm.gradients > 1 else "sgd"
+    row, other = (row[optimiser] for row in _rows("training", study, settings))
+    row = _on_cpu(row, other) if on_cpu else row
     participants = given["clients"] if algorithm.pooled else given["clients_per_round"]
     # A probe, and the measurement of delta_epsilon, train every cohort a second time.
     passes = 2 if algorithm.probe or "delta_epsilon" in given["record"] else 1
@@ -72,65 +77,61 @@ def training(study: Study, cell: Cell, rounds_done: int = 0) -> Need:
     return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"], row["cell_mb"])
 
 
-def hessian(study: Study, cell: Cell) -> Need:
+def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the eigenvalues of a cell and its sisters of all other seeds need: one job."""
-    models = study.config.get("hessian", {}).get("models", ["average", "final"])
-    return _analysis(study, cell, "hessian", len(models) * len(study.config["seeds"]))
+    times = len(study.hessian.models) * len(study.asked.seeds)
+    return _analysis(study, cell, "hessian", times, on_cpu)
 
 
-def landscape(study: Study, cell: Cell) -> Need:
+def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the loss surface of a cell needs."""
-    points = study.config.get("landscape", {}).get("points", 21)
-    return _analysis(study, cell, "landscape", points**2)
+    return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
 
 
-def _analysis(study: Study, cell: Cell, kind: str, times: int) -> Need:
-    row = _row("analysis", study, study.settings(cell))
+def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> Need:
+    row, other = _rows("analysis", study, study.settings(cell))
+    row = _on_cpu(row, other) if on_cpu else row
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 
-def _row(section: str, study: Study, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def _rows(section: str, study: Study, settings: Settings) -> tuple[Any, Any]:
+    """The row of a cell's data source and model, and the one that serves what has none."""
     rows = table()[section]
-    source = study.datasets[settings["dataset"]]["source"]
-    return rows.get(f"{source}/{settings['model']}", rows["default"])
+    source = study.datasets[settings.dataset]["source"]
+    return rows.get(f"{source}/{settings.model}", rows["default"]), rows["default"]
+
+
+def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row as it is on one core of a processor."""
+    return {**row, **row.get("cpu", default["cpu"]), "gpu": 0} if row["gpu"] else row
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job still to be run: train, hessian or landscape, for a condition."""
+    """A job still to be run: train (a cell), hessian (a cell and its sisters), or landscape."""
 
     kind: str
-    condition: str
+    cell: Cell
+    part: str
+    """The first table or figure that shows it."""
     need: Need
+    on_cpu: Need
+    """The same on one core of a processor."""
+
+    @property
+    def condition(self) -> str:
+        """The job's cell without its seed."""
+        return self.cell.condition
 
 
-def estimate(study: Study, results: Path, target: str = "") -> str:
-    """The hours still to be spent: a line for each condition and kind of job, then the total.
-
-    target: a table, a figure, or how cells' paths begin; InputError if the study has none such.
-    """
-    jobs = list(remaining(study, results, target))
-    groups: dict[tuple[str, str], list[Need]] = {}
-    for job in jobs:
-        groups.setdefault((job.condition, job.kind), []).append(job.need)
-    width = max((len(condition) for condition, _ in groups), default=0)
-    lines = []
-    for (condition, kind), needs in groups.items():
-        first = needs[0]
-        lines.append(
-            f"{condition:<{width}}  {kind:<9}  {len(needs):>3} x {_duration(first.seconds):>9}"
-            f"  = {_hours(needs):>9.2f} {'GPU' if first.gpu else 'CPU'} h"
-            f"  limit {_duration(60 * first.minutes(1)):>9}  {first.basis}"
-        )
-    on_gpu = [job.need for job in jobs if job.need.gpu]
-    on_cpu = [job.need for job in jobs if not job.need.gpu]
-    total = f"{study.name}: {len(jobs)} jobs to run: {_hours(on_gpu):.1f} GPU hours"
-    total += f" and {_hours(on_cpu):.2f} CPU hours"
-    guesses = _hours([job.need for job in jobs if job.need.basis == "guessed"])
-    if guesses:
-        total += f"; {guesses / _hours([job.need for job in jobs]):.0%} of that is guessed, not"
-        total += " measured (constants/resources.yaml says why)"
-    return "\n".join([*lines, *([""] if lines else []), total])
+def job(study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 0) -> Job:
+    """A job of this kind (train, hessian, landscape) with what it needs."""
+    if kind == "train":
+        needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
+    else:
+        measure = {"hessian": hessian, "landscape": landscape}[kind]
+        needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
+    return Job(kind, cell, part, *needs)
 
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
@@ -141,60 +142,49 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         entries = {name: entries[name]}
         cells = study.cells_of(entries[name])
     else:
-        cells = [cell for cell in study.cells if str(cell).startswith(target.strip("/"))]
-    if not cells:
-        known = [*entries, *dict.fromkeys(cell.condition for cell in study.cells)]
-        raise InputError(
-            f"{study.file}: {target!r} is no table, figure or beginning of a cell's path"
-            f"{did_you_mean(target, known).split('; allowed')[0]}"
-        )
+        cells = cells_below(study, target, [*entries])
     states = States(study, results)
+    parts: dict[Cell, str] = {}
+    for part, entry in entries.items():
+        for cell in study.cells_of(entry):
+            parts.setdefault(cell, part)
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
         if cell in left:
-            rounds = min(states.rounds(cell), study.settings(cell)["training"]["rounds"])
-            yield Job("train", cell.condition, training(study, cell, rounds))
-    sharp, surfaces = set(), set()
+            rounds = min(states.rounds(cell), study.settings(cell).training["rounds"])
+            yield job(study, "train", cell, parts.get(cell, ""), rounds)
+    sharp: set[str] = set()
+    surfaces: set[Cell] = set()
     for entry in entries.values():
         if "lambda1" in entry.get("show", []) or entry["kind"] == "eigenvalues":
             sharp.update(cell.condition for cell in study.cells_of(entry))
         elif entry["kind"] == "landscape":
             surfaces.update(study.cells_of(entry))
-    analysed = results / "analysis" / study.name
+    layout = Layout(results)
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():
-        there = condition not in again and _is_measured(study, analysed / str(cell))
+        there = condition not in again and _is_measured(study, layout.hessian(study.name, cell))
         if condition in sharp and not there:
-            yield Job("hessian", condition, hessian(study, cell))
+            yield job(study, "hessian", cell, parts.get(cell, ""))
     for cell in cells:
-        there = (analysed / str(cell) / "landscape.csv").is_file() and cell not in left
+        there = layout.landscape(study.name, cell).is_file() and cell not in left
         if cell in surfaces and not there:
-            yield Job("landscape", cell.condition, landscape(study, cell))
+            yield job(study, "landscape", cell, parts.get(cell, ""))
 
 
-def _is_measured(study: Study, folder: Path) -> bool:
+def _is_measured(study: Study, file: Path) -> bool:
     """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
-    file = folder / "hessian.json"
     if not file.is_file():
         return False
-    found, asked = read_json(file), study.config.get("hessian", {})
+    found, asked = read_json(file), study.hessian
     if not isinstance(found, dict) or not is_hessian_of(found, asked):
         return False
     if found.get("status") == "diverged":
         return True
     values = found.get("eigenvalues")
-    others = {f"lambda1_{name}_model" for name in asked.get("models", ["average", "final"])[1:]}
+    others = {f"lambda1_{name}_model" for name in asked.models[1:]}
     return (
         isinstance(values, list)
-        and len(values) == asked.get("count", 5)
+        and len(values) == asked.count
         and others == {key for key in found if key.startswith("lambda1_")}
     )
-
-
-def _hours(needs: list[Need]) -> float:
-    return sum(need.seconds for need in needs) / 3600
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -93,5 +93,5 @@ def partition_folder(
 
 
 def _own(name: str, options: list[Any]) -> str:
-    """No name has a plus sign: see `name` in study/schemas/study.schema.json."""
+    """No name has a plus sign: see `Name` in study/schema/kinds.py."""
     return f"{name}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"

@@ -9,10 +9,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.study.configuration import studies_at_hand
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell, Study
 
 FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
 VALUE = re.compile(r"[A-Za-z_][\w-]*\w=.*", re.S)
@@ -32,6 +35,12 @@ def check_command_line(arguments: Sequence[str]) -> None:
                 )
     except InputError as error:
         refuse(error)
+
+
+def asks_for_snakemakes_own(arguments: Sequence[str]) -> bool:
+    """Whether the command line says itself how much Snakemake is to show."""
+    own = ("--quiet", "-q", "--printshellcmds", "-p", "--logger")
+    return any(argument.partition("=")[0] in own for argument in arguments)
 
 
 def refuse(error: InputError) -> None:
@@ -99,3 +108,21 @@ def check_target(target: str, makes: bool, known: Sequence[str]) -> None:
         raise InputError(
             f"there is no target {target!r} in this study{did_you_mean(target, known)}"
         )
+
+
+def cells_below(study: "Study", path: str, others: Sequence[str] = ()) -> "list[Cell]":
+    """A study's cells whose paths begin with these folders, such as cifar10 or cifar10/alpha-0.
+
+    InputError if there are none; `others`: what else might have been meant.
+    """
+    wanted = path.strip("/")
+    found = [cell for cell in study.cells if f"{cell}/".startswith(f"{wanted}/" if wanted else "")]
+    if not found:
+        parts = [str(cell).split("/") for cell in study.cells]
+        known = dict.fromkeys("/".join(part[:n]) for part in parts for n in range(1, len(part) + 1))
+        what = "table, figure or beginning" if others else "beginning"
+        raise InputError(
+            f"{study.file}: {path!r} is no {what} of a cell's path"
+            f"{did_you_mean(path, [*others, *known]).split('; allowed')[0]}"
+        )
+    return found

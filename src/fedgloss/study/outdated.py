@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
 from fedgloss.records import read_record
+from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
+    from fedgloss.study.schema.study import Hessian
     from fedgloss.study.study import Cell, Study
 
-FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-"""What a finished run leaves beside its manifest, which has their SHA-256."""
 AGAIN = "delete its folder, or run the cell again with snakemake --force"
 """What to do with a run whose files are of no use."""
 
@@ -29,20 +29,20 @@ class Expectations:
     """What the manifests of a study's runs must say, by its settings and a results folder."""
 
     def __init__(self, study: "Study", results: Path) -> None:
-        self.study, self.results = study, Path(results)
+        self.study, self.layout = study, Layout(Path(results))
         # Each once, however many cells a file serves, and however often a cell is asked for.
         self._hash, self._read = cache(sha256), cache(read_json)
-        self.settings = cache(lambda cell: as_json(study.settings(cell)))
+        self.settings = cache(lambda cell: as_json(study.settings(cell).to_json()))
         self.inputs = cache(self._inputs)
         self._code = cache(study.code)
 
     def files(self, cell: "Cell") -> dict[str, Path]:
         """The files that say what a cell is trained on: `data`, the manifest, and `partition`."""
-        data = self.study.data_folder(cell.dataset)
-        partition = f"{self.study.partition_folder(cell.dataset, cell.alpha)}/alpha-{cell.alpha}"
+        study = self.study
+        cut = study.partition_folder(cell.dataset, cell.alpha)
         return {
-            "data": self.results / "data" / data / "manifest.json",
-            "partition": self.results / "partitions" / partition / "partition.json",
+            "data": self.layout.data(study.data_folder(cell.dataset)) / MANIFEST,
+            "partition": self.layout.partition(cut, cell.alpha),
         }
 
     def code(self, cell: "Cell") -> str:
@@ -59,6 +59,16 @@ class Expectations:
         if files["partition"].is_file():
             found["partition"] = self._hash(files["partition"])
         return found
+
+    def is_there(self, cell: "Cell") -> bool:
+        """Whether a cell's run is the one asked for, and none of its files is missing."""
+        run = self.layout.run(self.study.name, cell)
+        try:
+            manifest = read_manifest(run / MANIFEST, {})
+        except InputError:
+            return False
+        whole = all((run / name).is_file() for name in RUN_FILES)
+        return manifest is not None and whole and self.fault(cell, manifest) is None
 
     def fault(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
         """Why a run with this manifest is outdated, in words; None if it is not."""
@@ -82,7 +92,7 @@ def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | Non
         raise InputError(f"{error}; {AGAIN}") from None
 
 
-def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -> str | None:
+def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILES) -> str | None:
     """Which of these files of a run is not there, or not as it was written; None if all are.
 
     Of the tensors, which are large, only whether they are there.
@@ -97,10 +107,10 @@ def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = FILES) -
     return None
 
 
-def is_hessian_of(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+def is_hessian_of(found: Mapping[str, Any], asked: "Hessian") -> bool:
     """Whether lambda_1 is of the model, and on the data, that a study's `hessian` section names."""
-    model = asked.get("models", ["average"])[0]
-    return (found.get("data"), found.get("model", model)) == (asked.get("data", "paper"), model)
+    model = asked.models[0]
+    return (found.get("data"), found.get("model", model)) == (asked.data, model)
 
 
 def as_json(value: Any) -> Any:

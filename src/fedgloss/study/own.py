@@ -1,14 +1,16 @@
-"""What a study brings of its own, tried before any job: its models, and its folders of images.
+"""What a study needs from outside, looked for before any job: models and images of its own, data.
 
 A job that fails takes the finished outputs of its cells with it, so what can fail is tried first.
 Reading a study does not do this: trying a model waits for torch, and each job reads the study.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedgloss.errors import InputError
 from fedgloss.records import Kind, read_record
+from fedgloss.study.layout import HERE, Layout
+from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.study import Study
 
 Shape = tuple[int, int, int]
@@ -19,6 +21,13 @@ KNOWN: dict[str, tuple[Shape, int]] = {
     "cifar100": ((3, 32, 32), 100),
 }
 """Images and classes of the sources that are the same everywhere."""
+ORIGINALS = {
+    "cifar10": ("cifar-10-batches-py",),
+    "cifar100": ("cifar-100-python",),
+    "landmarks": ("federated_train.csv", "test.csv"),
+    "folder": ("train", "test"),
+}
+"""What a source reads below its root, as far as its absence can be seen at a glance."""
 IMAGES = Kind(
     "a type and four sizes",
     lambda found: isinstance(found, list) and [type(n) for n in found] == [str, *[int] * 4],
@@ -29,23 +38,46 @@ MANIFEST = {
 }
 
 
-def check_own(study: Study, results: Path | str = "results") -> None:
+def check_own(study: Study, results: Path = HERE.results) -> None:
     """InputError, in one line with file and key, for a model or a folder that cannot be used.
 
     A model is built once for each data set in the grid, if the images' shape is known already; a
     folder is looked at unless its images have been prepared.
     """
     for i, block in enumerate(study.config["grid"]):
-        _check_root(study, block["dataset"], Path(results))
+        _check_root(study, block["dataset"], results)
         label = block["model"]
         name = study.model(label)["model"]
         if ":" in name:
             given = "model" in study.config.get("models", {}).get(label, {})
             where = f"models.{label}.model" if given else f"grid[{i}].model"
             try:
-                _check_model(name, [*_images(study, block["dataset"], Path(results))])
+                _check_model(name, [*_images(study, block["dataset"], results)])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
+
+
+def missing_data(
+    study: Study, datasets: Iterable[str], results: Path | str = "results"
+) -> Iterator[str]:
+    """A line for each folder that must hold originals of these data sets, and does not.
+
+    Data sets that are prepared already need none.
+    """
+    missing: dict[str, list[str]] = {}
+    for name in datasets:
+        definition = study.datasets[name]
+        prepared = Path(results) / "data" / study.data_folder(name) / "manifest.json"
+        if "root" not in definition or prepared.is_file():
+            continue
+        root = Path(definition["root"])
+        absent = [file for file in ORIGINALS[definition["source"]] if not (root / file).exists()]
+        if absent:
+            what = f"must hold {' and '.join(absent)}, see docs/data.md"
+            what = "will be downloaded" if definition.get("download") else what
+            missing.setdefault(f"{root}: missing, {what}", []).append(name)
+    for line, names in missing.items():
+        yield f"{line} ({', '.join(names)})"
 
 
 def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
@@ -62,17 +94,17 @@ def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
 def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, int]]:
     """The shape of a data set's images and the number of its classes, where they are known."""
     source = study.datasets[dataset]["source"]
-    folder = results / "data" / study.data_folder(dataset)
+    manifest_file = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
     if source in KNOWN:
         yield KNOWN[source]
-    elif (folder / "manifest.json").is_file():
-        manifest = read_record(folder / "manifest.json", MANIFEST)
+    elif manifest_file.is_file():
+        manifest = read_record(manifest_file, MANIFEST)
         yield tuple(manifest["tensors"]["train_images"][2:]), len(manifest["classes"])
 
 
 def _check_root(study: Study, dataset: str, results: Path) -> None:
     definition = study.datasets[dataset]
-    prepared = results / "data" / study.data_folder(dataset) / "manifest.json"
+    prepared = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
     if definition["source"] != "folder" or prepared.is_file():
         return
     where, root = f"{study.file}: datasets.{dataset}.root", Path(definition["root"])

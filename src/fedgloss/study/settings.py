@@ -1,59 +1,130 @@
 """The resolved settings of a cell: all that decides its numbers, and the trainer's only input."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
-from types import NoneType
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from fedgloss.errors import InputError, did_you_mean
 
-SETTINGS = {
-    "dataset": str,
-    "alpha": str,
-    "data": dict,
-    "partition": dict,
-    "model": str,
-    "weights": (str, NoneType),
-    "algorithm": str,
-    "method": str,
-    "variants": dict,
-    "hyperparameters": dict,
-    "training": dict,
-    "precision": str,
-    "seed": int,
-}
-TRAINING = {
-    "rounds": int,
-    "clients": int,
-    "clients_per_round": int,
-    "epochs": int,
-    "batch_size": int,
-    "lr": (int, float),
-    "weight_decay": (int, float),
-    "augmentation": str,
-    "evaluate_every": int,
-    "last": int,
-    "record": list,
-}
-ALPHA = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{0,8}[1-9])?|iid|natural")
+NUMBER = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{0,8}[1-9])?")
 """"0", "0.05", "100": alpha is text, in paths too, so there is one way to write a number."""
+SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,49}")
+"""The name of an imported split."""
+WORDS: Mapping[tuple[type, ...], str] = {
+    (str,): "text",
+    (int,): "an integer",
+    (int, float): "a number",
+    (dict,): "keys and values",
+    (list,): "a list",
+    (str, NoneType): "a SHA-256 or null",
+}
+"""What kinds of JSON values are called in refusals."""
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse keys unknown or missing and values of the wrong kind; InputError naming the key."""
-    _check_record("settings", settings, SETTINGS)
-    _check_record("settings.training", settings["training"], TRAINING)
+class Training(TypedDict):
+    """How a cell is trained; config/README.md explains the keys."""
+
+    rounds: int
+    clients: int
+    clients_per_round: int
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    augmentation: str
+    evaluate_every: int
+    last: int
+    record: list[str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A study resolves and checks them once; a job reads what they wrote, and a manifest has it."""
+
+    dataset: str
+    alpha: str
+    data: Mapping[str, Any]
+    """What decides the images, wherever their originals lie."""
+    partition: Mapping[str, Any]
+    """What decides which client has which, wherever the file lies."""
+    model: str
+    weights: str | None
+    """The SHA-256 of the file that the model starts from."""
+    algorithm: str
+    """The label of the tables; its method may be another."""
+    method: str
+    variants: Mapping[str, str]
+    hyperparameters: Mapping[str, float]
+    training: Training
+    precision: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON value; the receiver may change it."""
+        return {field.name: copy.deepcopy(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Settings":
+        """From a JSON value; InputError names a key that is unknown, missing, or of a wrong kind.
+
+        Whether a method, model or number is usable, the training job finds out itself.
+        """
+        _check_record("settings", value, cls)
+        _check_record("settings.training", value["training"], Training)
+        try:
+            check_alpha(value["alpha"])
+        except InputError as error:
+            raise InputError(f"settings.alpha: {error}") from None
+        check_last("settings.training", value["training"])
+        for key in ("data", "partition"):
+            _check_finite(f"settings.{key}", value[key])
+        if not 0 <= value["seed"] < 2**63:
+            raise InputError(f"settings.seed: {value['seed']} is not from 0 to {2**63 - 1}")
+        return cls(**value)
+
+
+def is_name(alpha: str) -> bool:
+    """Whether an alpha is the name of a split, no number and neither `iid` nor `natural`."""
+    return bool(SPLIT.fullmatch(alpha)) and not _is_drawn(alpha) and _number(alpha) is None
+
+
+def check_alpha(alpha: str) -> None:
+    """InputError unless this is a number's one text, `iid`, `natural`, or the name of a split."""
+    if _is_drawn(alpha) or is_name(alpha):
+        return
+    number = _number(alpha)
+    if number is not None and number.is_finite() and number >= 0 and abs(number.adjusted()) < 9:
+        text = f"{abs(number.normalize()):f}"
+        if NUMBER.fullmatch(text):
+            raise InputError(
+                f'{alpha!r} must be written "{text}": a number has one text, as in paths'
+            )
+    raise InputError(
+        f"{alpha!r} is not a number of at least 0 written as text, nor 'iid' or 'natural', nor the"
+        " name of a split (letters, digits and dashes, beginning with a letter)"
+    )
+
+
+def _is_drawn(alpha: str) -> bool:
+    return bool(NUMBER.fullmatch(alpha)) or alpha in ("iid", "natural")
+
+
+def _number(alpha: str) -> Decimal | None:
     try:
-        check_alpha(settings["alpha"])
-    except InputError as error:
-        raise InputError(f"settings.alpha: {error}") from None
-    check_last("settings.training", settings["training"])
-    for key in ("data", "partition"):
-        _check_finite(f"settings.{key}", settings[key])
-    if not 0 <= settings["seed"] < 2**63:
-        raise InputError(f"settings.seed: {settings['seed']} is not from 0 to {2**63 - 1}")
+        return Decimal(alpha)
+    except InvalidOperation:
+        return None
+
+
+def check_last(where: str, training: Mapping[str, Any]) -> None:
+    """InputError if more last rounds are to be averaged than there are."""
+    if training["last"] > training["rounds"]:
+        raise InputError(f"{where}.last: {training['last']} of only {training['rounds']} rounds")
 
 
 def _check_finite(where: str, value: Any) -> None:
@@ -68,38 +139,25 @@ def _check_finite(where: str, value: Any) -> None:
         raise InputError(f"{where}: {value!r} is not a finite number")
 
 
-def check_alpha(alpha: str) -> None:
-    """InputError unless this is the one text of a number of at least 0, or `iid` or `natural`."""
-    if ALPHA.fullmatch(alpha):
-        return
-    try:
-        number = Decimal(alpha)
-        text = f"{abs(number.normalize()):f}" if number >= 0 and abs(number.adjusted()) < 9 else ""
-    except InvalidOperation:  # no number, or NaN
-        text = ""
-    if ALPHA.fullmatch(text):
-        raise InputError(f'{alpha!r} must be written "{text}": a number has one text, as in paths')
-    raise InputError(
-        f"{alpha!r} is not a number of at least 0 written as text, nor 'iid' or 'natural'"
-    )
-
-
-def check_last(where: str, training: Mapping[str, Any]) -> None:
-    """InputError if more last rounds are to be averaged than there are."""
-    if training["last"] > training["rounds"]:
-        raise InputError(f"{where}.last: {training['last']} of only {training['rounds']} rounds")
-
-
-def _check_record(where: str, given: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> None:
+def _check_record(where: str, given: Any, record: type) -> None:
+    """InputError unless these are the keys of a class, with values of their kinds."""
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: expected keys and values")
+    wanted = {name: _kind(hint) for name, hint in get_type_hints(record).items()}
     for key in given:
         if key not in wanted:
             raise InputError(f"{where}.{key}: unknown key{did_you_mean(key, list(wanted))}")
-    names = {str: "text", dict: "keys and values", int: "an integer", list: "a list"}
-    names[str, NoneType] = "a SHA-256 or null"
     for key, kind in wanted.items():
         if key not in given:
             raise InputError(f"{where}.{key}: missing, must be given")
         if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            raise InputError(f"{where}.{key}: {given[key]!r} is not {names.get(kind, 'a number')}")
+            raise InputError(f"{where}.{key}: {given[key]!r} is not {WORDS[kind]}")
+
+
+def _kind(hint: Any) -> tuple[type, ...]:
+    """The types of the JSON values that an annotation takes."""
+    if hint is float:
+        return int, float
+    if get_origin(hint) is Mapping or is_typeddict(hint):
+        return (dict,)
+    return get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
+from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, harm, read_manifest
 from fedgloss.study.study import Cell, Study
 
@@ -25,13 +27,15 @@ SILENT = 900
 """Seconds after which a run on another machine counts as ended: it writes every 300."""
 HEADER_LIMIT = 100 * 2**20
 """The longest header that the safetensors format allows."""
+LOG_END = 4096
+"""Bytes at the end of a log in which its last line of progress is looked for."""
 
 
 class States:
     """What has become of each cell of a study."""
 
     def __init__(self, study: Study, results: Path) -> None:
-        self.study, self.results = study, results
+        self.study, self.layout = study, Layout(results)
         self.expected = Expectations(study, results)
 
     def of(self, cell: Cell) -> str:
@@ -46,17 +50,31 @@ class States:
     def why_outdated(self, cell: Cell) -> str | None:
         """What differs between a run and what the study asks for, or what became of its files."""
         manifest = self._manifest(cell)
-        return manifest and self._fault(cell, manifest)
+        return None if manifest is None else self._fault(cell, manifest)
 
     def rounds(self, cell: Cell) -> int:
         """The rounds that a cell's newest usable checkpoint spares; 0 if there is none."""
         return max(map(_round, self._usable(cell)), default=0)
 
+    def said(self, cell: Cell) -> str | None:
+        """The last line of progress in a cell's log: the round, the accuracy, the time left."""
+        for job in (str(cell), f"{cell.condition}/seed-all"):
+            try:
+                with open(self.layout.log("train", f"{self.study.name}/{job}"), "rb") as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
+                    lines = file.read().decode("utf-8", "replace").splitlines()
+            except OSError:
+                continue
+            found = [line for line in lines if ": round " in line]
+            if found:
+                return printable(found[-1].split(": ", 1)[1])
+        return None
+
     def _run(self, cell: Cell) -> Path:
-        return self.results / "runs" / self.study.name / str(cell)
+        return self.layout.run(self.study.name, cell)
 
     def _checkpoints(self, cell: Cell) -> Path:
-        return self.results / "checkpoints" / self.study.name / str(cell)
+        return self.layout.checkpoints(self.study.name, cell)
 
     def _manifest(self, cell: Cell) -> dict[str, Any] | None:
         return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
@@ -84,12 +102,13 @@ class States:
         Checkpoints of other settings, data or code do not count: training passes them over.
         """
         folder = self._checkpoints(cell)
-        owner = folder.with_name(f"{folder.name}.owner")  # its first words: 4711 on node17
+        owner = self.layout.owner(self.study.name, cell)  # its first words: 4711 on node17
         written = [file for file in (owner, *folder.glob("*")) if file.is_file()]
         try:
-            number, host = re.match(r"(\d+) on (\S+)", owner.read_text(encoding="utf-8")).groups()
-        except (OSError, ValueError, AttributeError):
-            number, host = "", ""
+            said = re.match(r"(\d+) on (\S+)", owner.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            said = None
+        number, host = said.groups() if said else ("", "")
         if number and host == platform.node():
             lives = _lives(int(number))
         else:
@@ -142,8 +161,21 @@ def grid(study: Study, results: Path) -> str:
     counts = [*found.values()]
     totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in STATES.items())
     return "\n".join(
-        [*lines, "", f"{study.name}: {len(found)} cells: {totals}", *_reasons(states, found)]
+        [
+            *lines,
+            "",
+            *_running(states, found),
+            f"{study.name}: {len(found)} cells: {totals}",
+            *_reasons(states, found),
+        ]
     )
+
+
+def _running(states: States, found: Mapping[Cell, str]) -> Iterator[str]:
+    """How far the cells are that run now, as their logs have it."""
+    for cell, state in found.items():
+        if state == "running":
+            yield f"running: {cell}: {states.said(cell) or 'begun'}"
 
 
 def _reasons(states: States, found: dict[Cell, str]) -> Iterator[str]:

@@ -6,8 +6,8 @@ on every machine, since even the gamma variates are spelled out (NumPy's may cha
 
 import numpy as np
 
-from fedgloss import rng
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 TRIES = 100
 
@@ -16,7 +16,7 @@ Clients = list[np.ndarray]
 
 def iid(labels: np.ndarray, clients: int, seed: int) -> Clients:
     """A random order cut into pieces whose sizes differ by one at most."""
-    order = rng.permutation(seed, "partition iid", len(labels))
+    order = Stream(seed, "partition iid").permutation(len(labels))
     return np.array_split(order, clients)
 
 
@@ -60,7 +60,7 @@ def dirichlet(labels: np.ndarray, clients: int, seed: int, alpha: float) -> Clie
     classes' shares of the data (so alpha / classes per class), and takes round(size * q) images.
     When classes run out it takes what there is and draws proportions for the rest anew among the
     classes left, with the shares p that these had. The published splits show all of it
-    (docs/data.md): one order of clients, counts that vary less than multinomial ones would, and
+    (docs/splits.md): one order of clients, counts that vary less than multinomial ones would, and
     more classes in the clients that emptied one.
     """
     pools = _pools(labels, seed)
@@ -88,7 +88,7 @@ def _one_client(
     while (missing := size - counts.sum()) > 0:
         open_classes = np.flatnonzero(left > counts)
         shape = concentrations[open_classes]
-        q = _dirichlet(shape, seed, "partition dirichlet", draws, client)
+        q = _dirichlet(shape, Stream(seed, "partition dirichlet", draws, client))
         asked = np.zeros_like(left)
         asked[open_classes] = _round_to(missing * q, missing)
         counts = np.minimum(counts + asked, left)
@@ -114,7 +114,7 @@ def dirichlet_per_class(
             open_ = np.flatnonzero(sizes < len(labels) / clients) if cap else np.arange(clients)
             q = np.zeros(clients)
             shape = np.full(len(open_), alpha)
-            q[open_] = _dirichlet(shape, seed, "partition per class", attempt, label)
+            q[open_] = _dirichlet(shape, Stream(seed, "partition per class", attempt, label))
             ends = np.cumsum(q)
             cuts.append((ends[:-1] / ends[-1] * len(pool)).astype(np.int64))
             sizes += np.diff(cuts[-1], prepend=0, append=len(pool))
@@ -129,7 +129,7 @@ def dirichlet_per_class(
 
 def _pools(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     """The images of each class, shuffled."""
-    order = rng.permutation(seed, "partition pools", len(labels))
+    order = Stream(seed, "partition pools").permutation(len(labels))
     return [order[labels[order] == label] for label in range(labels.max() + 1)]
 
 
@@ -141,7 +141,7 @@ def _round_to(values: np.ndarray, total: int) -> np.ndarray:
     return floor
 
 
-def _dirichlet(shape: np.ndarray, seed: int, purpose: str, round: int, client: int) -> np.ndarray:
+def _dirichlet(shape: np.ndarray, stream: Stream) -> np.ndarray:
     """One draw from Dirichlet(shape), float64 of the same length.
 
     Gamma variates by Marsaglia and Tsang (2000) for shape + 1, brought down to `shape` by a factor
@@ -152,14 +152,14 @@ def _dirichlet(shape: np.ndarray, seed: int, purpose: str, round: int, client: i
     gamma = np.zeros(count)
     attempt = 0
     while (open_ := gamma == 0).any():
-        u = rng.uniform(seed, f"{purpose}/gamma {attempt}", 3 * count, round, client)
+        u = stream.of(f"gamma {attempt}").uniform(3 * count)
         u1, u2, u3 = 1 - u.reshape(3, count)
         normal = np.sqrt(-2 * np.log(u1)) * np.cos(2 * np.pi * u2)
         v = np.maximum(1 + normal / np.sqrt(9 * d), 1e-9) ** 3  # at the bound, never accepted
         accept = np.log(u3) < 0.5 * normal**2 + d * (1 - v + np.log(v))
         gamma = np.where(open_ & accept, d * v, gamma)
         attempt += 1
-    u = 1 - rng.uniform(seed, f"{purpose}/power", count, round, client)
+    u = 1 - stream.of("power").uniform(count)
     log_gamma = np.log(gamma) + np.log(u) / shape
     q = np.exp(log_gamma - log_gamma.max())
     return q / q.sum()

@@ -72,7 +72,8 @@ def make_partition(
     if scheme not in SCHEMES:
         raise InputError(f"scheme: {scheme!r} is unknown (allowed: {', '.join(SCHEMES)})")
     labels = dataset.train_labels.numpy()
-    test, notes = None, {}
+    test: np.ndarray | None = None
+    notes: dict[str, Any] = {}
     if scheme == "file":
         from fedgloss.data.partition.splits import read
 

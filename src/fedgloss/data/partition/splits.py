@@ -56,8 +56,8 @@ def read(
         return parts, None, notes
     notes["test_file_sha256"] = sha256(split.test_file)
     positions = _positions(split.test_file, dataset, "test")
-    test = [_resolve(split.test_file, *user, positions) for user in split.test.items()]
-    return parts, np.sort(np.concatenate(test)), notes
+    named = [_resolve(split.test_file, *user, positions) for user in split.test.items()]
+    return parts, np.sort(np.concatenate(named)), notes
 
 
 class _Split(NamedTuple):
@@ -73,6 +73,8 @@ class _Split(NamedTuple):
 def _open(file: Path, alpha: str | None) -> _Split:
     """Read a split's files; InputError for one with a client, or a test set, without images."""
     file, *test_files = files(file, alpha)
+    clients: dict[str, Any]
+    test: dict[str, Any] | None
     record = read_json(file)
     if not isinstance(record, dict):
         raise InputError(f"{file}: neither a LEAF split nor an object with the key 'clients'")

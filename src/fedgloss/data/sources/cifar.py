@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def _download(cifar: Any, root: Path) -> None:
             if not member.isfile() or member.size > LARGEST:
                 raise tarfile.TarError(f"{cifar.filename} holds no such file {member.name}")
             with atomic(folder / name) as temporary, open(temporary, "wb") as file:
-                shutil.copyfileobj(archive.extractfile(member), file)
+                shutil.copyfileobj(cast(IO[bytes], archive.extractfile(member)), file)
 
 
 def _check_files(cifar: Any, folder: Path) -> None:
@@ -168,14 +168,16 @@ def _names(source: str, root: Path, train: Any, test: Any) -> tuple[list[str], l
     CIFAR-10: img_<index>_label_<label>.png. CIFAR-100: the names inside the published files.
     """
     if source == "cifar10":
-        return tuple(
+        ours, others = (
             [f"img_{index}_label_{label}.png" for index, label in enumerate(part.targets)]
             for part in (train, test)
         )
-    return tuple(
-        [name.decode() for name in _unpickle(root / train.base_folder / file)[b"filenames"]]
-        for file in ("train", "test")
-    )
+    else:
+        ours, others = (
+            [name.decode() for name in _unpickle(root / train.base_folder / file)[b"filenames"]]
+            for file in ("train", "test")
+        )
+    return ours, others
 
 
 class _Unpickler(pickle.Unpickler):

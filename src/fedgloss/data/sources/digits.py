@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgloss import rng
 from fedgloss.data.facts import measure
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 from fedgloss.tensors import save_tensors
 
 # Every class has at least 174 images. 140 of each for training make 1,400, which 50 clients can
@@ -36,7 +36,7 @@ def write(path: Path, **_: Any) -> dict[str, Any]:
     train = np.zeros(len(labels), dtype=bool)
     for label in range(10):
         members = np.flatnonzero(labels == label)
-        order = rng.permutation(SPLIT_SEED, "digits split", len(members), client=label)
+        order = Stream(SPLIT_SEED, "digits split", client=label).permutation(len(members))
         train[members[order[:TRAIN_PER_CLASS]]] = True
     tensors = {
         "train_images": torch.from_numpy(pixels[train]),

@@ -4,6 +4,7 @@
 channels that are no colours): Pillow would give some.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +199,7 @@ def _middle_square(image: Any, size: int, filter: int) -> Any:
     short = min(width, height)
     if short != size:
         width, height = (size * side // short for side in (width, height))
-        if width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        if width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"scaled to {width} x {height} pixels it would be too large")
         image = image.resize((width, height), filter)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -41,7 +41,7 @@ def write(path: Path, *, root: Path | None, size: int | None, **_: Any) -> dict[
     users, train, train_labels = _read(
         root / "federated_train.csv", ("user_id", "image_id", "class")
     )
-    _, test, test_labels = _read(root / "test.csv", ("image_id", "class"))
+    test, test_labels = _read(root / "test.csv", ("image_id", "class"))[1:]
     classes = _count_classes(root, train_labels, test_labels)
     small = {
         "train_labels": torch.tensor(train_labels, dtype=torch.int64),

@@ -11,7 +11,7 @@ from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 
 
-class LoopGradients:
+class AutogradGradients:
     """The gradient of each client's mean loss, for any module and any loss.
 
     dtype: the model computes in this type, where it is not that of the parameters.

@@ -31,7 +31,7 @@ class Convolution:
 
     def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
         self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
-        self.kernel, self.padding = layer.kernel_size[0], layer.padding[0]
+        self.kernel, self.padding = layer.kernel_size[0], int(layer.padding[0])
         self.channels = layer.in_channels, layer.out_channels
 
     def forward(self, x: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Any]:
@@ -254,7 +254,7 @@ def _power_of_two(value: Any) -> Fraction:
 
 @lru_cache
 def _as_tensor(M: Matrix, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([[float(v) for v in row] for row in M], dtype=dtype)
+    return torch.tensor([[float(v) for v in row] for row in M], dtype=dtype, device="cpu")
 
 
 def _filter_outputs(width: int, k: int) -> int | None:

@@ -8,7 +8,7 @@ cross-entropy. Everything from the images' gather to the flat gradient [K, P] is
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedgloss.engine.backends.stacked import can_stack, plain_layers
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes
+from fedgloss.engine.losses import is_cross_entropy
 from fedgloss.errors import InputError
 
 STORAGE = {
@@ -70,13 +71,23 @@ class Block:
     """A convolution or a linear layer with what follows it."""
 
     prefix: str
-    layer: nn.Module
+    layer: nn.Conv2d | nn.Linear
     pool: int = 1
     relu: bool = False
 
     @property
     def is_convolution(self) -> bool:
         return isinstance(self.layer, nn.Conv2d)
+
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The layer of a block that is one."""
+        return cast(nn.Conv2d, self.layer)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The layer of any other."""
+        return cast(nn.Linear, self.layer)
 
 
 def blocks_of(model: nn.Module) -> list[Block] | None:
@@ -85,7 +96,8 @@ def blocks_of(model: nn.Module) -> list[Block] | None:
         return None
     blocks: list[Block] = []
     flat = False
-    for prefix, layer in model.named_children():
+    for prefix, child in model.named_children():
+        layer: Any = child  # of the one type that `kind` says
         kind = type(layer)
         if kind is nn.Conv2d and not flat:
             k, p, one = layer.kernel_size, layer.padding, (1, 1)
@@ -120,7 +132,7 @@ def can_fuse(model: nn.Module, loss: Callable, sample: Sequence[int]) -> bool:
 
     sample: the shape of one.
     """
-    if loss is not F.cross_entropy or next(model.parameters()).dtype != torch.float32:
+    if not is_cross_entropy(loss) or next(model.parameters()).dtype != torch.float32:
         return False
     if importlib.util.find_spec("triton") is None:
         return False
@@ -173,8 +185,8 @@ class FusedGradients:
         self._run(
             "gather_images",
             (R, B, -(-H * W * channels // block)),
-            images, index, draws if augmented else index, self.constants[key], out,
-            index.stride(0), draws.stride(0) if augmented else 0,
+            images, index, index if draws is None else draws, self.constants[key], out,
+            index.stride(0), 0 if draws is None else draws.stride(0),
             B=B, C=C, H=H, W=W, CHANNELS=channels, PADDING=pipeline.padding, AUGMENT=augmented,
             BLOCK=block,
         )  # fmt: skip
@@ -191,25 +203,24 @@ class FusedGradients:
             counts = torch.tensor(counts, device=W.device)
         counts, y = counts.contiguous(), y.contiguous()  # the kernels count on neighbouring numbers
         out = torch.empty_like(W)
-        kept = []
+        kept: list[tuple[Tensor, tuple[Tensor, Tensor] | None]] = []  # inputs; of convolutions more
         for i, block in enumerate(self.blocks):
             if block.is_convolution:
                 last = not self.blocks[i + 1].is_convolution
-                before = x
-                x, code, packed = self._convolve(block, W, x, channels_first=last)
-                kept.append((before, code, packed))
-                x = x.flatten(2) if last else x
+                made, code, packed = self._convolve(block, W, x, channels_first=last)
+                kept.append((x, (code, packed)))
+                x = made.flatten(2) if last else made
             else:
-                kept.append((x, None, None))
+                kept.append((x, None))
                 x = self._linear(block, W, x, last=i + 1 == len(self.blocks))
         d, scale = self._output_gradient(x, y, counts)
         for i in reversed(range(len(self.blocks))):
-            block, (x, code, packed) = self.blocks[i], kept[i]
+            block, (x, saved) = self.blocks[i], kept[i]
             before = self.blocks[i - 1] if i else None
             mask = before is not None and before.relu and before.pool == 1
-            if block.is_convolution:
+            if saved:
                 last = not self.blocks[i + 1].is_convolution
-                d = self._convolve_back(block, x, d, code, packed, scale, out, last, mask, i > 0)
+                d = self._convolve_back(block, x, d, *saved, scale, out, last, mask, i > 0)
             else:
                 self._linear_weights(block, x, d, scale, out)
                 d = self._linear_inputs(block, W, x, d, mask) if i else d
@@ -239,9 +250,9 @@ class FusedGradients:
     def _convolve(
         self, block: Block, W: Tensor, x: Tensor, channels_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        layer = block.layer
+        layer = block.convolution
         (R, B, H, Wd, C), O = x.shape, layer.out_channels
-        k, pad = layer.kernel_size[0], layer.padding[0]
+        k, pad = layer.kernel_size[0], int(layer.padding[0])
         packed = torch.empty(R, O, k * k, C, dtype=self.dtype, device=W.device)
         flat = {"ALIGN": self.align}
         stride = self.P // self.align
@@ -271,9 +282,9 @@ class FusedGradients:
         self, block: Block, x: Tensor, d: Tensor, code: Tensor, packed: Tensor, scale: Tensor,
         out: Tensor, channels_first: bool, mask: bool, need_input: bool,
     ) -> Tensor:  # fmt: skip
-        layer, pool = block.layer, block.pool
+        layer, pool = block.convolution, block.pool
         (R, B, H, Wd, C), O = x.shape, layer.out_channels
-        k, pad = layer.kernel_size[0], layer.padding[0]
+        k, pad = layer.kernel_size[0], int(layer.padding[0])
         HO, WO = (side + 2 * pad - k + 1 for side in (H, Wd))
         if pool > 1 and need_input:
             dense = torch.empty(R, B, HO, WO, O, dtype=self.dtype, device=x.device)
@@ -322,14 +333,14 @@ class FusedGradients:
 
     def _linear(self, block: Block, W: Tensor, x: Tensor, last: bool) -> Tensor:
         R, B, I = x.shape
-        O = block.layer.out_features
+        O = block.linear.out_features
         dtype = torch.float32 if last else self.dtype
         y = torch.empty(R, B, O, dtype=dtype, device=x.device)
         tile = self._tile("linear_forward", BLOCK_M=B, BLOCK_N=O, BLOCK_K=I)
         self._run(
             "linear_forward", (-(-O // tile["BLOCK_N"]), -(-B // tile["BLOCK_M"]), R),
             x, W, y, *self._places(block),
-            ALIGN=self.align, B=B, I=I, O=O, RELU=block.relu, BIAS=block.layer.bias is not None,
+            ALIGN=self.align, B=B, I=I, O=O, RELU=block.relu, BIAS=block.linear.bias is not None,
             PRECISION=self.multiply, **tile,
         )  # fmt: skip
         return y
@@ -337,17 +348,17 @@ class FusedGradients:
     def _linear_weights(
         self, block: Block, x: Tensor, d: Tensor, scale: Tensor, out: Tensor
     ) -> None:
-        (R, B, I), O = x.shape, block.layer.out_features
+        (R, B, I), O = x.shape, block.linear.out_features
         tile = self._tile("linear_weight_gradient", BLOCK_M=O, BLOCK_N=I, BLOCK_K=B)
         self._run(
             "linear_weight_gradient", (-(-I // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]), R),
             x, d, scale, out, *self._places(block),
-            ALIGN=self.align, B=B, I=I, O=O, BIAS=block.layer.bias is not None,
+            ALIGN=self.align, B=B, I=I, O=O, BIAS=block.linear.bias is not None,
             PRECISION=self.multiply, **tile,
         )  # fmt: skip
 
     def _linear_inputs(self, block: Block, W: Tensor, x: Tensor, d: Tensor, mask: bool) -> Tensor:
-        (R, B, I), O = x.shape, block.layer.out_features
+        (R, B, I), O = x.shape, block.linear.out_features
         dx = torch.empty_like(x)
         tile = self._tile("linear_input_gradient", BLOCK_M=B, BLOCK_N=I, BLOCK_K=O)
         offset, _, stride = self._places(block)

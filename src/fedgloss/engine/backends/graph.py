@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.cohort import Room
-from fedgloss.engine.federation import Draw, Simulation, play_together
+from fedgloss.engine.draw import Draw
+from fedgloss.engine.federation import Simulation, play_together
 from fedgloss.errors import InputError
 
 WARM_UP = 2
@@ -74,7 +75,7 @@ class Handover:
                 end += -(-tensor.nbytes // 16) * 16
         self.device = torch.zeros(end, dtype=torch.uint8, device=device)
         self.host = [
-            torch.zeros(end, dtype=torch.uint8, pin_memory=self.cuda)
+            torch.zeros(end, dtype=torch.uint8, device="cpu", pin_memory=self.cuda)
             for _ in range(self.AHEAD if self.cuda else 1)
         ]
         self.copied = [torch.cuda.Event() for _ in self.host] if self.cuda else []
@@ -100,7 +101,7 @@ class Handover:
             self.copied[turn].record()
 
 
-class Recorded:
+class Replay:
     """Rounds of simulations that are trained together, replayed from a graph.
 
     Each simulation goes on by itself (`advance`) or here, in any order: its state is its own.
@@ -135,7 +136,7 @@ class Recorded:
         if self.graph is None:
             self._warm_up()
         else:
-            self._replay()
+            self._replay(self.graph)
         for simulation, draw in zip(self.simulations, draws, strict=True):
             simulation.locals = (draw.ids, simulation.locals[1])
             simulation.t += 1
@@ -179,13 +180,13 @@ class Recorded:
             self.costs.append(costs)
         self.graph = graph
 
-    def _replay(self) -> None:
+    def _replay(self, graph: Graph) -> None:
         for simulation, state in zip(self.simulations, self.states, strict=True):
             for kept, now in zip(state, _state(simulation), strict=True):
                 if kept is not now:  # the simulation went on elsewhere, or was restored
                     kept.copy_(now)
             _restore(simulation, state)
-        self.graph.replay()
+        graph.replay()
         for simulation, costs in zip(self.simulations, self.costs, strict=True):
             for measured, (down, up) in zip(simulation.measured, costs, strict=True):
                 measured.bytes_down += down

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgloss.engine.backends.convolution import Convolution, channels_first, channels_last
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes, unflatten
+from fedgloss.engine.losses import is_cross_entropy
 from fedgloss.errors import InputError
 
 aten = torch.ops.aten
@@ -280,7 +280,7 @@ class StackedGradients:
         """The gradient of each client's mean loss with respect to its outputs, zero past counts."""
         on_device = isinstance(counts, Tensor)
         full = not on_device and all(count == z.shape[1] for count in counts)
-        if self.loss is F.cross_entropy and z.ndim == 3 and y.dtype == torch.int64:
+        if is_cross_entropy(self.loss) and z.ndim == 3 and y.dtype == torch.int64:
             d = torch.softmax(z, dim=-1)
             d.scatter_add_(-1, y[..., None], d.new_full((1,), -1.0).expand(*y.shape, 1))
             if full:
@@ -296,4 +296,4 @@ class StackedGradients:
             z = z.requires_grad_()
             rows = z.clone()  # which a loss may change
             losses = [self.loss(rows[k, :n], y[k, :n]) for k, n in enumerate(counts) if n]
-            return torch.autograd.grad(sum(losses), z)[0]
+            return torch.autograd.grad(sum(losses[1:], losses[0]), z)[0]

@@ -1,0 +1,40 @@
+"""What is learned, and how long: the two records that every run of a process shares."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fedgloss.engine.clients import Batching, Pipeline
+from fedgloss.engine.losses import Loss
+
+MEASUREMENTS = ("norms", "communication", "delta_epsilon")
+"""What `record` may ask for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its loss, and how stored samples become its inputs."""
+
+    model: nn.Module
+    loss: Loss
+    pipeline: Pipeline | None = None
+    """None: samples are inputs as they are."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How many rounds, the work in each, and what is kept of them."""
+
+    rounds: int
+    batching: Batching
+    evaluate_every: int = 1
+    last: int = 1
+    """So many rounds at the end are all evaluated, and their models averaged."""
+    record: tuple[str, ...] = ()
+    """The measurements at evaluated rounds."""
+    keep_history: bool = False
+    """Whether to keep the parameters after every round."""
+
+    def evaluates(self, t: int) -> bool:
+        """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""
+        return t % self.evaluate_every == 0 or t > self.rounds - self.last

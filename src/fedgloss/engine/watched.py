@@ -1,0 +1,323 @@
+"""A method whose functions are watched while the engine plays a rehearsal with it."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgloss.algorithms.core import Algorithm, Named
+from fedgloss.algorithms.declared import OF_RECORDS, check_names
+from fedgloss.engine.elementwise import computed
+from fedgloss.engine.local import PER_CLIENT, Gradient
+from fedgloss.engine.outcomes import (
+    CLIENT_STATE,
+    DIRECTION,
+    FAILURES,
+    MESSAGE,
+    MODEL,
+    PARTS,
+    SERVER_STATE,
+    Kept,
+    by_part,
+    difference,
+    kind_of,
+    mapped,
+    reason_of,
+    tensors_in,
+)
+from fedgloss.errors import InputError, did_you_mean
+
+OF_ANY_SIZE = (AttributeError, KeyError, NameError, TypeError)
+"""Exceptions that would arise in a model of any size."""
+
+ON_CLIENTS = ("direction", "finish")
+"""The functions that a client runs, which knows of no other."""
+ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
+LINE_BY_LINE = (
+    " on the backend 'fused', where a line's tensors are computed when they are wanted (and are no"
+    " torch.Tensor before); or use the backend 'graph'"
+)
+
+Arguments = tuple[Any, ...]
+"""Of a function, without `grad`; the last is `h`."""
+
+
+class Raised(InputError):
+    """A function of the method raised an exception that another size might not raise."""
+
+
+class Watched:
+    """A method whose functions are checked as the engine calls them.
+
+    thorough: each is also called again, for each federation alone, and for each client by itself.
+    lazy: direction is called with lazy tensors, and with others.
+    """
+
+    def __init__(
+        self,
+        given: Algorithm,
+        shape: tuple[int, int, int],
+        like: Tensor,
+        thorough: bool,
+        lazy: bool,
+    ) -> None:
+        self.given, self.shape, self.like, self.thorough = given, shape, like, thorough
+        self.asked: list[int] = []  # gradients, in each call of direction
+        self.lazy, self.when = lazy, ""  # when: what is special about the present call
+        self.step = 0  # local steps of the present exchange that are done
+
+    def algorithm(self) -> Algorithm:
+        """The method for the engine."""
+        return replace(
+            self.given,
+            broadcast=lambda *arguments: self._watch("broadcast", arguments),
+            direction=lambda grad, *arguments: self._watch("direction", arguments, grad),
+            finish=lambda *arguments: self._watch("finish", arguments),
+            aggregate=lambda *arguments: self._watch("aggregate", arguments),
+        )
+
+    def check_gradients(self) -> None:
+        """The time that a run is said to need follows from what is declared."""
+        exchanges = 2 if self.given.probe else 1
+        least, most = (exchanges * count for count in (min(self.asked), max(self.asked)))
+        if not least <= self.given.gradients <= most:
+            count = f"{least}" if least == most else f"{least} to {most}"
+            raise self._refusal(
+                "direction",
+                f"costs {count} mini-batch gradients in a local step, but the Algorithm declares"
+                f" gradients={self.given.gradients}",
+            )
+
+    def _watch(self, function: str, arguments: Arguments, grad: Gradient | None = None) -> Any:
+        when = LINE_BY_LINE if self.lazy else ""
+        result, asked = self._call(function, arguments, grad, self.shape, when)
+        if self.lazy and grad:
+            plain = tuple(mapped(value, computed) for value in arguments)
+            found, _ = self._call(function, plain, lambda W: computed(grad(W)), self.shape)
+            if part := difference(function, found, result):
+                raise self._refusal(function, f"gives other numbers ({part}){LINE_BY_LINE}")
+        self.asked += [asked] if grad else []
+        if self.thorough:
+            self._again(function, arguments, grad, result)
+            self._alone(function, arguments, grad, result)
+            if function in ON_CLIENTS:
+                self._one_by_one(function, arguments, grad, result)
+            self._again(function, arguments, grad, result)
+        self.step = self.step + 1 if function == "direction" else 0
+        return result
+
+    def _apart(self, function: str, result: Any, alone: Any, h: Named) -> str | None:
+        """What differs; clients that have done all their steps stay where they are anyway."""
+        if function == "direction":
+            active = h.steps > self.step
+            result, alone = mapped((result, alone), lambda value: torch.where(active, value, 0))
+        return difference(function, result, alone)
+
+    def _again(
+        self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
+    ) -> None:
+        """The same arguments, the same result: the engine may call a function several times."""
+        again, _ = self._call(function, arguments, grad, self.shape)
+        if part := difference(function, result, again, exact=True):
+            raise self._refusal(
+                function,
+                f"gives another result when it is called again ({part}): it must depend on its"
+                " arguments alone, without random numbers or a memory of its own",
+            )
+
+    def _alone(
+        self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
+    ) -> None:
+        """Each federation must get what it gets when it is trained alone."""
+        S, K, P = self.shape
+        *others, h = arguments
+        clients = "" if function in ON_CLIENTS else "dim=-2 (clients) or "
+        dims = f"{clients}dim=-1 (parameters)"
+        for s in range(S):
+            here = (slice(s, s + 1),)
+
+            def mine(value: Tensor, here: tuple[slice, ...] = here) -> Tensor:
+                return value[here] if value.ndim else value
+
+            facts: dict[str, Any] = {
+                name: mine(value) if name in PER_CLIENT else value.expand(S, 1, 1)[s, 0, 0]
+                for name, value in h.items()
+                if isinstance(value, Tensor)
+            }
+            facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), here, here)
+            given = (*(mapped(value, mine) for value in others), h.replace(**facts))
+            part = grad and _part(grad, self.shape, here, here)
+            found, _ = self._call(function, given, part, (1, K, P), ALONE)
+            if name := self._apart(function, mapped(result, mine), found, given[-1]):
+                raise self._refusal(
+                    function,
+                    f"mixes the federations that are trained together ({name}): reduce over {dims},"
+                    " never over all dimensions, and keep nothing between calls",
+                )
+
+    def _one_by_one(
+        self, function: str, arguments: Arguments, grad: Gradient | None, result: Any
+    ) -> None:
+        """Each client must get what it gets when it is trained by itself, as `autograd` does."""
+        S, K, P = self.shape
+        W, down, c, h = arguments
+        for k in range(K) if K > 1 else ():
+            here = (slice(None), slice(k, k + 1))
+
+            def own(value: Tensor, here: tuple[slice, ...] = here) -> Tensor:
+                return value[here]
+
+            facts: dict[str, Any] = {name: own(h[name]) for name in PER_CLIENT}
+            facts["full_gradient"] = _part(h.full_gradient, (S, 1, P), (), here)
+            given = (own(W), down, mapped(c, own), h.replace(**facts))
+            part = grad and _part(grad, self.shape, here, here)
+            found, _ = self._call(function, given, part, (S, 1, P), BY_ITSELF)
+            if name := self._apart(function, mapped(result, own), found, given[-1]):
+                raise self._refusal(
+                    function,
+                    f"mixes the clients ({name}): a client knows its own model, state and data;"
+                    " what needs those of others belongs in aggregate",
+                )
+
+    def _call(
+        self,
+        function: str,
+        arguments: Arguments,
+        grad: Gradient | None,
+        shape: tuple[int, int, int],
+        when: str = "",
+    ) -> tuple[Any, int]:
+        """What a function returns, checked, and how many mini-batch gradients it asked for."""
+        S, _, P = shape
+        self.when = when
+        *others, h = arguments
+        before = [Kept(tensor) for value in arguments for _, tensor in tensors_in(value)]
+
+        def asked(name: str, answer: Gradient, wanted: tuple[int, ...], kept: list) -> Gradient:
+            def ask(point: Tensor) -> Tensor:
+                self._check_tensor(function, f"asks {name} at", computed(point), wanted)
+                found = answer(point)
+                kept.append(Kept(computed(found)))
+                return found
+
+            return ask
+
+        whole: list[Kept] = []
+        batches: list[Kept] = []
+        full = asked("h.full_gradient", h.full_gradient, (S, 1, P), whole)
+        given = (*others, h.replace(full_gradient=full))
+        given = (asked("grad", grad, shape, batches), *given) if grad else given
+        ours = getattr(self.given, function)
+        try:
+            result = ours(*given)
+        except InputError:
+            raise
+        except FAILURES as error:
+            where = f"tensors [S, K, P] = {list(shape)}"
+            refusal = self._refusal(function, f"fails on {where}{when}: {reason_of(error, ours)}")
+            raise (refusal if isinstance(error, OF_ANY_SIZE) else Raised(str(refusal))) from None
+        if any(kept.has_changed() for kept in (*before, *whole, *batches)):
+            raise self._refusal(
+                function,
+                "changes in place what it was given (as `x.add_(y)`, `x += y` and `x[0] = y` do);"
+                " write `x = x + y`",
+            )
+        return self._checked(function, mapped(result, computed), shape), len(batches)
+
+    def _checked(self, function: str, result: Any, shape: tuple[int, int, int]) -> Any:
+        """The result, if it has the parts, names, shapes and types that the engine counts on."""
+        S, _, P = shape
+        parts = PARTS[function]
+        if len(parts) > 1 and not (isinstance(result, tuple) and len(result) == len(parts)):
+            raise self._refusal(
+                function, f"returns {kind_of(result)}, expected {' and '.join(parts)}"
+            )
+        method = self.given
+        for part, value in by_part(function, result).items():
+            if part in (DIRECTION, MODEL):
+                wanted = shape if part == DIRECTION else (S, 1, P)
+                self._check_tensor(function, f"returns as {part}", value, wanted)
+                continue
+            if not isinstance(value, Named):
+                raise self._refusal(
+                    function, f"returns {kind_of(value)} as {part}, expected a Named"
+                )
+            if part == MESSAGE:
+                self._check_message(function, value, shape)
+                continue
+            size = (S, 1, P) if part == SERVER_STATE else shape
+            needed = method.global_state if part == SERVER_STATE else method.client_state
+            passing = method.local_state if part == CLIENT_STATE else ()
+            needed = (*needed, *passing) if function == "direction" else needed
+            for name in needed:
+                if name not in value:
+                    raise self._refusal(function, f"returns no {name!r} in {part}")
+            for name in value:
+                if name not in (*needed, *passing):
+                    raise self._refusal(
+                        function,
+                        f"returns {name!r} in {part}, which the Algorithm does not declare"
+                        f"{did_you_mean(name, [*needed, *passing])}",
+                    )
+                self._check_tensor(function, f"returns as {name!r} of {part}", value[name], size)
+        return result
+
+    def _check_message(self, function: str, message: Named, shape: tuple[int, int, int]) -> None:
+        """One row for all participants, or one for each; of any type: it may be compressed."""
+        S, K, P = shape
+        down = function == "broadcast"
+        rows = 1 if down else K
+        check_names(f"method {self.given.name!r}: {function}: {MESSAGE}", message, OF_RECORDS)
+        is_model = {"w"} if down or self.given.probe else set()
+        if not is_model <= message.keys():
+            raise self._refusal(function, f"returns no 'w' in {MESSAGE}")
+        for name, value in message.items():
+            label = f"returns as {name!r} of {MESSAGE}"
+            if name in is_model:
+                self._check_tensor(function, label, value, (S, rows, P))
+            elif not (down and isinstance(value, Tensor) and value.ndim == 0):
+                size = value.shape[2] if isinstance(value, Tensor) and value.ndim == 3 else 1
+                self._check_tensor(function, label, value, (S, rows, size), typed=False)
+
+    def _check_tensor(
+        self, function: str, label: str, value: Any, shape: tuple[int, ...], typed: bool = True
+    ) -> None:
+        if not isinstance(value, Tensor):
+            raise self._refusal(function, f"{label} {kind_of(value)}, expected a tensor")
+        if value.shape != shape:
+            rows = "1" if shape[1] == 1 and self.shape[1] > 1 else "K"
+            meaning = f"[S, {rows}, {'P' if shape[2] == self.shape[2] else shape[2]}]"
+            raise self._refusal(
+                function,
+                f"{label} a tensor {list(value.shape)}{self.when}, expected {list(shape)}, that is"
+                f" {meaning}",
+            )
+        if typed and value.dtype != self.like.dtype:
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, self.like.dtype)]
+            raise self._refusal(function, f"{label} {kinds[0]} where the model is {kinds[1]}")
+        if value.device != self.like.device:
+            raise self._refusal(
+                function, f"{label} a tensor on {value.device}, the model is on {self.like.device}"
+            )
+        if value.requires_grad:
+            raise self._refusal(function, f"{label} a tensor that requires grad; detach() it")
+
+    def _refusal(self, function: str, fault: str) -> InputError:
+        return InputError(f"method {self.given.name!r}: {function} {fault}")
+
+
+def _part(
+    answer: Gradient,
+    shape: tuple[int, int, int],
+    asked: tuple[slice, ...],
+    kept: tuple[slice, ...],
+) -> Gradient:
+    """Gradients of some rows alone: they are asked for among all the others, which stay at 0."""
+
+    def part(point: Tensor) -> Tensor:
+        whole = point.new_zeros(shape)
+        whole[asked] = point
+        return answer(whole)[kept].clone()
+
+    return part

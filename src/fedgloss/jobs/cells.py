@@ -1,0 +1,116 @@
+"""A cell to be trained: its files, and its settings as the engine's clients, method and numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedgloss.algorithms.core import Algorithm
+from fedgloss.data.dataset import Dataset
+from fedgloss.data.partition.partition import Partition
+from fedgloss.engine.arguments import resolve_algorithm
+from fedgloss.engine.clients import ClientData
+from fedgloss.engine.federation import Federation, federation
+from fedgloss.engine.numbers import resolve_participation
+from fedgloss.errors import InputError
+from fedgloss.files import sha256
+from fedgloss.study.settings import Settings
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """A cell to train: what decides its numbers, and where its files are."""
+
+    settings: Settings
+    partition: Path
+    out: Path
+    code: str
+    """The fingerprint of the code that decides the numbers."""
+    checkpoints: Path | None = None
+
+
+def check_same_shape(cells: Sequence[CellFiles]) -> None:
+    """Cells trained together share their data, model and amount of work."""
+
+    def shape(cell: CellFiles) -> dict[str, Any]:
+        settings, training = cell.settings, cell.settings.training
+        shared = {
+            name: getattr(settings, name) for name in ("dataset", "model", "weights", "precision")
+        }
+        free = ("lr", "weight_decay")
+        return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
+
+    first = shape(cells[0])
+    for cell in cells[1:]:
+        for name, value in shape(cell).items():
+            if value != first[name]:
+                raise InputError(
+                    f"settings.{name}: cells trained together must agree, but have {first[name]!r}"
+                    f" and {value!r}"
+                )
+
+
+def cell_federation(
+    cell: CellFiles,
+    w: Tensor,
+    dataset: Dataset,
+    clients: Partition,
+    algorithms: dict[str, Algorithm],
+) -> Federation:
+    """A cell's clients, method and numbers; cells of one method share the `algorithms` entry."""
+    settings, training = cell.settings, cell.settings.training
+    if len(clients.clients) != training["clients"]:
+        raise InputError(
+            f"{cell.partition}: has {len(clients.clients)} clients, but training.clients is"
+            f" {training['clients']}"
+        )
+    algorithm, hyperparameters = resolve_algorithm(
+        settings.method, settings.variants, settings.hyperparameters
+    )
+    same = f"{settings.method} {sorted(settings.variants.items())}"
+    _, participants = resolve_participation(
+        training["rounds"], training["clients_per_round"], None, training["clients"]
+    )
+    return federation(
+        algorithms.setdefault(same, algorithm),
+        hyperparameters,
+        w,
+        ClientData(dataset.train_images, dataset.train_labels, clients.clients),
+        lr=training["lr"],
+        weight_decay=training["weight_decay"],
+        participants=participants,
+        seed=settings.seed,
+    )
+
+
+def cell_test(cell: CellFiles, dataset: Dataset, clients: Partition) -> tuple[Tensor, Tensor]:
+    """The test images and labels; a split may name them: the authors' leave one out."""
+    kept = slice(None) if clients.test is None else clients.test
+    if not len(dataset.test_labels[kept]):
+        raise InputError(f"{cell.partition}: names no test images")
+    return dataset.test_images[kept], dataset.test_labels[kept]
+
+
+def label_of(cells: Sequence[CellFiles]) -> str:
+    """What progress lines call these cells."""
+    s = cells[0].settings
+    if len(cells) > 1:
+        return f"{s.dataset}/{s.model}: {len(cells)} cells together"
+    return f"{s.dataset}/alpha-{s.alpha}/{s.algorithm}/seed-{s.seed}"
+
+
+def checked_weights(file: Path | None, expected: str | None) -> str:
+    """The SHA-256 of the file of initial weights, which must be the one that the settings name."""
+    if expected is None:
+        raise InputError(f"weights: {file} is given, but settings.weights is null")
+    if file is None:
+        raise InputError(f"weights: no file is given, but settings.weights is {expected}")
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    if found != expected:
+        raise InputError(f"{file}: has the SHA-256 {found}, but settings.weights is {expected}")
+    return found

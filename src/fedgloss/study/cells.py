@@ -1,0 +1,50 @@
+"""The cells of a study: the training runs that its grid spells out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedgloss.errors import InputError
+from fedgloss.study.schema.study import Study
+
+CELLS = 100_000
+"""More cells no study has; a typing mistake in a range could."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One training run. `algorithm` is the label of the tables; its method may be another."""
+
+    dataset: str
+    alpha: str
+    model: str
+    algorithm: str
+    seed: int
+
+    @property
+    def condition(self) -> str:
+        """The cell's path without its seed."""
+        return f"{self.dataset}/alpha-{self.alpha}/{self.model}/{self.algorithm}"
+
+    def __str__(self) -> str:
+        """The cell's path below the study's folders."""
+        return f"{self.condition}/seed-{self.seed}"
+
+
+def cells_of_grid(asked: Study, file: str) -> tuple[Cell, ...]:
+    """Every cell once, in the order of the grid: blocks may overlap.
+
+    Raises InputError for a grid of more than CELLS.
+    """
+    blocks = [len(block.alphas) * len(block.algorithms) for block in asked.grid]
+    count = sum(blocks) * len(asked.seeds)
+    if count > CELLS:
+        raise InputError(f"{file}: grid: {count:,} cells; allowed: {CELLS:,}")
+    return tuple(dict.fromkeys(_cells(asked)))
+
+
+def _cells(asked: Study) -> Iterator[Cell]:
+    for block in asked.grid:
+        for alpha in block.alphas:
+            for label in block.algorithms:
+                for seed in asked.seeds:
+                    yield Cell(block.dataset, alpha, block.model, label, seed)

@@ -1,0 +1,253 @@
+"""What a study may not say, although each of its keys may have such a value: it would not go well.
+
+Everything is looked at before any job starts; each refusal is one line with file and key.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedgloss import algorithms, fingerprint
+from fedgloss.errors import InputError, did_you_mean
+from fedgloss.files import sha256
+from fedgloss.study import inputs, resolving
+from fedgloss.study.cells import Cell
+from fedgloss.study.schema import study as schema
+from fedgloss.study.settings import is_name
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Study
+
+MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
+"""As `fedgloss.models` has them, which cannot be asked without waiting for torch."""
+ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
+"""Keys of a data set that some sources alone know."""
+RECORD_OF = {"w_norm": "norms", "pseudo_gradient_norm": "norms", "delta_epsilon": "delta_epsilon"}
+"""What must be recorded for a metric that a figure draws."""
+
+
+def weights(asked: schema.Study, file: str) -> Iterator[tuple[str, str]]:
+    """The labels of models that start from a file, and its SHA-256."""
+    for label, definition in asked.models.items():
+        if definition.weights is not None:
+            try:
+                yield label, sha256(definition.weights)
+            except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+                raise InputError(
+                    f"{file}: models.{label}.weights: {definition.weights!r} cannot be read"
+                    f" ({getattr(error, 'strerror', None) or error})"
+                ) from None
+
+
+def check_names(study: "Study") -> None:
+    """Methods, data sets and models must be known, or be there to be imported."""
+    file, known = study.file, [*algorithms.METHODS, *study.asked.algorithms]
+    for label, definition in study.asked.algorithms.items():
+        if definition.like is not None and definition.like not in known:
+            raise InputError(
+                f"{file}: algorithms.{label}.like: unknown method {definition.like!r}"
+                f"{did_you_mean(definition.like, known)}"
+            )
+        method = study.definition(label).method
+        if method == label and method not in algorithms.METHODS and definition.method is None:
+            raise InputError(
+                f"{file}: algorithms.{label}: {label!r} is no method, and neither its method nor"
+                f" the label that it is like is given{did_you_mean(label, [*algorithms.METHODS])}"
+            )
+        try:
+            algorithms.method(method)
+        except InputError as error:
+            raise InputError(f"{file}: algorithms.{label}: {error}") from None
+    absent = [
+        f"datasets.{name}.{key}"
+        for name in study.asked.datasets
+        for key in ("source", "partition")
+        if key not in study.datasets[name]
+    ]
+    if absent:
+        raise InputError(f"{file}: {', '.join(absent)}: missing, must be given")
+    for i, block in enumerate(study.asked.grid):
+        if block.dataset not in study.datasets:
+            raise InputError(
+                f"{file}: grid[{i}].dataset: unknown data set {block.dataset!r}"
+                f"{did_you_mean(block.dataset, [*study.datasets])}"
+            )
+        for j, label in enumerate(block.algorithms):
+            if label not in known:
+                raise InputError(
+                    f"{file}: grid[{i}].algorithms[{j}]: unknown method {label!r}"
+                    f"{did_you_mean(label, known)}"
+                )
+        model = study.model(block.model)["model"]
+        module, _, function = model.partition(":")
+        if function and not fingerprint.exists(module):
+            raise InputError(f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}")
+        if not function and model not in MODELS:
+            allowed = [*MODELS, "package.module:function"]
+            raise InputError(
+                f"{file}: grid[{i}].model: unknown model {model!r}{did_you_mean(model, allowed)}"
+            )
+
+
+def splits(study: "Study") -> Iterator[tuple[tuple[str, str], inputs.Split]]:
+    """The splits that the grid imports; what cannot be cut is refused."""
+    for dataset, alpha in dict.fromkeys((cell.dataset, cell.alpha) for cell in study.cells):
+        definition = study.datasets[dataset]
+        where = f"{study.file}: datasets.{dataset}"
+        _check_source(where, definition)
+        where += ".partition"
+        arguments = inputs.partition_arguments(definition, alpha)
+        if arguments["scheme"] != "file" and is_name(alpha):
+            blocks = enumerate(study.asked.grid)
+            i = next(i for i, b in blocks if b.dataset == dataset and alpha in b.alphas)
+            raise InputError(
+                f"{study.file}: grid[{i}].alphas: {alpha!r} is not a number, nor 'iid' or"
+                f" 'natural', so it names a split, which {dataset} does not import: datasets."
+                f"{dataset}.partition is scheme {arguments['scheme']}, not file"
+            )
+        if arguments["scheme"] == "natural" and definition["source"] != "landmarks":
+            raise InputError(
+                f"{where}: alpha {alpha!r} is scheme natural, and {definition['source']} data have"
+                " no users; allowed: landmarks"
+            )
+        if arguments["scheme"] == "file":
+            yield (dataset, alpha), _split(where, arguments, alpha)
+        elif "file" in definition["partition"] and not _imports_a_file(definition):
+            raise InputError(f"{where}.file: is given, but no scheme here is 'file'")
+
+
+def _check_source(where: str, definition: Mapping[str, Any]) -> None:
+    source = definition["source"]
+    for key, sources in ONLY.items():
+        if definition.get(key, "clean") != "clean" and source not in sources:
+            raise InputError(f"{where}.{key}: is for {' and '.join(sources)}, not for {source}")
+    if source != "digits" and "root" not in definition:
+        raise InputError(f"{where}.root: missing, must be given for source {source}")
+
+
+def _split(where: str, arguments: Mapping[str, Any], alpha: str) -> inputs.Split:
+    if "file" not in arguments:
+        raise InputError(f"{where}.file: missing, must be given for scheme file")
+    try:
+        return inputs.read_split(arguments["file"], alpha)
+    except (InputError, OSError) as error:
+        hint = f" (by_alpha: {{{alpha}: {alpha}}} would draw one)"
+        hint = hint if alpha in ("iid", "natural") else ""
+        raise InputError(f"{where}.file: {error}{hint}") from None
+
+
+def _imports_a_file(definition: Mapping[str, Any]) -> bool:
+    partition = definition["partition"]
+    return "file" in (partition["scheme"], *partition.get("by_alpha", {}).values())
+
+
+def check_nothing_missing(study: "Study") -> None:
+    """All keys that the grid needs and nobody gives, in one line."""
+    missing: dict[str, None] = {}
+    unknown: dict[str, None] = {}
+    for cell in {cell.condition: cell for cell in study.cells}.values():
+        try:
+            training, hyperparameters = resolving.missing(study, cell)
+        except InputError as error:
+            raise InputError(f"{study.file}: {cell.condition}: {error}") from None
+        missing |= dict.fromkeys([*training, *hyperparameters])
+        key = resolving.constants_key(study, cell.dataset, cell.model)
+        if (training or hyperparameters) and key not in study.methods.settings:
+            unknown[key] = None
+    if missing:
+        why = ""
+        if unknown:
+            key = next(iter(unknown))
+            why = f"constants/methods.yaml has no settings for {', '.join(map(repr, unknown))}"
+            why += f"{did_you_mean(key, [*study.methods.settings])}; "
+        raise InputError(f"{study.file}: {why}missing, must be given: {', '.join(missing)}")
+
+
+def check_clients(study: "Study", cell: Cell) -> None:
+    """Training and partition must speak of the same number of clients."""
+    clients = study.settings(cell).training["clients"]
+    arguments = study.partition(cell.dataset, cell.alpha)
+    cut, where = arguments.get("clients", clients), f"datasets.{cell.dataset}.partition"
+    split = study.splits.get((cell.dataset, cell.alpha))
+    if split and cut != split.clients:
+        raise InputError(
+            f"{study.file}: {where}.clients: {cut}, but {arguments['file']} has {split.clients}"
+            " (training.clients and partition.clients may be left out)"
+        )
+    if cut != clients:
+        raise InputError(
+            f"{study.file}: {cell.condition}: training.clients: {clients}, but {where}.clients is"
+            f" {cut}"
+        )
+
+
+def check_reports(study: "Study") -> None:
+    """Tables and figures may only name cells that the grid has."""
+    seeds = sorted({cell.seed for cell in study.cells})
+    conditions = {(cell.dataset, cell.alpha, cell.model) for cell in study.cells}
+    labels = {cell.algorithm for cell in study.cells}
+    for section, entries in (("tables", study.tables), ("figures", study.figures)):
+        for name, entry in entries.items():
+            where = f"{study.file}: {section}.{name}"
+            if entry.get("seed", seeds[0]) not in seeds:
+                allowed = ", ".join(map(str, seeds))
+                raise InputError(
+                    f"{where}.seed: {entry['seed']} is not in the grid; allowed: {allowed}"
+                )
+            for column in entry["columns"]:
+                condition = (column["dataset"], column["alpha"], column["model"])
+                if condition not in conditions:
+                    columns = sorted("/".join(c) for c in conditions)
+                    raise InputError(
+                        f"{where}.columns: {'/'.join(condition)!r} is not in the grid"
+                        f"{did_you_mean('/'.join(condition), columns)}"
+                    )
+            for label in entry["rows"]:
+                if label not in labels:
+                    raise InputError(
+                        f"{where}.rows: {label!r} is not in the grid"
+                        f"{did_you_mean(label, sorted(labels))}"
+                    )
+            _check_kind(study, where, entry)
+
+
+def _check_kind(study: "Study", where: str, entry: Mapping[str, Any]) -> None:
+    """A table or figure may only show what its cells will have."""
+    if entry["kind"] == "communication":
+        for column in entry["columns"]:
+            if not study.baselines(column):
+                raise InputError(
+                    f"{where}: kind communication counts against fedavg, which the grid lacks at"
+                    f" {'/'.join(column.values())}"
+                )
+    if entry["kind"] == "landscape":
+        if "seed" not in entry:
+            raise InputError(f"{where}.seed: missing, must be given: a landscape is of one seed")
+        if len(entry["columns"]) > 1:
+            raise InputError(
+                f"{where}.columns: a landscape is of one column; allowed: one of"
+                f" {', '.join('/'.join(column.values()) for column in entry['columns'])}"
+            )
+    record = RECORD_OF.get(entry.get("metric", ""))
+    for cell in study.cells_of(entry) if record else ():
+        if record not in study.settings(cell).training["record"]:
+            raise InputError(
+                f"{where}.metric: {entry['metric']} is not recorded by {cell.condition}: put"
+                f" {record} into its training.record"
+            )
+
+
+def warnings(study: "Study") -> Iterator[str]:
+    """What is allowed and can hardly be meant: a line for each method and its settings."""
+    said: dict[tuple[str, str, str], tuple[float, int]] = {}
+    for cell in study.cells:
+        settings = study.settings(cell)
+        rounds, hyper = settings.training["rounds"], {**settings.hyperparameters}
+        schedule = study.algorithm(cell)[1].schedule
+        T_s = hyper.get("T_s", 0)
+        if T_s >= rounds and schedule(hyper, rounds - 1) != schedule(hyper, int(T_s) + 1):
+            said[cell.dataset, cell.model, cell.algorithm] = T_s, rounds
+    for (dataset, model, label), (T_s, rounds) in said.items():
+        yield (
+            f"{study.file}: algorithms.{label}.hyperparameters.T_s: {T_s}, but {dataset}/{model}"
+            f" trains for {rounds} rounds: the method never leaves its warm-up"
+        )

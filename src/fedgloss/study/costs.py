@@ -1,0 +1,133 @@
+"""What a study will cost, in words: hours by table, model and device, and how much is a guess."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedgloss.study.estimate import Job, Need, remaining
+from fedgloss.study.study import Study
+
+START = 3.0
+"""Seconds of one core until a job's Python has torch; of a study of small cells the larger part."""
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU; asking torch would take a second."""
+    return os.path.exists("/dev/nvidiactl")
+
+
+def estimate(study: Study, results: Path, target: str = "", details: bool = False) -> str:
+    """The hours still to be spent, by table or figure, model and device, then the total.
+
+    target: a table, a figure, or the beginning of cells' paths; InputError if the study has none
+    such. details: a line for each condition and kind of job instead.
+    """
+    jobs = [*remaining(study, results, target)]
+    if details:
+        lines = _details(jobs)
+    else:
+        lines = by_group(jobs, lambda job: (job.part or "in no table", job.cell.model))
+    return "\n".join([*lines, *([""] if lines else []), *total(study, jobs)])
+
+
+def by_group(jobs: Sequence[Job], key: Callable[[Job], tuple[str, ...]]) -> list[str]:
+    """A line for each group of jobs and device: how many of each kind, and their hours."""
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for one in jobs:
+        device = "GPU" if one.need.gpu else "CPU"
+        groups.setdefault((*key(one), device), []).append(one)
+    rows = []
+    for (*names, device), members in groups.items():
+        kinds = [member.kind for member in members]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        hours = [f"{max(_hours([member.need for member in members]), 0.01):.2f} {device} h"]
+        if device == "GPU" and not has_gpu():
+            hours.append(f"or {_hours([member.on_cpu for member in members]):,.0f} CPU h")
+        rows.append([*names, counts, *hours])
+    return _aligned(rows)
+
+
+def total(study: Study, jobs: Sequence[Job]) -> list[str]:
+    """The sum of all jobs, and how long they take here if here is no GPU or none is wanted."""
+    needs = [job.need for job in jobs]
+    devices = {"GPU": [n for n in needs if n.gpu], "CPU": [n for n in needs if not n.gpu]}
+    hours = [f"{_amount(_hours(some), device)}" for device, some in devices.items() if some]
+    count = f"{len(jobs)} job{'s' * (len(jobs) != 1)} to run"
+    lines = [f"{study.name}: {count}: {' and '.join(hours) or 'nothing left'}"]
+    lines[0] += _guessed(needs)
+    if jobs and not (devices["GPU"] and has_gpu()):
+        cores = len(os.sched_getaffinity(0))
+        here = [job.on_cpu for job in jobs]
+        alone = [need.seconds + START for need in here]
+        where = f"{'without a GPU, as ' if devices['GPU'] else ''}here, on {cores} cores"
+        lines.append(
+            f"{where}: about {spoken(max(sum(alone) / cores, max(alone)))}{_guessed(here)}"
+        )
+    if any("guessed" in line for line in lines):
+        lines.append("(guessed: not measured yet; constants/resources.yaml says from what)")
+    return lines
+
+
+def _guessed(needs: Sequence[Need]) -> str:
+    """How much of these hours is guessed, as the end of a line."""
+    share = _hours([need for need in needs if need.basis == "guessed"])
+    return f", {share / _hours(needs):.0%} of it guessed" if share else ""
+
+
+def _details(jobs: Sequence[Job]) -> list[str]:
+    groups: dict[tuple[str, str], list[Need]] = {}
+    for one in jobs:
+        groups.setdefault((one.condition, one.kind), []).append(one.need)
+    return _aligned(
+        [
+            [
+                condition,
+                kind,
+                f"{len(needs)} x {_duration(needs[0].seconds)}",
+                f"= {_hours(needs):.2f} {'GPU' if needs[0].gpu else 'CPU'} h",
+                f"limit {_duration(60 * needs[0].minutes(1))}",
+                needs[0].basis,
+            ]
+            for (condition, kind), needs in groups.items()
+        ]
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, each column as wide as its widest entry; numbers to the right."""
+    widths = [
+        max(len(row[i]) for row in rows if i < len(row))
+        for i in range(max(map(len, rows), default=0))
+    ]
+    return [
+        "  ".join(
+            f"{text:>{width}}" if text.endswith(" h") else f"{text:<{width}}"
+            for text, width in zip(row, widths, strict=False)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def spoken(seconds: float) -> str:
+    """A time as one says it: 40 s, 12 min, 5.1 h, 3 days, 2.4 years."""
+    for limit, unit, digits in ((90, 1, 0), (5400, 60, 0), (172_800, 3600, 1), (6.3e7, 86_400, 0)):
+        if seconds < limit:
+            name = {1: "s", 60: "min", 3600: "h", 86_400: "days"}[unit]
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds / 31_557_600:.1f} years"
+
+
+def _hours(needs: Sequence[Need]) -> float:
+    return sum(need.seconds for need in needs) / 3600
+
+
+def _amount(hours: float, device: str) -> str:
+    """Hours of a device, of which there may be a minute or a thousand."""
+    if hours < 0.1:
+        return f"{max(60 * hours, 0.1):.1f} {device} minutes"
+    return f"{hours:,.{1 if hours < 100 else 0}f} {device} hours"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,0 +1,158 @@
+"""What a run of the workflow says: how long it will take, then a line for each job that ends."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedgloss.errors import InputError, printable
+from fedgloss.files import read_json
+from fedgloss.progress import clock
+from fedgloss.study import costs, estimate
+from fedgloss.study.own import missing_data
+from fedgloss.study.study import Cell, Study
+
+KINDS = {"train": "metrics.csv", "hessian": "hessian.json", "landscape": "landscape.csv"}
+"""The rules whose jobs are about cells, and the file that each leaves for every cell."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job that Snakemake is going to run."""
+
+    rule: str
+    wildcards: Mapping[str, str]
+    output: Sequence[str]
+
+
+class Messages:
+    """The lines to show for these jobs, by Snakemake's number; each method returns the next."""
+
+    def __init__(self, study: Study, jobs: Mapping[int, Planned]) -> None:
+        self.study, self.jobs = study, jobs
+        by_path = {str(cell): cell for cell in study.cells}
+        self.cells = {
+            number: [by_path["/".join(Path(file).parts[-6:-1])] for file in _files(job)]
+            for number, job in jobs.items()
+        }
+        self.costs = {
+            number: [estimate.job(study, job.rule, cell) for cell in self._priced(number)]
+            for number, job in jobs.items()
+        }
+        self.to_train = sum(len(self.cells[n]) for n, job in jobs.items() if job.rule == "train")
+        self.trained = 0
+        self.begun = time.monotonic()
+        self.running: set[int] = set()
+        self.ended: set[int] = set()
+
+    def plan(self, dryrun: bool) -> Iterator[str]:
+        """How long it will take; of a dry run also the parts, and which data are missing."""
+        jobs = [one for some in self.costs.values() for one in some]
+        if dryrun:
+            data = (job.wildcards["data"] for job in self.jobs.values() if "data" in job.wildcards)
+            names = dict.fromkeys(cell.dataset for cell in self.study.cells)
+            by_folder = {self.study.data_folder(name): name for name in names}
+            yield from missing_data(self.study, [by_folder[folder] for folder in data])
+            yield from costs.by_group(jobs, lambda job: (job.cell.dataset, job.cell.model))
+        if jobs:
+            yield from costs.total(self.study, jobs)
+
+    def started(self, number: int) -> None:
+        """Note that a job runs now, and does not wait in a cluster's queue."""
+        self.running.add(number)
+
+    def finished(self, number: int) -> Iterator[str]:
+        """A line for each cell that a job has trained, with its accuracy; one for another job."""
+        if number not in self.jobs:
+            return
+        self.running.discard(number)
+        self.ended.add(number)
+        job = self.jobs[number]
+        if job.rule != "train":
+            if job.output:  # a named target has none
+                yield f"{job.rule:<9}  {self._label(number)}"
+            return
+        for cell, file in zip(self.cells[number], _files(job), strict=True):
+            self.trained += 1
+            said = [f"{job.rule:<9}  {self._name([cell])}", *_outcome(Path(file).parent)]
+            said += [f"{self.trained} of {self.to_train}", *self._left()]
+            yield "  ".join(said)
+
+    def failed(self, number: int, logs: Sequence[str], said: str | None = None) -> Iterator[str]:
+        """Why a job failed, in one line: what a cluster `said` of it, and what its log says."""
+        if number in self.jobs:
+            self.running.discard(number)
+            about = " ".join(self._label(number).split())
+            # A cluster's words end in where to look, which is shown next.
+            words = [(said or "").partition(". For further ")[0], _cause(logs)]
+            cause = printable("; ".join(filter(None, words))) or "its log says nothing"
+            yield f"failed: {self.jobs[number].rule} {about}: {cause}"
+
+    def _left(self) -> Iterator[str]:
+        """The time left, by what the jobs that have ended took; running ones count half."""
+
+        def work(numbers: set[int]) -> float:
+            ended = [one for number in numbers for one in self.costs[number]]
+            needs = [one.need if costs.has_gpu() else one.on_cpu for one in ended]
+            return sum(need.seconds for need in needs) + costs.START * len(numbers)
+
+        done = work(self.ended) + work(self.running) / 2
+        left = work({*self.jobs}) - done
+        if left > 0:
+            yield f"{clock((time.monotonic() - self.begun) * left / done)} left"
+
+    def _priced(self, number: int) -> list[Cell]:
+        """The cells whose costs are a job's: each that it trains; one stands for its sisters."""
+        cells = self.cells[number]
+        return cells if self.jobs[number].rule == "train" else cells[:1]
+
+    def _label(self, number: int) -> str:
+        """What a job is about, in words."""
+        if self.cells[number]:
+            return self._name(self.cells[number])
+        wildcards = self.jobs[number].wildcards
+        words = [value for name, value in wildcards.items() if name != "study"]
+        return " ".join(words) or self.study.name
+
+    def _name(self, cells: Sequence[Cell]) -> str:
+        """Cells in columns: what they share; data set and model where the study has several."""
+        words = []
+        for field in ("dataset", "model", "algorithm", "alpha", "seed"):
+            here, there = (
+                {str(getattr(cell, field)) for cell in some} for some in (cells, self.study.cells)
+            )
+            if len(here) == 1 and (len(there) > 1 or field in ("algorithm", "alpha", "seed")):
+                title = f"{field} " if field in ("alpha", "seed") else ""
+                words.append(f"{title}{here.pop():<{max(map(len, there))}}")
+        return "  ".join(words)
+
+
+def _files(job: Planned) -> list[str]:
+    """The file of each of a job's cells, if it is about cells."""
+    return [file for file in job.output if Path(file).name == KINDS.get(job.rule)]
+
+
+def _outcome(run: Path) -> Iterator[str]:
+    """The accuracy of a finished run, and the seconds that it took or was its share."""
+    try:
+        manifest = read_json(run / "manifest.json")
+        seconds = manifest["wall_seconds"] / manifest["cells_together"]
+        diverged = manifest["status"] == "diverged"
+        yield f"{'diverged' if diverged else format(manifest['accuracy'], '.2f') + ' %':>8}"
+        yield f"{seconds:6.1f} s"
+    except (InputError, OSError, KeyError, TypeError, ValueError):
+        yield "its manifest cannot be read"
+
+
+def _cause(logs: Sequence[str]) -> str:
+    """The line of a log that says why: the command's own, or else the last; "" if there is none."""
+    for log in logs:
+        try:
+            lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        lines = [line.strip() for line in lines if line.strip()]
+        own = [line for line in lines if line.startswith("fedgloss: error: ")]
+        if lines:
+            return (own or lines)[-1].removeprefix("fedgloss: error: ")
+    return ""

@@ -1,0 +1,196 @@
+"""From what a study says, and the constants of the paper, to the settings of a cell.
+
+Each number comes from the strongest place that gives it. Weakest first: the constants for the data
+source and model, those of the method there, the study's `training`, and its `algorithms` entry
+(after that of the label which the entry is `like`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from fedgloss import algorithms
+from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.declared import check_declared
+from fedgloss.errors import InputError
+from fedgloss.study import inputs
+from fedgloss.study.cells import Cell
+from fedgloss.study.schema.constants import MethodConstants
+from fedgloss.study.settings import Settings, Training, check_last
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Study
+
+Variants = Mapping[str, str] | str
+DIAGNOSTICS = ["norms", "communication"]
+"""What is recorded where nothing is said: it changes no number."""
+ALIASES = {"alpha": "beta", "beta": "alpha"}
+"""Hyperparameters that may be given by another name (see `resolve_hyperparameters`)."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a study says about a label of its grid, that of the labels it is `like` included."""
+
+    method: str
+    variants: tuple[Variants | None, ...]
+    """Weakest first, each laid over those before it; where the first is None, the constants' own
+    come first."""
+    hyperparameters: Mapping[str, float]
+    training: Mapping[str, Any]
+
+
+def definition(study: "Study", label: str) -> Definition:
+    """The definition of an algorithm's label; InputError if it is `like` itself."""
+    entries, chain = study.config.get("algorithms", {}), [label]
+    while (base := entries.get(chain[-1], {}).get("like")) is not None:
+        if base in chain:
+            raise InputError(f"{study.file}: algorithms.{chain[-1]}.like: {base!r} is like itself")
+        chain.append(base)
+    method = chain[-1]
+    variants: list[Variants | None] = []
+    hyperparameters: dict[str, float] = {}
+    training: dict[str, Any] = {}
+    for entry in (entries.get(name, {}) for name in reversed(chain)):
+        method = entry.get("method", method)
+        training |= entry.get("training", {})
+        hyperparameters = _over(hyperparameters, entry.get("hyperparameters", {}))
+        variants.append(entry.get("variants"))
+    return Definition(method, tuple(variants), hyperparameters, training)
+
+
+def settings(study: "Study", cell: Cell) -> Settings:
+    """Everything that decides a cell's numbers; InputError for what does not go together."""
+    where = f"{study.file}: {cell.condition}"
+    method, training = study.definition(cell.algorithm).method, training_of(study, cell)
+    if training["clients_per_round"] > training["clients"]:
+        raise InputError(
+            f"{where}: training.clients_per_round: {training['clients_per_round']} of only"
+            f" {training['clients']} clients"
+        )
+    try:
+        check_last("training", training)
+        variants, algorithm = study.algorithm(cell)
+        check_declared(method, algorithm)
+        given = _hyperparameters(study, cell)
+        hyperparameters = algorithms.resolve_hyperparameters(algorithm, given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for name in ("lr", "weight_decay"):
+        training[name] = _one_text(training[name])
+    return Settings(
+        dataset=cell.dataset,
+        alpha=cell.alpha,
+        data=_data(study.datasets[cell.dataset]),
+        partition=_cut(study, cell.dataset, cell.alpha),
+        model=study.model(cell.model)["model"],
+        weights=study.weights.get(cell.model),
+        algorithm=cell.algorithm,
+        method=method,
+        variants=variants,
+        hyperparameters={k: _one_text(v) for k, v in hyperparameters.items()},
+        training=cast(Training, training),
+        precision=study.asked.precision,
+        seed=cell.seed,
+    )
+
+
+def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
+    """The keys that nothing gives a cell: of `training`, and of its hyperparameters."""
+    training, given = training_of(study, cell), _hyperparameters(study, cell)
+    _, algorithm = study.algorithm(cell)
+    below = f"algorithms.{cell.algorithm}.hyperparameters"
+    return [f"training.{name}" for name in Training.__annotations__ if name not in training], [
+        f"{below}.{name}"
+        for name, default in algorithm.hyperparameters.items()
+        if default is None and name not in given and ALIASES.get(name) not in given
+    ]
+
+
+def constants_key(study: "Study", dataset: str, model: str) -> str:
+    """Where methods.yaml has the constants for a data set and model, if it has any."""
+    return f"{study.datasets[dataset]['source']}/{study.model(model)['model']}"
+
+
+def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
+    """The training settings that are given for a cell."""
+    ours, split = study.definition(cell.algorithm), study.splits.get((cell.dataset, cell.alpha))
+    known = study.methods.settings.get(constants_key(study, cell.dataset, cell.model))
+    of_method = _of_method(study, cell.dataset, cell.model, cell.algorithm)
+    training: dict[str, Any] = {"record": DIAGNOSTICS}
+    training |= {"clients": split.clients} if split else {}
+    training |= known.training.at(cell.alpha) if known else {}
+    training |= of_method.training.at(cell.alpha)
+    training |= study.config.get("training", {})
+    training |= ours.training
+    return {**training, "record": [*training["record"]]}
+
+
+def algorithm(
+    study: "Study", dataset: str, model: str, label: str
+) -> tuple[dict[str, str], Algorithm]:
+    """The variants of a label's method on a data set and model, and the method that they make."""
+    ours, known = study.definition(label), _of_method(study, dataset, model, label)
+    variants = algorithms.resolve_variants(ours.method, study.asked.preset)
+    first, *others = ours.variants
+    for chosen in (known.variants if first is None else first, *others):
+        if isinstance(chosen, str):
+            variants = algorithms.resolve_variants(ours.method, chosen)
+        elif chosen:
+            algorithms.resolve_variants(ours.method, chosen)  # refuses what the method has not
+            variants |= chosen
+    return variants, algorithms.build_algorithm(ours.method, variants)
+
+
+def partition(study: "Study", dataset: str, alpha: str) -> dict[str, Any]:
+    """The arguments of a data set's partition at an alpha; it has the clients that are trained."""
+    arguments = inputs.partition_arguments(study.datasets[dataset], alpha)
+    if arguments["scheme"] not in ("file", "natural") and "clients" not in arguments:
+        cell = study.select(dataset=dataset, alpha=alpha)[0]
+        arguments["clients"] = training_of(study, cell)["clients"]
+    return arguments
+
+
+def _hyperparameters(study: "Study", cell: Cell) -> dict[str, float]:
+    """The hyperparameters that are given for a cell."""
+    of_method = _of_method(study, cell.dataset, cell.model, cell.algorithm)
+    known = {name: entry.at(cell.alpha) for name, entry in of_method.hyperparameters.items()}
+    return _over(known, study.definition(cell.algorithm).hyperparameters)
+
+
+def _over(weaker: Mapping[str, float], stronger: Mapping[str, float]) -> dict[str, float]:
+    """Hyperparameters over others: a `beta` replaces a weaker `alpha`."""
+    kept = {key: value for key, value in weaker.items() if ALIASES.get(key) not in stronger}
+    return kept | dict(stronger)
+
+
+def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodConstants:
+    """The constants of a label's method; a data set or model of one's own has none."""
+    known = study.methods.settings.get(constants_key(study, dataset, model))
+    method = study.definition(label).method
+    found = known.algorithms.get(method) if known else None
+    return found or MethodConstants()
+
+
+def _data(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a data set's content, wherever its originals lie."""
+    return {
+        "source": definition["source"],
+        "images": definition.get("images", "clean"),
+        "size": definition.get("size"),
+    }
+
+
+def _cut(study: "Study", dataset: str, alpha: str) -> dict[str, Any]:
+    """What decides a partition, wherever its file lies."""
+    arguments = partition(study, dataset, alpha)
+    if arguments["scheme"] == "file":
+        return {"scheme": "file", "sha256": [*study.splits[dataset, alpha].sha256]}
+    if arguments["scheme"] == "natural":
+        return {"scheme": "natural"}
+    return {key: arguments[key] for key in ("scheme", "clients", "seed")}
+
+
+def _one_text(number: float) -> float:
+    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number

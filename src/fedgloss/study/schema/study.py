@@ -1,0 +1,161 @@
+"""What may stand in a study."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedgloss.study.schema.kinds import (
+    Alpha,
+    Augmentation,
+    Count,
+    Display,
+    Folder,
+    Listed,
+    MethodName,
+    Model,
+    ModelName,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Records,
+    Scheme,
+    Seed,
+    Several,
+    SplitFile,
+    Text,
+    Variants,
+    WeightsFile,
+)
+
+
+class Partition(Model):
+    """How a data set is cut into clients."""
+
+    scheme: Scheme
+    by_alpha: dict[Alpha, Scheme] = Field(default_factory=dict)
+    clients: Count | None = None
+    seed: Seed | None = None
+    file: SplitFile | None = None
+
+
+class Dataset(Model):
+    """A data set: where it comes from and how it is cut; without `source`, one that is known."""
+
+    name: Display | None = None
+    source: Literal["digits", "cifar10", "cifar100", "folder", "landmarks"] | None = None
+    root: Folder | None = None
+    download: bool | None = None
+    images: Literal["clean", "official_overlap"] | None = None
+    size: Count | None = None
+    partition: Partition | None = None
+
+
+class Training(Model):
+    """Overrides of how cells are trained."""
+
+    rounds: Count | None = None
+    clients: Count | None = None
+    clients_per_round: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    lr: Positive | None = None
+    weight_decay: NotNegative | None = None
+    augmentation: Augmentation | None = None
+    evaluate_every: Count | None = None
+    last: Count | None = None
+    record: Records | None = None
+
+
+class Algorithm(Model):
+    """A label of the grid: a method with settings of its own, or `like` another label's."""
+
+    like: Name | None = None
+    name: Display | None = None
+    method: MethodName | None = None
+    variants: Variants | None = None
+    hyperparameters: dict[str, Number] = Field(default_factory=dict)
+    training: Training = Training()
+
+
+class LabelledModel(Model):
+    """A label of the grid: a model, and the weights that it starts from."""
+
+    name: Display | None = None
+    model: ModelName | None = None
+    weights: WeightsFile | None = None
+
+
+class Block(Model):
+    """Cells: each algorithm at each alpha."""
+
+    dataset: Text
+    alphas: Several[Alpha]
+    model: ModelName
+    algorithms: Several[Name]
+
+
+class Hessian(Model):
+    """Which eigenvalues are computed: how many, of which model, on which data."""
+
+    data: Literal["paper", "official_code"] = "paper"
+    count: Annotated[int, Field(ge=1, le=50)] = 5
+    models: Several[Literal["average", "final"]] = ("average", "final")
+
+
+class Landscape(Model):
+    """The square over which a loss surface is computed."""
+
+    points: Annotated[int, Field(ge=3, le=201)] = 21
+    extent: Positive = 1.0
+
+
+class Condition(Model):
+    """A column of a table, or a panel of a figure."""
+
+    dataset: Text
+    alpha: Alpha
+    model: Text
+
+
+class Table(Model):
+    """A table; without columns or rows, of the whole grid."""
+
+    kind: Literal["methods", "communication"]
+    title: Text | None = None
+    columns: Several[Condition] | None = None
+    rows: Several[Name] | None = None
+    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1"]] | None = None
+
+
+class Figure(Model):
+    """A figure; without columns or rows, of the whole grid."""
+
+    kind: Literal["curves", "eigenvalues", "landscape"]
+    title: Text | None = None
+    metric: (
+        Literal["accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"] | None
+    ) = None
+    seed: Seed | None = None
+    columns: Several[Condition] | None = None
+    rows: Several[Name] | None = None
+
+
+class Study(Model):
+    """A study: what to run. config/README.md explains every key."""
+
+    study: Name
+    title: Text | None = None
+    note: Text | None = None
+    preset: Literal["recommended", "paper", "official"] = "recommended"
+    seeds: Several[Seed]
+    datasets: dict[Name, Dataset] = Field(default_factory=dict)
+    training: Training = Training()
+    precision: Literal["float32", "tf32", "tf32x3", "float16", "bfloat16"] = "float32"
+    algorithms: dict[Name, Algorithm] = Field(default_factory=dict)
+    models: dict[Name, LabelledModel] = Field(default_factory=dict)
+    grid: Listed[Block]
+    hessian: Hessian = Hessian()
+    landscape: Landscape = Landscape()
+    tables: dict[Name, Table] = Field(default_factory=dict)
+    figures: dict[Name, Figure] = Field(default_factory=dict)

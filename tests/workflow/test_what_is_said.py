@@ -1,0 +1,106 @@
+"""What one sees of a run: bars on a terminal, plain short lines elsewhere, why a job failed."""
+
+import os
+import pty
+import re
+import subprocess
+
+from fedgloss.study.layout import HERE
+from workflow.project import SMOKE, build, environment, planned, rules, snakemake
+
+FIRST = "digits/alpha-0/smallcnn/fedavg/seed-0"
+CELL = str(HERE.metrics("smoke", FIRST))
+AGAIN = (SMOKE, "--force", "--", CELL)
+
+
+def on_a_terminal(project, *arguments):
+    """What Snakemake writes to a terminal of 100 columns, control characters included."""
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "2", *arguments],
+        cwd=project,
+        env={**environment(project), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(screen, 65536)
+        except OSError:  # the terminal's other end is closed
+            part = b""
+        if not part:
+            break
+        shown += part
+    os.close(screen)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_without_a_terminal_a_run_is_a_short_line_for_each_job(built):
+    lines = (built / "log").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 50 and max(map(len, lines)) < 150, lines
+    assert "\x1b" not in "".join(lines)
+    jobs = [line.split()[0] for line in lines if line.split()]
+    expected = {"prepare": 1, "partition": 1, "train": 4, "hessian": 2, "table": 1, "report": 1}
+    # Once in the summary beforehand, then for each job.
+    assert {rule: jobs.count(rule) - 1 for rule in expected} == expected
+    counts = [f"{n} of 4" for n in range(1, 5)]
+    trained = [line for line in lines if line.startswith("train ") and " % " in line]
+    assert all(n in line for n, line in zip(counts, trained, strict=True))
+
+
+def test_the_whole_of_what_snakemake_says_is_in_its_log(built):
+    logs = [*(built / ".snakemake" / "log").glob("*.log")]
+    text = "".join(log.read_text(encoding="utf-8") for log in logs)
+    assert text.count("rule train_seeds:\n") == 2 and "4 of 4" in text
+
+
+def test_a_cell_that_is_made_again_shows_its_accuracy(finished):
+    accuracy = (finished / CELL).with_name("manifest.json").read_text(encoding="utf-8")
+    accuracy = float(accuracy.split('"accuracy": ')[1].split(",")[0])
+    assert f"train      fedavg    alpha 0  seed 0  {accuracy:6.2f} % " in build(finished, *AGAIN)
+
+
+def test_a_terminal_shows_bars_and_the_same_lines(finished):
+    shown = on_a_terminal(finished, *AGAIN)
+    for words in ("Workflow Progress", "Total Progress", "train      fedavg    alpha 0  seed 0 "):
+        assert words in shown
+    assert "fedgloss train --settings" not in shown
+
+
+def test_a_failed_job_says_why_in_one_line_and_shows_its_log(finished):
+    (finished / HERE.checkpoints("smoke", FIRST)).write_text("in the way")
+    shown = snakemake(finished, *AGAIN)
+    assert shown.returncode == 1
+    text = shown.stdout + shown.stderr
+    (cause,) = [line for line in text.splitlines() if line.startswith("failed: ")]
+    assert cause.startswith("failed: train fedavg alpha 0 seed 0: results/checkpoints/smoke/")
+    assert "results cannot be written here" in cause
+    assert text.index(cause) < text.index("fedgloss: error: ")
+    assert "seed-0.log" in text and "CalledProcessError" not in text
+    assert max(map(len, text.splitlines())) < 400
+
+
+def test_a_dry_run_of_the_paper_is_a_page(fresh):
+    text = build(fresh, "--configfile=config/paper.yaml", "--dry-run")
+    assert text.count("\n") < 50
+    assert "data/cifar100: missing, must hold cifar-100-python, see docs/data.md" in text
+    assert "paper: 492 jobs to run: " in text and re.search(r"^ train +438 $", text, re.M)
+
+
+def test_a_part_of_a_study_needs_the_jobs_of_its_cells(fresh):
+    part = planned(fresh, SMOKE, "--config", "only=digits/alpha-0/smallcnn/fedavg")
+    expected = {"prepare": 1, "partition": 1, "train_seeds": 1, "hessian_seeds": 1}
+    assert rules(part) == {**expected, "table": 1, "figure": 1, "report": 1}
+    part = planned(
+        fresh, "table_accuracy", SMOKE, "--config", "only=digits/alpha-0/smallcnn/fedavg"
+    )
+    assert rules(part) == {**expected, "table": 1}
+
+
+def test_a_part_that_is_not_there_is_refused(fresh):
+    shown = snakemake(fresh, SMOKE, "--config", "only=cifar10")
+    assert shown.returncode == 2
+    assert "fedgloss: error: config/smoke.yaml: 'cifar10' is no beginning" in shown.stderr

@@ -1,0 +1,53 @@
+"""What is said while jobs run: lines of fedgloss.study.messages among Snakemake's own messages.
+
+REQUIRES  STUDY (common.smk)
+PROVIDES  nothing; the lines go to the terminal and to Snakemake's log in .snakemake/log
+"""
+
+from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from fedgloss.study.messages import Messages, Planned
+
+# What says nothing about a run: no environment is used unless it is asked for.
+NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
+
+
+class Narrator:
+    """Adds our lines before Snakemake's messages, and leaves out those that are noise."""
+
+    def __init__(self):
+        self.messages = None
+
+    def filter(self, record):
+        """Called for each message with its event, if it has one; whether to show it."""
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO and not self.messages:
+            jobs = {
+                workflow.dag.jobid(job): Planned(
+                    job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output
+                )
+                for job in workflow.dag.needrun_jobs()
+            }
+            self.messages = Messages(STUDY, jobs)
+            for line in self.messages.plan(workflow.dryrun):
+                logger.info(line)
+        elif self.messages and event == LogEvent.JOB_INFO:
+            if record.local:
+                self.messages.started(record.jobid)
+        elif self.messages and event == LogEvent.JOB_FINISHED:
+            for line in self.messages.finished(record.job_id):
+                logger.info(line)
+        elif self.messages and event == LogEvent.JOB_ERROR:
+            for line in self.messages.failed(record.jobid, record.log, record.rule_msg):
+                logger.error(line)
+            record.log = [file for file in record.log if os.path.isfile(file)]
+        # That a command has failed, at the length of the command, is known from JOB_ERROR.
+        failed = (
+            self.messages and event == LogEvent.ERROR and "CalledProcessError" in str(record.msg)
+        )
+        return not failed and record.msg not in NOISE
+
+
+if workflow.is_main_process:
+    logger.addFilter(Narrator())

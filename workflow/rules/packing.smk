@@ -1,0 +1,49 @@
+"""Which jobs serve all seeds of a method: one process instead of one for each seed.
+
+The files are the same either way, and so are a job's inputs but for other seeds' runs, its
+parameters and its command: finished cells stay finished when the packing changes.
+
+REQUIRES  STUDY, TOGETHER and the functions of common.smk
+PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern
+"""
+
+
+def one_by_one(rule):
+    """Whether the command line names a rule, or a file of a cell: its jobs then are of one cell."""
+    targets, others = asked_for()
+    return rule in (*targets, *others) or any(map(cell_named, (*targets, *others)))
+
+
+def is_small(cell):
+    """Whether a cell trains on the processor, by src/fedgloss/study/constants/resources.yaml."""
+    return need_of("training", cell).gpu == 0
+
+
+def packed(rule, done, may=lambda cell: True):
+    """A pattern for the conditions whose seeds are one job, or none at all.
+
+    They are packed where all seeds are to be done, or are done. A seed that is added to a study
+    later, or lost, is a job of its own, since a job makes all its files again.
+
+    done(cell): whether its files are there; may(cell): whether the seeds of its method are packed
+    where nothing is said.
+    """
+    conditions = {cell.condition: [] for cell in STUDY.cells}
+    for cell in STUDY.cells:
+        conditions[cell.condition].append(cell)
+    if workflow.is_main_process:  # a cluster's job has been told already which it is
+        off = len(SEEDS) == 1 or TOGETHER == "cells" or one_by_one(rule)
+        conditions = [
+            condition
+            for condition, cells in conditions.items()
+            if not off and (TOGETHER == "seeds" or may(cells[0])) and len({*map(done, cells)}) == 1
+        ]
+    return "|".join(map(re.escape, conditions)) or "none"
+
+
+EXPECTED = Expectations(STUDY, LAYOUT.results)
+
+
+def is_measured(cell):
+    """Whether a cell's eigenvalues are there, and of the run that the study asks for."""
+    return EXPECTED.is_there(cell) and LAYOUT.hessian(STUDY.name, cell).is_file()
