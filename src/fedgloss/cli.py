@@ -40,6 +40,10 @@ Sharing:
 """
 
 
+OF_THE_WORKFLOW = ("pydantic", "yaml", "pandas", "tabulate", "matplotlib", "jinja2", "sklearn")
+"""Packages that training needs none of."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
@@ -49,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except InputError as error:
         return _refuse(error)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in OF_THE_WORKFLOW:
+            raise
+        return _refuse(InputError(f"needs the package {name}; pip install 'fedgloss[workflow]'"))
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -13,7 +13,7 @@ class Progress:
 
     def __init__(self, label: str, rounds: int, images_per_round: float) -> None:
         self.label, self.rounds, self.images = label, rounds, images_per_round
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.begun = self.reported = time.monotonic()
         self.first: int | None = None
         self.accuracy: float | None = None

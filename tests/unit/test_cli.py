@@ -661,3 +661,12 @@ sys.exit(", ".join(heavy & {{*sys.modules}}) or 0)
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
+
+
+def test_what_is_not_installed_is_named(tmp_path):
+    """The package alone trains; what reads studies comes with an extra."""
+    code = "import sys; sys.modules['yaml'] = None; from fedgloss.cli import main; "
+    code += f"sys.exit(main(['check', {SMOKE!r}]))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 2 and shown.stderr.count("\n") == 1
+    assert "needs the package yaml; pip install 'fedgloss[workflow]'" in shown.stderr

@@ -14,7 +14,7 @@ from fedgloss.engine.backends.stacked import can_stack
 from fedgloss.engine.clients import ClientData
 from fedgloss.engine.losses import Loss, is_cross_entropy
 from fedgloss.engine.numbers import check_choice
-from fedgloss.engine.task import Task
+from fedgloss.engine.task import COLUMNS, Task
 from fedgloss.errors import InputError
 
 BACKENDS = ("auto", "autograd", "stacked", "graph", "fused")
@@ -42,6 +42,18 @@ def check_callable(name: str, value: Any) -> None:
     """Refuse what cannot be called."""
     if not callable(value):
         raise InputError(f"{name}: expected a function, not {value!r:.40}")
+
+
+def check_metrics(metrics: Any) -> None:
+    """Refuse what is not functions by name, and names that rows of metrics have already."""
+    if not isinstance(metrics, Mapping):
+        raise InputError(f"metrics: expected functions by name, not {metrics!r:.40}")
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or name in COLUMNS:
+            raise InputError(
+                f"metrics: {name!r:.40} cannot be the name of one; taken: {', '.join(COLUMNS)}"
+            )
+        check_callable(f"metrics: {name!r}", metric)
 
 
 def check_loss(loss: Any) -> None:

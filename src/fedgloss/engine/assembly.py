@@ -22,7 +22,7 @@ from fedgloss.engine.trial import try_out
 from fedgloss.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `train` returns."""
 
@@ -56,6 +56,13 @@ class Result:
     """What trained the clients, where "auto" was asked for."""
     model: nn.Module
     """A copy of the model with the final parameters."""
+
+    def __repr__(self) -> str:
+        row = self.metrics[-1] if self.metrics else {}
+        shown = [f"{name} {value:.5g}" for name, value in row.items() if name != "round"]
+        at = f" in round {self.diverged_in}" if self.diverged_in is not None else ""
+        last = f"; round {row['round']:g}: {', '.join(shown)}" if shown else ""
+        return f"Result({self.status}{at}{last}; {len(self.w)} parameters, {self.backend})"
 
 
 def assemble(

@@ -1,6 +1,7 @@
 """The loss and the accuracy of a flat model on a data set."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
+from fedgloss.errors import OWN_ERRORS, InputError, cause
 
 BATCH_SIZE = 2000
 """Samples in a pass: bounds the memory."""
@@ -19,10 +21,10 @@ BATCH_SIZE = 2000
 def evaluate(
     task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
-    """`loss` and, where targets are class indices, `accuracy` in percent; the model in eval mode.
+    """`loss`, `accuracy` in percent where targets are class indices, and the task's metrics.
 
-    The loss is that of all samples as one mini-batch, whatever it weighs or leaves out; what it
-    leaves out does not count as right or wrong either.
+    The model is in eval mode. The loss is that of all samples as one mini-batch, whatever it weighs
+    or leaves out; what it leaves out does not count as right or wrong either.
     """
     model, loss, pipeline = task.model, task.loss, task.pipeline
     parameters = unflatten(w, parameter_shapes(model))
@@ -41,7 +43,20 @@ def evaluate(
         counted = y >= 0 if ignored is None else y != ignored
         correct = (z.argmax(dim=1) == y) & counted
         result = {"accuracy": 100 * int(correct.sum()) / max(int(counted.sum()), 1), **result}
-    return result
+    return result | own_metrics(task, z, y)
+
+
+def own_metrics(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """The user's metrics by name, but for those that are not finite; InputError if one fails."""
+    found = {}
+    for name, metric in task.metrics.items():
+        try:
+            value = float(metric(outputs.clone(), targets.clone()))
+        except OWN_ERRORS as error:
+            raise InputError(f"metrics: {name!r}: {cause(error)}") from None
+        if math.isfinite(value):
+            found[name] = value
+    return found
 
 
 def are_classes(outputs: Tensor, targets: Tensor) -> bool:

@@ -40,6 +40,13 @@ class Federation:
     sizes: Tensor
     """N_k of each client, float64 [m]."""
 
+    def images_a_round(self, batching: Batching) -> float:
+        """The expected number of samples that a round trains on."""
+        m, share = len(self.data.indices), 1.0
+        if isinstance(self.participants, int):
+            share = self.participants / m
+        return share * sum(sum(batching.sizes(len(index))) for index in self.data.indices)
+
     def draw_participants(self, t: int) -> list[int]:
         """The clients of round t: the schedule's (none past its end), or drawn uniformly.
 

@@ -36,6 +36,7 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
         "test": identify(run.test),
         "pipeline": identify(task.pipeline),
         "loss": identify(task.loss),
+        "metrics": identify(dict(task.metrics)),
         "lr": float(federation.lr),
         "weight_decay": float(federation.weight_decay),
         "batch_size": course.batching.size and int(course.batching.size),

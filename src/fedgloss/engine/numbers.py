@@ -90,10 +90,7 @@ def resolve_course(
     if _integer("last", last, 1) > rounds > 0:
         raise InputError(f"last: {last} of only {rounds} rounds")
     record = check_names("record", record, MEASUREMENTS)
-    if not isinstance(keep_history, bool):
-        raise InputError(
-            f"keep_history: {keep_history!r} is not a truth value; allowed: True, False"
-        )
+    check_truth("keep_history", keep_history)
     batching = Batching(batch_size, epochs, local_steps)
     return Course(rounds, batching, evaluate_every, last, record, keep_history)
 
@@ -102,6 +99,12 @@ def _integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}: {value!r} is not an integer of at least {least}")
     return int(value)
+
+
+def check_truth(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}: {value!r:.40} is not a truth value; allowed: True, False")
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

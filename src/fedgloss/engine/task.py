@@ -1,12 +1,20 @@
 """What is learned, and how long: the two records that every run of a process shares."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedgloss.engine.clients import Batching, Pipeline
 from fedgloss.engine.losses import Loss
 
+Metric = Callable[[Tensor, Tensor], Tensor | float]
+"""(outputs [M, ...], targets [M, ...]) of all test samples -> a number."""
+COLUMNS = (
+    *("round", "accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"),
+    *("bytes_down", "bytes_up"),
+)
+"""What a row of metrics may hold by itself."""
 MEASUREMENTS = ("norms", "communication", "delta_epsilon")
 """What `record` may ask for."""
 
@@ -19,6 +27,8 @@ class Task:
     loss: Loss
     pipeline: Pipeline | None = None
     """None: samples are inputs as they are."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """What else is evaluated on the test set, by name."""
 
 
 @dataclass(frozen=True)

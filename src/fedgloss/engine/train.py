@@ -11,6 +11,7 @@ from fedgloss.algorithms.core import Algorithm
 from fedgloss.engine.arguments import (
     check_callable,
     check_loss,
+    check_metrics,
     checked_test,
     placed,
     placed_test,
@@ -23,10 +24,11 @@ from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, copied, flatten
 from fedgloss.engine.folders import resume_folder
 from fedgloss.engine.identity import kept
-from fedgloss.engine.numbers import resolve_course, resolve_participation
+from fedgloss.engine.numbers import check_truth, resolve_course, resolve_participation
 from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import find_device, prepared
-from fedgloss.engine.task import Task
+from fedgloss.engine.task import Metric, Task
+from fedgloss.progress import Progress
 
 
 @torch.inference_mode(False)
@@ -52,6 +54,7 @@ def train(
     evaluate_every: int = 1,
     last: int = 1,
     record: Sequence[str] = (),
+    metrics: Mapping[str, Metric] = {},
     device: torch.device | str | None = None,
     backend: str = "auto",
     keep_history: bool = True,
@@ -60,6 +63,7 @@ def train(
     checkpoint_seconds: float = 300.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda t, row: None,
+    progress: bool = False,
 ) -> Result:
     """Train `model` on `clients` with a federated method; the model itself is left as it is.
 
@@ -92,6 +96,8 @@ def train(
     test, evaluate_every, last: evaluated every so many rounds and in each of the last `last`.
     record: any of "norms", "communication", "delta_epsilon" (Eq. 6; trains each cohort twice), at
     the evaluated rounds. Recording changes no number of the run.
+    metrics: by name, functions of the outputs and targets of all test samples, whose numbers join
+    the rows of `Result.metrics`; one that is not finite is left out.
     backend: "autograd" (client after client), "stacked" (together; sequential models of common
     layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
     reports in `Result.backend`.
@@ -107,6 +113,8 @@ def train(
     should_stop: asked after each round; where it says True, `fedgloss.Interrupted` is raised, after
     a checkpoint if there is `resume`. Without it, what was trained is lost.
     on_round: gets the number of each round (1 first) and its row of metrics if it was evaluated.
+    progress: show a bar on standard error, in a terminal or a notebook; elsewhere a line now and
+    then.
 
     Raises InputError, a ValueError, naming the argument that is wrong.
     """
@@ -126,6 +134,8 @@ def train(
         record=record,
         keep_history=keep_history,
     )
+    check_metrics(metrics)
+    check_truth("progress", progress)
     for name, function in (("should_stop", should_stop), ("on_round", on_round)):
         check_callable(name, function)
     check_loss(loss)
@@ -134,7 +144,7 @@ def train(
     model = copied(model)
     if device is not None:
         model = model.to(find_device(device))
-    task, w = Task(model, loss, pipeline), flatten(model)
+    task, w = Task(model, loss, pipeline, metrics), flatten(model)
     own = federation(
         algorithm,
         hyper,
@@ -149,8 +159,15 @@ def train(
     run = Run(own, None if test is None else placed_test(test, w, task))
     with prepared(w.device):
         plan = assemble(task, [run], course, backend=backend)
+        bar = Progress(own.algorithm.name, course.rounds, own.images_a_round(course.batching))
+
+        def after_round(t: int, rows: Sequence[Row]) -> None:
+            on_round(t, _copy(rows[0]))
+            if progress:
+                bar(t, rows[0])
+
         with kept(run, plan, folder, checkpoint_seconds):
-            run_rounds([run], plan, should_stop, lambda t, rows: on_round(t, _copy(rows[0])))
+            run_rounds([run], plan, should_stop, after_round)
     return summary(run, plan, model)
 
 

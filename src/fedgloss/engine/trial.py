@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.clients import Batching, ClientData
-from fedgloss.engine.evaluate import BATCH_SIZE, are_classes, evaluating
+from fedgloss.engine.evaluate import BATCH_SIZE, are_classes, evaluating, own_metrics
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
@@ -66,6 +66,7 @@ def _mini_batches(data: ClientData, batching: Batching) -> list[Tensor]:
 
 class _Trial:
     def __init__(self, task: Task, w: Tensor) -> None:
+        self.task = task
         self.model, self.loss, self.pipeline = task.model, task.loss, task.pipeline
         self.w, self.shapes = w.clone(), parameter_shapes(self.model)
 
@@ -115,6 +116,8 @@ class _Trial:
             output = self._forward(x)[0].to(self.w.dtype)
             if self._watched(lambda: self.loss(output, y))[1]:
                 raise InputError("loss: draws random numbers in eval mode too")
+        with torch.no_grad():
+            own_metrics(self.task, output, y)
 
     def _watched(self, compute: Callable[[], Any]) -> tuple[Any, bool]:
         """What this returns, always with the same draws; and whether there were any."""

@@ -22,7 +22,6 @@ from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.engine.clients import Pipeline
-from fedgloss.engine.federation import Federation
 from fedgloss.engine.flat import check_model, flatten
 from fedgloss.engine.numbers import resolve_course
 from fedgloss.engine.rounds import Row, Run, run_rounds
@@ -111,7 +110,7 @@ def train_cells(
             runs.append(Run(own, cell_test(cell, dataset, partitions[cell.partition]), store))
         plan = assemble(task, runs, course, backend=backend, precision=settings.precision)
 
-        images = [_images_a_round(run.federation, training["epochs"]) for run in runs]
+        images = [run.federation.images_a_round(course.batching) for run in runs]
         on_round = watch(label_of(cells), course.rounds, sum(images))
         rounds_here = 0
 
@@ -171,14 +170,6 @@ def _course(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say how long cells are trained, and what is looked at."""
     names = ("rounds", "batch_size", "epochs", "evaluate_every", "last", "record")
     return {name: training[name] for name in names}
-
-
-def _images_a_round(own: Federation, epochs: int) -> float:
-    """The expected number of training images in a round."""
-    share = 1.0
-    if isinstance(own.participants, int):
-        share = own.participants / len(own.data.indices)
-    return float(own.sizes.sum()) * epochs * share
 
 
 def _versions() -> dict[str, str]:
