@@ -71,7 +71,8 @@ def test_every_job_left_a_log_and_a_benchmark(built):
     assert {path.removesuffix(".jsonl") for path in measured} == logs
     for content in measured.values():
         assert json.loads(content.splitlines()[0])["s"] >= 0
-    done = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", (built / "log").read_text())
+    said = "".join(file.read_text() for file in (built / ".snakemake" / "log").iterdir())
+    done = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", said)
     assert len(logs) == len([rule for rule in done if rule != "all"])
 
 
@@ -207,8 +208,9 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
         save_tensors(weights, {name: t.fill_(number) for name, t in shapes.items()})
 
     write(0.01)
-    both = [("report", "smoke"), ("train_seeds", "smoke/digits/alpha-0/warm/fedavg")]
-    assert planned(finished, SMOKE) == both
+    train = ("train_seeds", "smoke/digits/alpha-0/warm/fedavg")
+    jobs = planned(finished, SMOKE)
+    assert [job for job in jobs if job[0].startswith("train")] == [train]
     target = "results/runs/smoke/digits/alpha-0/warm/fedavg/seed-0/metrics.csv"
     build(finished, target, SMOKE)
     inputs = json.loads((finished / target).with_name("manifest.json").read_text())["inputs"]
@@ -236,7 +238,7 @@ EDITS = {
         {"train_seeds": 1, "hessian_seeds": 1, **DOWNSTREAM},
     ),
     "the engine": (["engine/rounds.py"], {"train_seeds": 2, "hessian_seeds": 2, **DOWNSTREAM}),
-    "the Hessian": (["sharpness/eigenvalues.py"], {"hessian_seeds": 2, "table": 1, "report": 1}),
+    "the Hessian": (["sharpness/eigenvalues.py"], {"hessian": 4, "table": 1, "report": 1}),
     "curves": (["report/curves.py"], {"figure": 1, "report": 1}),
     "what the study does not use": (UNUSED, {}),
 }
@@ -262,7 +264,7 @@ def test_comments_and_documents_make_nothing_again(finished):
 
 
 def test_another_title_draws_one_table_again(finished):
-    edit(finished / "config" / "smoke.yaml", "kind: methods", "kind: methods\n    title: Other")
+    edit(finished / "config" / "smoke.yaml", "kind: methods", "kind: methods, title: Other")
     assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
 
 
@@ -283,7 +285,7 @@ def test_job_files_say_what_ran_and_are_not_looked_at_again(finished):
     assert {Path(name).parts[0] for name in jobs} == {"train", "hessian"} and len(jobs) == 8
     settings = [json.loads(text)["settings"] for name, text in jobs.items() if "train/" in name]
     study = load_study(finished / "config" / "smoke.yaml")
-    assert settings == [study.settings(cell) for cell in sorted(study.cells)]
+    assert settings == [study.settings(cell).to_json() for cell in sorted(study.cells)]
     shutil.rmtree(finished / "results" / "jobs")
     assert planned(finished, SMOKE) == []
 

@@ -22,8 +22,9 @@ def is_small(cell):
 def packed(rule, done, may=lambda cell: True):
     """A pattern for the conditions whose seeds are one job, or none at all.
 
-    They are packed where all seeds are to be done, or are done. A seed that is added to a study
-    later, or lost, is a job of its own, since a job makes all its files again.
+    They are packed where none is done yet. A seed that is added to a study later, or lost, is a job
+    of its own, since a job makes all its files again; and so is one that is done, since what was
+    made one by one is not of one date: a seed's files would be older than another's inputs.
 
     done(cell): whether its files are there; may(cell): whether the seeds of its method are packed
     where nothing is said.
@@ -36,7 +37,7 @@ def packed(rule, done, may=lambda cell: True):
         conditions = [
             condition
             for condition, cells in conditions.items()
-            if not off and (TOGETHER == "seeds" or may(cells[0])) and len({*map(done, cells)}) == 1
+            if not off and (TOGETHER == "seeds" or may(cells[0])) and not any(map(done, cells))
         ]
     return "|".join(map(re.escape, conditions)) or "none"
 
