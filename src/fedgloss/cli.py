@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
     sub.add_argument(
-        "--backend", default="auto", help="auto (default), autograd, stacked, or graph"
+        "--backend", default="auto", help="auto (default), autograd, stacked, graph, or fused"
     )
 
     sub = command("hessian", commands.hessian, "write the largest Hessian eigenvalues of cells")

@@ -237,6 +237,11 @@ def test_job_files_that_are_none(command, text, refuse, tmp_path):
     refuse(command, "absent.json", words=["absent.json", "cannot be read"])
 
 
+def test_a_cell_is_not_trained_beside_itself(refuse, inputs, tmp_path):
+    job_file(tmp_path / "job.json", settings=json.loads(GOOD), **inputs, run="out")
+    refuse("train", "job.json", "job.json", words=["job.json: run", "given twice"])
+
+
 def test_cells_trained_together_have_one_data_set(refuse, inputs, tmp_path):
     for i, data in enumerate((inputs["data"], "elsewhere")):
         told = {**inputs, "data": data, "settings": json.loads(GOOD), "run": f"out{i}"}

@@ -225,6 +225,7 @@ def test_other_weights_train_the_cells_that_start_from_them(finished):
     assert f"models.warm.weights: '{weights}' cannot be read" in shown.stderr
 
 
+CELL_FILE = "results/runs/smoke/digits/alpha-0/smallcnn/fedavg/seed-0/metrics.csv"
 UNUSED = [
     "algorithms/scaffold.py",
     "models/torchvision_models.py",
@@ -288,6 +289,22 @@ def test_job_files_say_what_ran_and_are_not_looked_at_again(finished):
     assert settings == [study.settings(cell).to_json() for cell in sorted(study.cells)]
     shutil.rmtree(finished / "results" / "jobs")
     assert planned(finished, SMOKE) == []
+
+
+def test_deleted_eigenvalues_are_computed_again(finished):
+    cell = "digits/alpha-0/smallcnn/fedgloss/seed-1"
+    (finished / "results" / "analysis" / "smoke" / cell / "hessian.json").unlink()
+    jobs = planned(finished, SMOKE)
+    assert rules(jobs) == {"hessian": 1, "table": 1, "report": 1}
+
+
+def test_a_damaged_job_file_is_written_again(finished):
+    """A full disk may have cut it off; its name says what should be in it."""
+    for path in (finished / "results" / "jobs" / "train").rglob("*.json"):
+        path.write_text("{")
+    (finished / CELL_FILE).unlink()
+    build(finished, SMOKE, "--", CELL_FILE)
+    assert (finished / CELL_FILE).is_file()
 
 
 def test_two_calls_with_other_settings_do_not_write_into_each_others_job_files(finished):

@@ -15,6 +15,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from fedgloss import fingerprint
 from fedgloss.data.partition import splits
@@ -178,9 +179,9 @@ def tell(folder, content):
 
 
 def write_told():
-    """Write what jobs are told, as far as it is not there from an earlier run."""
+    """Write what jobs are told, where it is not there, and whole, from an earlier run."""
     for file, content in TOLD.items():
-        if not file.is_file():
+        if not file.is_file() or file.read_bytes() != content.encode():
             write_text(file, content)
 
 
@@ -228,10 +229,14 @@ def lost_files(wildcards):
         return []
     files = [file for name in shown(STUDY.tables) for file in table_files(name)]
     files += [file for name in shown(STUDY.figures) for file in figure_files(name)]
+    for name in shown(STUDY.tables):
+        files += table_inputs(SimpleNamespace(table=name))
+    for name in shown(STUDY.figures):
+        files += figure_inputs(SimpleNamespace(figure=name))
     for cell in PART:
         run = LAYOUT.run(STUDY.name, cell)
         files += [run / name for name in (MANIFEST, *RUN_FILES)]
-    return [file for file in files if not file.is_file()]
+    return [file for file in dict.fromkeys(files) if not file.is_file()]
 
 
 def dataset_of(wildcards):

@@ -63,6 +63,8 @@ def train(options: argparse.Namespace) -> int:
                     f"{file}: {name}: cells trained together must agree, but have {first} and"
                     f" {given}"
                 )
+        if [other.run for other in jobs].count(job.run) > 1:
+            raise InputError(f"{file}: run: {job.run} is given twice; a cell is trained once")
         for folder in filter(None, (job.run, job.checkpoints)):
             check_writable(folder)  # before hours of training, not after
 
