@@ -2,6 +2,8 @@
 
 import pytest
 
+from cells import tree
+from fedgloss.cli import main
 from studies import SMALL
 from test_fingerprint import forget
 
@@ -28,3 +30,23 @@ def my_package(tmp_path, monkeypatch):
     forget()
     yield tmp_path / "my_package"
     forget()
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capsys):
+    """Run a command that must end with 2, one line on stderr, and nothing written anywhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*arguments, words=()):
+        before = tree(tmp_path)
+        code = main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        assert code == 2
+        assert shown.out == ""
+        assert shown.err.startswith("fedgloss: error: ")
+        assert shown.err.count("\n") == 1 and shown.err.endswith("\n"), shown.err
+        for word in words:
+            assert str(word) in shown.err, shown.err
+        assert tree(tmp_path) == before, "something was written"
+
+    return refuse

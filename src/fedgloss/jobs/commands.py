@@ -221,16 +221,10 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
-    from fedgloss.files import read_json
     from fedgloss.study.claims import check_claim
-    from fedgloss.study.study import check_study, load_study
+    from fedgloss.study.study import load_study
 
-    told = read_json(options.config) if options.config.endswith(".json") else None
-    if isinstance(told, dict) and told.keys() == {"file", "given", "config"}:
-        # The workflow tells of a study that its command line has changed.
-        study = check_study(told["config"], told["file"], told["given"])
-    else:
-        study = load_study(options.config)
+    study = load_study(options.config)
     check_claim(study, Layout(options.results))
     return study
 

@@ -12,7 +12,7 @@ from typing import Any
 from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.files import parse_json
+from fedgloss.files import parse_json, read_json
 from fedgloss.study import checking, inputs, resolving
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
@@ -196,22 +196,23 @@ class Study:
 def load_study(file: Path | str) -> Study:
     """Read and check a study: a YAML file, or JSON text.
 
-    The workflow hands a study on as JSON where the command line changed what its file says, with
-    the file's name and what was `given`.
+    Where the command line changed what a study's file says, the workflow tells its jobs in a JSON
+    file of the study, the name of its own file and what was `given`.
     Raises InputError with the one line to show.
     """
-    if not str(file).lstrip().startswith("{"):
-        near = difflib.get_close_matches(str(file), studies_at_hand(file), n=1)
-        if near and not os.path.lexists(file):
-            raise InputError(f"{file}: there is no such file (did you mean {near[0]!r}?)")
-        return check_study(read_yaml(file), str(file))
-    try:
-        config = parse_json(str(file))
-    except ValueError as error:
-        raise InputError(f"the study given as JSON text is not valid ({error})") from None
-    if config.keys() == {"file", "given", "config"}:
-        return check_study(config["config"], config["file"], config["given"])
-    return check_study(config, "--config")
+    if str(file).lstrip().startswith("{"):
+        try:
+            config = parse_json(str(file))
+        except ValueError as error:
+            raise InputError(f"the study given as JSON text is not valid ({error})") from None
+        return check_study(config, "--config")
+    near = difflib.get_close_matches(str(file), studies_at_hand(file), n=1)
+    if near and not os.path.lexists(file):
+        raise InputError(f"{file}: there is no such file (did you mean {near[0]!r}?)")
+    told = read_json(file) if str(file).endswith(".json") else None
+    if isinstance(told, dict) and told.keys() == {"file", "given", "config"}:
+        return check_study(told["config"], told["file"], told["given"])
+    return check_study(read_yaml(file), str(file))
 
 
 def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
