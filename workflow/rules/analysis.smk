@@ -63,6 +63,7 @@ rule landscape:
         LAYOUT.log("landscape", f"{{study}}/{CELL}"),
     benchmark:
         LAYOUT.benchmark("landscape", f"{{study}}/{CELL}")
+    priority: 1  # before eigenvalues: of the two, the longer job must not come last
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1

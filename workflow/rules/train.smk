@@ -31,6 +31,7 @@ rule train:
         LAYOUT.log("train", f"{{study}}/{CELL}"),
     benchmark:
         LAYOUT.benchmark("train", f"{{study}}/{CELL}")
+    priority: 2  # accuracies first, sharpness when no cell is left to train
     conda:
         "../../envs/fedgloss.yaml"
     threads: 1
