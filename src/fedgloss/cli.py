@@ -36,7 +36,8 @@ Looking at a study:
   status       the grid: done, diverged, outdated, running, interrupted, missing
   estimate     the hours still to be spent
 Sharing:
-  import       finished runs of another results folder, verified
+  collect      finished runs in one small archive, with checksums
+  import       finished runs of an archive or another results folder, verified
 """
 
 
@@ -195,8 +196,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--details", action="store_true", help="a line for each condition, with its time limit"
     )
-    sub = command("import", commands.import_runs, "take over finished runs of another folder")
-    sub.add_argument("folder", type=Path, help="the other results folder")
+    sub = command("collect", commands.collect, "put finished runs into one small archive")
+    _add_study(sub)
+    sub.add_argument("--out", type=Path, help="file to write (default STUDY.zip)")
+    sub.add_argument("--weights", action="store_true", help="the models, too")
+    sub = command(
+        "import", commands.import_runs, "take over finished runs of an archive or another folder"
+    )
+    sub.add_argument("source", type=Path, help="an archive, or the other results folder")
     _add_study(sub)
     return parser
 

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
@@ -199,12 +201,30 @@ def estimate(options: argparse.Namespace) -> None:
     print(estimate(_study(options), options.results, options.target, options.details))
 
 
+def collect(options: argparse.Namespace) -> None:
+    from fedgloss.jobs.collecting import collect
+
+    study = _study(options)
+    archive = options.out or Path(f"{study.name}.zip")
+    fates = collect(study, options.results, archive, options.weights)
+    for cell, fate in fates.items():
+        if fate not in ("collected", "missing"):
+            print(f"left out: {cell}: {InputError(fate)}", file=sys.stderr)
+    counts = Counter(fates.values())
+    rest = len(fates) - counts["collected"] - counts["missing"]
+    print(
+        f"{archive}: {counts['collected']} of {len(fates)} runs, {counts['missing']} not there,"
+        f" {rest} left out; {archive.stat().st_size / 1e6:.1f} MB",
+        file=sys.stderr,
+    )
+
+
 def import_runs(options: argparse.Namespace) -> None:
     from fedgloss.jobs.importing import import_runs
 
     study = _study(options)
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
-    for cell, fate in import_runs(study, options.folder, options.results):
+    for cell, fate in import_runs(study, options.source, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
             print(Layout(options.results).metrics(study.name, cell), flush=True)
