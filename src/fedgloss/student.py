@@ -1,6 +1,8 @@
 """The spread of a few independent estimates, as a confidence interval."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 
 def quantile(degrees: int) -> float:
@@ -14,6 +16,17 @@ def quantile(degrees: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _within(middle, degrees) < 0.95 else (low, middle)
     return high
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of independent values, at least one, and half its 95 % interval.
+
+    The half is None for one value, which has no spread.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _within(t: float, degrees: int) -> float:

@@ -201,6 +201,35 @@ def estimate(options: argparse.Namespace) -> None:
     print(estimate(_study(options), options.results, options.target, options.details))
 
 
+def compare(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_text
+    from fedgloss.report.comparison import FIELDS, Change, compare, to_csv, to_markdown
+    from fedgloss.report.results import Results
+    from fedgloss.study.claims import check_claim
+    from fedgloss.study.study import load_study
+
+    if not options.of and not options.other and not options.other_results:
+        raise InputError("compare: with what? name another study, --other-results, or --of")
+    if options.of and options.of[0] not in FIELDS:
+        hint = did_you_mean(options.of[0], FIELDS)
+        raise InputError(f"--of: {options.of[0]!r} is no field of a cell{hint}")
+    sides = []
+    for file, folder in (
+        (options.config, options.results),
+        (options.other or options.config, options.other_results or options.results),
+    ):
+        study = load_study(file)
+        check_claim(study, Layout(folder))
+        sides.append(Results(study, folder))
+    first, second = sides
+    found = [*compare(first, second, Change(*options.of) if options.of else None)]
+    if not found:
+        raise InputError(f"{options.config}: no seed has been run on both sides yet")
+    if options.csv:
+        write_text(options.csv, to_csv(found))
+    print(to_markdown(found), end="")
+
+
 def collect(options: argparse.Namespace) -> None:
     from fedgloss.jobs.collecting import collect
 

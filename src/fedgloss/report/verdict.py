@@ -64,12 +64,17 @@ def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) ->
         return NOT_REACHED_HERE if ours.unreached else NOT_REACHED_THERE
     assert ours.mean is not None and paper.mean is not None  # all else has returned
     difference = ours.mean - paper.mean
-    near = abs(difference) <= (NEAR_POINTS if metric in IN_POINTS else NEAR_SHARE * abs(paper.mean))
+    is_near = near(difference, paper.mean, metric)
     if abs(difference) <= half_interval(ours, paper):
-        return AGREES if near else UNCERTAIN
-    if near:
+        return AGREES if is_near else UNCERTAIN
+    if is_near:
         return CLOSE
     return ABOVE if difference > 0 else BELOW
+
+
+def near(difference: float, base: float, metric: str) -> bool:
+    """Whether a difference is small: in points, or relative to `base` for what is no percentage."""
+    return abs(difference) <= (NEAR_POINTS if metric in IN_POINTS else NEAR_SHARE * abs(base))
 
 
 def half_interval(ours: Summary, paper: Published) -> float:
