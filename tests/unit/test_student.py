@@ -6,7 +6,7 @@ from scipy import stats
 from fedgloss.student import mean_interval, quantile
 
 
-@pytest.mark.parametrize("degrees", [*range(1, 40), 99, 100, 1000])
+@pytest.mark.parametrize("degrees", [*range(1, 40), 99, 100, 1000, 1.5, 2.0001, 2.7, 3.99, 17.3])
 def test_the_quantile_is_students(degrees):
     assert quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
 
