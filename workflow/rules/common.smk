@@ -392,7 +392,7 @@ def files_behind(entry):
     """What a table or figure is made from, of its wanted cells."""
     for cell in wanted(STUDY.cells_behind(entry)):
         yield LAYOUT.run(STUDY.name, cell) / MANIFEST
-        for kind in entry.sources:
+        for kind in STUDY.sources(entry, cell):
             yield getattr(LAYOUT, kind)(STUDY.name, cell)
 
 

@@ -23,6 +23,7 @@ rule table:
         cells=entry_cells,
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
+        claims=sha256(workflow.source_path("../../src/fedgloss/study/constants/claims.yaml")),
         code=fingerprint.of_tables(),
     shell:
         "fedgloss table {params.study:q} {wildcards.table:q} 2> {log:q}"

@@ -121,8 +121,8 @@ def landscape(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    from fedgloss.report.formats import write
     from fedgloss.report.tables import build
+    from fedgloss.report.writing import write
 
     study = _study(options)
     _check_choice("table", options.name, study.tables)

@@ -157,10 +157,11 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     sharp: set[str] = set()
     surfaces: set[Cell] = set()
     for entry in entries.values():
-        if "hessian" in entry.sources:
-            sharp.update(cell.condition for cell in study.cells_behind(entry))
-        if "landscape" in entry.sources:
-            surfaces.update(study.cells_behind(entry))
+        for cell in study.cells_behind(entry):
+            if "hessian" in study.sources(entry, cell):
+                sharp.add(cell.condition)
+            if "landscape" in study.sources(entry, cell):
+                surfaces.add(cell)
     layout = Layout(results)
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():

@@ -75,6 +75,17 @@ class CommunicationTable(Shown):
         return ("rounds", "cost")
 
 
+class ClaimsTable(Shown):
+    """Which of the paper's claims hold: of the cells that some claim is about."""
+
+    kind: Literal["claims"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Metrics; a study adds the eigenvalues that a claim compares."""
+        return ("metrics",)
+
+
 class CurvesFigure(Shown):
     """A quantity over the rounds."""
 
@@ -120,5 +131,7 @@ class LandscapeFigure(Shown):
         return ("landscape",)
 
 
-Table = Annotated[MethodsTable | CommunicationTable, Field(discriminator="kind")]
+TableOfMethods = MethodsTable | CommunicationTable
+"""Whose rows are methods, and whose columns are conditions."""
+Table = Annotated[TableOfMethods | ClaimsTable, Field(discriminator="kind")]
 Figure = Annotated[CurvesFigure | EigenvaluesFigure | LandscapeFigure, Field(discriminator="kind")]
