@@ -12,7 +12,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
 from fedgloss.report.model import LOWER_IS_BETTER, Table
-from fedgloss.report.results import Results, left_out
+from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
 from fedgloss.study.layout import CELL, HERE, Layout
 
@@ -49,7 +49,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     page = environment.get_template("report.html").render(
         study=study,
-        title=study.config.get("title", study.name),
+        title=study.config.get("title", study.name) + part(found, study.cells),
         note=study.config.get("note"),
         reading=list(_reading(found, tables)),
         tables=tables,

@@ -59,6 +59,7 @@ def build(study: "Study", name: str, folder: Path) -> Table:
     # A line break in a title would end Markdown's bold face and LaTeX's caption.
     title = " ".join(spec.get("title", name).split())
     table = Table(name, title, columns, rows, ())
+    table = replace(table, title=title + results.part(found, _cells_of_table(study, table)))
     return replace(table, notes=tuple(_notes(found, table, spec["kind"], metrics)))
 
 
