@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedgloss.errors import InputError
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -74,6 +75,26 @@ def algorithm(study: "Study", label: str) -> str:
         return METHODS[label].display
     base, _, variant = label.rpartition("-")
     return f"{METHODS[base].display} ({variant})" if base in METHODS and variant else label
+
+
+def check_distinct(study: "Study") -> None:
+    """InputError if two labels would be shown under one name: rows could not be told apart."""
+    for section, field, shown in (
+        ("algorithms", "algorithm", algorithm),
+        ("datasets", "dataset", dataset),
+        ("models", "model", model),
+    ):
+        labels: dict[str, str] = {}
+        for label in dict.fromkeys(getattr(cell, field) for cell in study.cells):
+            name = shown(study, label)
+            first = labels.setdefault(name, label)
+            if first != label:
+                named = label if study.display(section, label) else first
+                other = first if named == label else label
+                raise InputError(
+                    f"{study.file}: {section}.{named}.name: {name!r} is what {other} is called in"
+                    " tables and figures; give another name"
+                )
 
 
 def client(study: "Study", label: str) -> str:
