@@ -18,7 +18,7 @@ from fedgloss.study.study import Cell
 from test_report_results import C10, C100, ROWS, make_study, write_results
 
 MARKDOWN = """\
-**Accuracy**
+**Accuracy (18 of 24 runs)**
 
 | Method         |   Comm. cost |   CIFAR-10, α = 0: accuracy (%) |      paper | verdict              |   CIFAR-100, α = 0: accuracy (%) |      paper | verdict            |
 |:---------------|-------------:|--------------------------------:|-----------:|:---------------------|---------------------------------:|-----------:|:-------------------|

@@ -20,12 +20,14 @@ from fedgloss import fingerprint
 from fedgloss.data.partition import splits
 from fedgloss.errors import InputError
 from fedgloss.files import check_writable, sha256, write_text
+from fedgloss.report.names import check_distinct
 from fedgloss.study import estimate, inputs, invocation
 from fedgloss.study.claims import check_claim, claim
 from fedgloss.study.jobfile import file_for, job_of, to_json
 from fedgloss.study.layout import CELL, HERE as LAYOUT, MANIFEST, RUN_FILES, SEED
 from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
+from fedgloss.study.schema.study import Study as Asked
 from fedgloss.study.study import check_study, read_yaml
 
 if not workflow.configfiles:
@@ -53,6 +55,7 @@ def load_checked_study():
         for name in ("together", "only"):
             config.pop(name, None)
         asked = invocation.merge(config, values)
+        invocation.check_keys(values, [*Asked.model_fields, "only", "together"])
         unchanged = len(files) == 1 and read_yaml(files[0]) == asked
         said = [entry for entry in said if not entry.startswith(("together=", "only="))]
         given = (
@@ -61,7 +64,11 @@ def load_checked_study():
             else shlex.join(["--configfile", *here])
         )
         given += f" --config {shlex.join(said)}" if said else ""
-        study = check_study(asked, here[-1], given)
+        try:
+            study = check_study(asked, here[-1], given)
+        except InputError as error:
+            raise invocation.of_values(error, here[0]) if values and len(here) == 1 else error
+        check_distinct(study)
         check_writable(LAYOUT.results)
         check_claim(study)
         part = invocation.cells_below(study, str(only))
@@ -147,6 +154,8 @@ def refuse_unknown_targets(names):
                 STUDY.cell(cell)
             file = os.path.relpath(target) if os.sep in target else target
             makes = target in rules or any(rule.is_producer(file) for rule in workflow.rules)
+            if not makes:
+                invocation.check_study_of(target, STUDY)
             invocation.check_target(target, makes, names)
         for word in dict.fromkeys(others):
             invocation.check_target(word, word in rules or os.sep in word, [*names, *rules])

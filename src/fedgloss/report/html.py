@@ -12,7 +12,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
 from fedgloss.report.model import LOWER_IS_BETTER, Grid, Table
-from fedgloss.report.results import Results, left_out
+from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
 from fedgloss.report.writing import texts
 from fedgloss.study.layout import CELL, HERE, Layout
@@ -50,7 +50,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     page = environment.get_template("report.html").render(
         study=study,
-        title=study.asked.title or study.name,
+        title=(study.asked.title or study.name) + part(found, study.cells),
         note=study.asked.note,
         reading=list(_reading(found, [t for t in tables if isinstance(t, Table)])),
         tables=tables,

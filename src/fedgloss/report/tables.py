@@ -60,7 +60,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
         for row in rows
     )
     # A line break in a title would end Markdown's bold face and LaTeX's caption.
-    table = Table(name, " ".join(asked.title.split()), columns, rows, ())
+    title = " ".join(asked.title.split()) + results.part(found, study.cells_behind(asked))
+    table = Table(name, title, columns, rows, ())
     return replace(table, notes=tuple(_notes(found, asked, table)))
 
 
