@@ -4,6 +4,8 @@ REQUIRES  STUDY, CHANGED_STUDY, LAYOUT (study.smk), cells_of (cells.smk)
 PROVIDES  the parameters job_files and study_argument; tell_jobs, called before jobs start
 """
 
+from pathlib import Path
+
 from fedgloss.files import write_text
 from fedgloss.study.jobfile import file_for, job_of, to_json
 
@@ -28,10 +30,20 @@ def write_told():
 
 
 def tell_jobs():
-    """Write the files of all jobs that are about to be started."""
+    """Write the files of all jobs that are about to be started, and remove their earlier ones.
+
+    Those of other settings would pile up. Nobody reads them: Snakemake's lock keeps every other
+    build from making the same cells meanwhile.
+    """
+    folders = set()
     for job in workflow.dag.needrun_jobs():
-        job.params  # names the job's files
+        files = job.params.get("jobs", [])
+        folders |= {Path(file).parent for file in ([files] if isinstance(files, str) else files)}
     write_told()
+    if workflow.execution_settings.lock:
+        for file in [file for folder in folders for file in folder.glob("*.json")]:
+            if file not in TOLD:
+                file.unlink(missing_ok=True)
 
 
 def job_files(kind):
