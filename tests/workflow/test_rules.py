@@ -319,7 +319,7 @@ def test_the_environment_of_the_rules_is_there(rules_found):
 
 def test_every_rule_file_says_what_it_requires_and_provides():
     names = [file.stem for file in RULE_FILES]
-    assert names == ["analysis", "common", "data", "messages", "packing", "report", "train"]
+    assert {"data", "train", "analysis", "report"} < {*names}
     for file in RULE_FILES:
         opening = file.read_text(encoding="utf-8").split('"""')[1]
         assert "\nREQUIRES  " in opening and "\nPROVIDES  " in opening, file

@@ -1,8 +1,10 @@
 """What is said while jobs run: lines of fedgloss.study.messages among Snakemake's own messages.
 
-REQUIRES  STUDY (common.smk)
+REQUIRES  STUDY (study.smk)
 PROVIDES  nothing; the lines go to the terminal and to Snakemake's log in .snakemake/log
 """
+
+import os
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger

@@ -4,6 +4,11 @@ REQUIRES  runs and their analysis, src/fedgloss/study/constants/published.csv
 PROVIDES  LAYOUT.table: csv, md, tex; LAYOUT.figure: png, pdf; LAYOUT.report: one HTML page
 """
 
+import json
+
+from fedgloss import fingerprint
+from fedgloss.files import sha256
+
 
 rule table:
     """Build one table as CSV, Markdown and LaTeX."""
