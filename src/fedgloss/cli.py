@@ -35,8 +35,10 @@ Looking at a study:
   job          print what a job about a cell is told, as `train` and its like take it
   status       the grid: done, diverged, outdated, running, interrupted, missing
   estimate     the hours still to be spent
+  compare      two studies, or two variants of one, over paired seeds
 Sharing:
-  import       finished runs of another results folder, verified
+  collect      finished runs in one small archive, with checksums
+  import       finished runs of an archive or another results folder, verified
 """
 
 
@@ -173,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="study file (YAML)")
     sub = command("job", commands.job, "print a job file: what a job about a cell is told")
     _add_study(sub)
-    sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
+    sub.add_argument(
+        "cell", help="its path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0, or its folder"
+    )
     sub.add_argument(
         "kind",
         nargs="?",
@@ -184,6 +188,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)
+    sub.add_argument(
+        "--watch", action="store_true", help="show it again whenever it changes, until all is done"
+    )
+    sub.add_argument(
+        "--every",
+        type=_at_least(1, float),
+        default=5,
+        help="watch: seconds between two looks (default 5)",
+    )
     sub = command("estimate", commands.estimate, "show what the rest of a study will cost")
     _add_study(sub)
     sub.add_argument(
@@ -195,8 +208,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--details", action="store_true", help="a line for each condition, with its time limit"
     )
-    sub = command("import", commands.import_runs, "take over finished runs of another folder")
-    sub.add_argument("folder", type=Path, help="the other results folder")
+    sub = command(
+        "compare", commands.compare, "compare two studies, or two variants of one, seed by seed"
+    )
+    sub.add_argument("config", help="study file (YAML)")
+    sub.add_argument("other", nargs="?", help="the other study's file (default: the same)")
+    sub.add_argument(
+        "--of",
+        nargs=3,
+        metavar=("FIELD", "FIRST", "SECOND"),
+        help="what differs: dataset, alpha, model or algorithm, and its two values, e.g."
+        " --of algorithm fedgloss-printed fedgloss-released",
+    )
+    sub.add_argument(
+        "--results", type=Path, default=HERE.results, help="results folder (default results)"
+    )
+    sub.add_argument("--other-results", type=Path, help="the other's (default: the same)")
+    sub.add_argument("--csv", type=Path, help="file to write, with full precision")
+    sub = command("collect", commands.collect, "put finished runs into one small archive")
+    _add_study(sub)
+    sub.add_argument("--out", type=Path, help="file to write (default STUDY.zip)")
+    sub.add_argument("--weights", action="store_true", help="the models, too")
+    sub = command(
+        "import", commands.import_runs, "take over finished runs of an archive or another folder"
+    )
+    sub.add_argument("source", type=Path, help="an archive, or the other results folder")
     _add_study(sub)
     return parser
 

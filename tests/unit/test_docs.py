@@ -49,7 +49,7 @@ def test_a_study_on_a_page_is_one(page: str, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
         study = load_study(tmp_path / "mine.yaml")
         labels = {cell.algorithm for cell in study.cells}
-        assert all({*table["rows"]} == labels for table in study.tables.values())
+        assert all({*table.rows} == labels for table in study.tables.values())
 
 
 def test_every_page_is_linked_from_the_first() -> None:
@@ -71,3 +71,4 @@ def test_what_is_public_is_said_once() -> None:
     """The names for editors and type checkers are those that are found when running."""
     assert sorted(fedgloss._HOMES) == sorted(fedgloss.__all__)
     assert all(getattr(fedgloss, name) is not None for name in fedgloss.__all__)
+    assert dir(fedgloss) == sorted(fedgloss.__all__)

@@ -1,12 +1,16 @@
 """What each command of `fedgloss` does with its options; imports what it needs, and only then."""
 
 import argparse
+import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, Layout
+from fedgloss.study.layout import CELL, MANIFEST, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -119,8 +123,8 @@ def landscape(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    from fedgloss.report.formats import write
     from fedgloss.report.tables import build
+    from fedgloss.report.writing import write
 
     study = _study(options)
     _check_choice("table", options.name, study.tables)
@@ -151,11 +155,13 @@ def report(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
+    from fedgloss.report.names import check_distinct
     from fedgloss.study.claims import check_claim
     from fedgloss.study.own import check_own, missing_data
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
+    check_distinct(study)
     check_claim(study)
     check_own(study)
     for line in study.warnings():
@@ -176,9 +182,14 @@ def job(options: argparse.Namespace) -> None:
     from fedgloss.study.jobfile import job_of, to_json
     from fedgloss.study.study import load_study
 
-    study = load_study(options.config)
-    cell = study.cell(options.cell)
-    print(to_json(job_of(options.kind, study, cell, Layout(options.results))), end="")
+    study, layout = load_study(options.config), Layout(options.results)
+    # A cell may be named by its folder below the results, too, or by a file in it.
+    here = Layout(Path(os.path.relpath(options.results)))
+    folder = Path(os.path.relpath(options.cell))
+    named = {here.cell_of(study.name, file) for file in (folder, folder / MANIFEST)}
+    cell = next((cell for cell in study.cells if str(cell) in named), None)
+    cell = cell or study.cell(options.cell)
+    print(to_json(job_of(options.kind, study, cell, layout)), end="")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -186,11 +197,21 @@ def status(options: argparse.Namespace) -> None:
     from fedgloss.study.estimate import remaining
     from fedgloss.study.status import grid
 
-    study = _study(options)
-    print(grid(study, options.results))
-    jobs = [*remaining(study, options.results)]
-    if jobs:
-        print("\n".join(total(study, jobs)))
+    study, shown, live = _study(options), "", sys.stdout.isatty()
+    while True:
+        jobs = [*remaining(study, options.results)]
+        lines = [grid(study, options.results), *(total(study, jobs) if jobs else [])]
+        text = "\n".join(lines)
+        if text != shown:
+            # On a terminal from its top left corner, and nothing of before stays.
+            print("\x1b[H\x1b[2J" * live * options.watch + text, flush=True)
+        if not options.watch or not jobs:
+            return
+        shown = text
+        try:
+            time.sleep(options.every)
+        except KeyboardInterrupt:
+            return
 
 
 def estimate(options: argparse.Namespace) -> None:
@@ -199,12 +220,59 @@ def estimate(options: argparse.Namespace) -> None:
     print(estimate(_study(options), options.results, options.target, options.details))
 
 
+def compare(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_text
+    from fedgloss.report.comparison import FIELDS, Change, compare, to_csv, to_markdown
+    from fedgloss.report.results import Results
+    from fedgloss.study.claims import check_claim
+    from fedgloss.study.study import load_study
+
+    if not options.of and not options.other and not options.other_results:
+        raise InputError("compare: with what? name another study, --other-results, or --of")
+    if options.of and options.of[0] not in FIELDS:
+        hint = did_you_mean(options.of[0], FIELDS)
+        raise InputError(f"--of: {options.of[0]!r} is no field of a cell{hint}")
+    sides = []
+    for file, folder in (
+        (options.config, options.results),
+        (options.other or options.config, options.other_results or options.results),
+    ):
+        study = load_study(file)
+        check_claim(study, Layout(folder))
+        sides.append(Results(study, folder))
+    first, second = sides
+    found = [*compare(first, second, Change(*options.of) if options.of else None)]
+    if not found:
+        raise InputError(f"{options.config}: no seed has been run on both sides yet")
+    if options.csv:
+        write_text(options.csv, to_csv(found))
+    print(to_markdown(found), end="")
+
+
+def collect(options: argparse.Namespace) -> None:
+    from fedgloss.jobs.collecting import collect
+
+    study = _study(options)
+    archive = options.out or Path(f"{study.name}.zip")
+    fates = collect(study, options.results, archive, options.weights)
+    for cell, fate in fates.items():
+        if fate not in ("collected", "missing"):
+            print(f"left out: {cell}: {InputError(fate)}", file=sys.stderr)
+    counts = Counter(fates.values())
+    rest = len(fates) - counts["collected"] - counts["missing"]
+    print(
+        f"{archive}: {counts['collected']} of {len(fates)} runs, {counts['missing']} not there,"
+        f" {rest} left out; {archive.stat().st_size / 1e6:.1f} MB",
+        file=sys.stderr,
+    )
+
+
 def import_runs(options: argparse.Namespace) -> None:
     from fedgloss.jobs.importing import import_runs
 
     study = _study(options)
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
-    for cell, fate in import_runs(study, options.folder, options.results):
+    for cell, fate in import_runs(study, options.source, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
             print(Layout(options.results).metrics(study.name, cell), flush=True)
@@ -221,10 +289,12 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
+    from fedgloss.report.names import check_distinct
     from fedgloss.study.claims import check_claim
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
+    check_distinct(study)
     check_claim(study, Layout(options.results))
     return study
 

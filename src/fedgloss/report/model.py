@@ -7,6 +7,7 @@ from fedgloss.report import names
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
 from fedgloss.report.verdict import Verdict
+from fedgloss.study.schema.shown import Condition
 
 LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
 DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
@@ -16,7 +17,7 @@ DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "co
 class Column:
     """One metric of one (dataset, alpha, model)."""
 
-    condition: Mapping[str, str]
+    condition: Condition
     head: str
     """What all metrics of the condition stand under."""
     metric: str
@@ -75,3 +76,18 @@ class Table:
         """The rows under the client optimisers' names, as the paper groups them."""
         clients = dict.fromkeys(row.client for row in self.rows)
         return [(names.CLIENTS[c], [r for r in self.rows if r.client == c]) for c in clients]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words: heads, lines, notes below; `code` in backticks. Its CSV may say more."""
+
+    name: str
+    title: str
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    fields: tuple[str, ...]
+    """The columns of the CSV."""
+    records: tuple[Mapping[str, object], ...]
+    """The lines of the CSV."""

@@ -1,9 +1,11 @@
 """How the paper writes what the configuration spells: methods, data sets, models, columns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from fedgloss.errors import InputError
+from fedgloss.study.schema.shown import Condition
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -76,6 +78,31 @@ def algorithm(study: "Study", label: str) -> str:
     return f"{METHODS[base].display} ({variant})" if base in METHODS and variant else label
 
 
+Shown = Callable[["Study", str], str]
+"""The display name of a label."""
+
+
+def check_distinct(study: "Study") -> None:
+    """InputError if two labels would be shown under one name: rows could not be told apart."""
+    sections: dict[Literal["algorithms", "datasets", "models"], tuple[str, Shown]] = {
+        "algorithms": ("algorithm", algorithm),
+        "datasets": ("dataset", dataset),
+        "models": ("model", model),
+    }
+    for section, (field, shown) in sections.items():
+        labels: dict[str, str] = {}
+        for label in dict.fromkeys(getattr(cell, field) for cell in study.cells):
+            name = shown(study, label)
+            first = labels.setdefault(name, label)
+            if first != label:
+                named = label if study.display(section, label) else first
+                other = first if named == label else label
+                raise InputError(
+                    f"{study.file}: {section}.{named}.name: {name!r} is what {other} is called in"
+                    " tables and figures; give another name"
+                )
+
+
 def client(study: "Study", label: str) -> str:
     """The key in CLIENTS of the group that a label's row belongs to."""
     method = METHODS.get(study.definition(label).method)
@@ -92,12 +119,12 @@ def model(study: "Study", label: str) -> str:
     return study.display("models", label) or MODELS.get(label, label)
 
 
-def columns(study: "Study", conditions: list[Mapping[str, str]]) -> list[str]:
+def columns(study: "Study", conditions: Sequence[Condition]) -> list[str]:
     """The heads of columns, e.g. "CIFAR-10, α = 0", and the model where they differ in it."""
-    several = len({column["model"] for column in conditions}) > 1
+    several = len({column.model for column in conditions}) > 1
     return [
-        f"{dataset(study, column['dataset'])}, {alpha(column['alpha'])}"
-        + (f", {model(study, column['model'])}" if several else "")
+        f"{dataset(study, column.dataset)}, {alpha(column.alpha)}"
+        + (f", {model(study, column.model)}" if several else "")
         for column in conditions
     ]
 

@@ -2,7 +2,8 @@
 
 The workflow writes the files of the jobs that it is about to start; `fedgloss job` prints one. A
 file's name has a hash of its content: two calls of Snakemake with other settings never write into
-each other's, and nothing is written twice. Paths are relative to the working folder.
+each other's, and nothing is written twice. As a cell is made again, its files of other settings go.
+Paths are relative to the working folder.
 """
 
 import hashlib
@@ -133,11 +134,11 @@ def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
         "run": layout.run(name, cell),
     }
     if kind == "train":
-        weights = study.model(cell.model)["weights"] if cell.model in study.weights else None
+        weights = study.model(cell.model).weights
         return TrainingJob(
             **common,
             settings=study.settings(cell),
-            weights=weights and Path(weights),
+            weights=Path(weights) if weights else None,
             checkpoints=layout.checkpoints(name, cell),
             code=study.code(cell.algorithm, cell.model),
         )
