@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parent
 # Their functions import one module of several, by a name that the caller knows.
 BY_NAME = {
     "fedgloss.jobs.sharpness",
+    "fedgloss.jobs.landscape",
     "fedgloss.data.dataset",
     "fedgloss.data.partition.partition",
     "fedgloss.models",
@@ -65,11 +66,12 @@ def of_training(method: str, model: str, pretrained: bool = False) -> str:
 
 
 def of_analysis(kind: str, model: str) -> str:
-    """The code behind Hessian eigenvalues or landscapes of a model."""
-    module = {"hessian": "eigenvalues"}.get(kind, kind)
-    return fingerprint(
-        "fedgloss.jobs.sharpness", f"fedgloss.sharpness.{module}", _model_module(model)
-    )
+    """The code behind Hessian eigenvalues of a model (hessian), or its surfaces and lines."""
+    modules = {
+        "hessian": ("fedgloss.jobs.sharpness", "fedgloss.sharpness.eigenvalues"),
+        "landscape": ("fedgloss.jobs.landscape",),
+    }
+    return fingerprint(*modules[kind], _model_module(model))
 
 
 def of_data(source: str) -> str:

@@ -61,7 +61,23 @@ def _resolved(method: str, training: str) -> str:
 JOBS = {
     "train": {"weights": None, "checkpoints": None, "code": "code"},
     "hessian": {"choice": "paper", "count": 1, "models": ["average"]},
-    "landscape": {"points": 2, "extent": 1.0, "seed": 0},
+    "landscape": {
+        "model": "average",
+        "on": "all",
+        "images": "auto",
+        "points": 2,
+        "extent": 1.0,
+        "seed": 0,
+        "code": "code",
+    },
+    "line": {
+        "model": "average",
+        "other_model": "final",
+        "images": "auto",
+        "points": 2,
+        "seed": 0,
+        "code": "code",
+    },
 }
 
 

@@ -26,7 +26,7 @@ SUBPARSERS = next(
 )
 COMMANDS = SUBPARSERS.choices
 EXPECTED = {
-    *("prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"),
+    *("prepare", "partition", "train", "hessian", "landscape", "line", "table", "figure", "report"),
     *("check", "cells", "job", "status"),
 }
 
@@ -206,7 +206,7 @@ def test_bad_options_of_training(option, words, refuse, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"', "{", ""])
-@pytest.mark.parametrize("command", ["train", "hessian", "landscape"])
+@pytest.mark.parametrize("command", ["train", "hessian", "landscape", "line"])
 def test_job_files_that_are_none(command, text, refuse, tmp_path):
     (tmp_path / "job.json").write_text(text)
     refuse(command, "job.json", words=["job.json"])
@@ -299,6 +299,10 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     Path("job.json").write_text(json.dumps({**told, "points": 3, "out": "landscape.csv"}))
     run("landscape", "job.json")
     assert len(Path("landscape.csv").read_text().splitlines()) == 10
+    told = json.loads(run("job", SMOKE, cell, "line"))
+    Path("job.json").write_text(json.dumps({**told, "points": 5, "out": "line.csv"}))
+    run("line", "job.json")
+    assert len(Path("line.csv").read_text().splitlines()) == 8
     run("table", SMOKE, "accuracy")
     run("figure", SMOKE, "curves")
     run("report", SMOKE)

@@ -47,7 +47,7 @@ def expected_jobs(study):
         and getattr(entry, "seed", None) in (None, cell.seed)
     }
     sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
-    surfaces = {cell for cell, kind in spots if kind == "landscape"}
+    seen = {(cell, view) for figure in study.figures.values() for cell, view in study.views(figure)}
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
     counts = {
@@ -56,7 +56,8 @@ def expected_jobs(study):
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
         "hessian_seeds": len(sharp),
-        "landscape": len(surfaces),
+        "landscape": sum(view.kind == "landscape" for _, view in seen),
+        "line": sum(view.kind == "line" for _, view in seen),
         "table": len(study.tables),
         "figure": len(study.figures),
         "report": 1,
@@ -249,7 +250,17 @@ print("RULES", _json.dumps({rule.name: {
     "params": [*rule.params.keys()],
 } for rule in workflow.rules}))
 """
-JOBS = {"prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"}
+JOBS = {
+    "prepare",
+    "partition",
+    "train",
+    "hessian",
+    "landscape",
+    "line",
+    "table",
+    "figure",
+    "report",
+}
 PACKED = {"train_seeds", "hessian_seeds"}
 
 

@@ -1,10 +1,13 @@
 """What the numbers mean, in words, with the settings that the runs' own manifests name."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgloss.report.results import Results
+from fedgloss.report import names
+from fedgloss.report.results import Results, Seen
+from fedgloss.study.views import View
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -41,6 +44,31 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
         "largest eigenvalue of the Hessian of the mean loss at the average of the last"
         f" {last} rounds' global models" + (f", over {over}" if over else "")
     )
+
+
+def images(facts: Iterable[Mapping[str, Any]]) -> str:
+    """Over which images losses were computed, as a sentence; "" if none were."""
+    counts = dict.fromkeys((f["images"], f["of"]) for f in facts if f["status"] == "completed")
+    said = [
+        f"all {of:,} training images"
+        if some == of
+        else f"{some:,} of the {of:,} training images, a seeded draw of as many of each class"
+        for some, of in counts
+    ]
+    return f"Over {' or '.join(said)}, without augmentation." if said else ""
+
+
+def not_drawn(found: Results, views: Iterable[tuple["Cell", View, Seen | None]]) -> str:
+    """A sentence on the surfaces or lines that there are not; "" if there are all."""
+    absent = {
+        f"{names.algorithm(found.study, cell.algorithm)} at {names.alpha(cell.alpha)}": (
+            "diverged" if seen else "not computed"
+        )
+        for cell, _, seen in views
+        if not seen or not any(map(math.isfinite, seen.columns["loss"]))
+    }
+    listed = names.listed([f"{name} ({why})" for name, why in absent.items()])
+    return f" Left out: {listed}." if absent else ""
 
 
 def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:

@@ -11,6 +11,7 @@ WORDS = {
     "train": ("cell to train", "cells to train"),
     "hessian": ("Hessian", "Hessians"),
     "landscape": ("loss surface", "loss surfaces"),
+    "line": ("line between models", "lines between models"),
 }
 """What is counted of each kind of job: cells, however many of them a job serves."""
 START = 3.0

@@ -23,6 +23,7 @@ from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
+from fedgloss.study.views import View, cells_in
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
 
@@ -85,13 +86,21 @@ def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
-    """What the loss surface of a cell needs."""
+    """What the loss surface around a model of a cell needs, on the data of all clients."""
     return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
 
 
-def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> Need:
+def line(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
+    """What the line from a cell's model to another needs."""
+    return _analysis(study, cell, "landscape", 1.5 * study.landscape.points, on_cpu)
+
+
+def _analysis(study: Study, cell: Cell, kind: str, times: float, on_cpu: bool) -> Need:
     row, other = _rows("analysis", study, study.settings(cell))
+    images, asked = row["images"], study.landscape.images
     row = _on_cpu(row, other) if on_cpu else row
+    if kind == "landscape" and asked != "auto":
+        times *= (images if asked == "all" else min(asked, images)) / row["images"]
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 
@@ -109,7 +118,7 @@ def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Job:
-    """What is still to be run: train (a cell), hessian (a method's cells), or landscape."""
+    """What is to be run: train (a cell), hessian (a method's cells), landscape or line."""
 
     kind: str
     cell: Cell
@@ -134,7 +143,7 @@ def job(
     if kind == "train":
         needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
     else:
-        measure = {"hessian": hessian, "landscape": landscape}[kind]
+        measure = {"hessian": hessian, "landscape": landscape, "line": line}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
     if kind == "hessian":
         share = cells / len(study.asked.seeds)
@@ -162,13 +171,12 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         if cell in left:
             yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
     sharp: set[str] = set()
-    surfaces: set[Cell] = set()
+    views: dict[tuple[Cell, View], None] = {}
     for entry in entries.values():
+        views.update(dict.fromkeys(study.views(entry)))
         for cell in study.cells_behind(entry):
             if "hessian" in study.sources(entry, cell):
                 sharp.add(cell.condition)
-            if "landscape" in study.sources(entry, cell):
-                surfaces.add(cell)
     layout = Layout(results)
     unmeasured: dict[str, list[Cell]] = {}
     for cell in cells:  # of an outdated run nothing stays
@@ -177,10 +185,11 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             unmeasured.setdefault(cell.condition, []).append(cell)
     for cell, *others in unmeasured.values():
         yield job(study, "hessian", cell, parts.get(cell, ""), cells=1 + len(others))
-    for cell in cells:
-        there = layout.landscape(study.name, cell).is_file() and cell not in left
-        if cell in surfaces and not there:
-            yield job(study, "landscape", cell, parts.get(cell, ""))
+    asked = {*cells}
+    for cell, view in views:
+        there = layout.view(study.name, cell, view.kind, view.name).is_file()
+        if cell in asked and (left.intersection(cells_in(cell, view)) or not there):
+            yield job(study, view.kind, cell, parts.get(cell, ""))
 
 
 def rounds_done(states: States, cell: Cell) -> int:

@@ -171,6 +171,11 @@ Variants = Annotated[
     Discriminator(lambda value: "combination" if isinstance(value, str) else "by name"),
     Field(description="variants by name, or the name of a combination"),
 ]
+Images = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[Literal["auto", "all"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+    Field(description="a number of images, all, or auto: all on a GPU, fewer on a processor"),
+]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
 Records = Distinct[Literal["norms", "communication", "delta_epsilon"]]
 Scheme = Literal[

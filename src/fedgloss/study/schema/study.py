@@ -10,6 +10,7 @@ from fedgloss.study.schema.kinds import (
     Count,
     Display,
     Folder,
+    Images,
     Listed,
     MethodName,
     Model,
@@ -115,10 +116,11 @@ class Hessian(Model):
 
 
 class Landscape(Model):
-    """The square over which a loss surface is computed."""
+    """How loss surfaces are computed, and lines: how finely, how far, over which images."""
 
-    points: Annotated[int, Field(ge=3, le=201)] = 21
+    points: Annotated[int, Field(ge=3, le=201)] = 25
     extent: Positive = 1.0
+    images: Images = "auto"
 
 
 class Study(Model):
