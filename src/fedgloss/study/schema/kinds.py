@@ -172,7 +172,7 @@ Variants = Annotated[
     Field(description="variants by name, or the name of a combination"),
 ]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
-Records = Distinct[Literal["norms", "communication", "delta_epsilon"]]
+Records = Distinct[Literal["norms", "communication", "delta_epsilon", "consistency", "sharpness"]]
 Scheme = Literal[
     "dirichlet", "dirichlet-per-class", "dirichlet-per-class-capped", "iid", "natural", "file"
 ]
