@@ -10,6 +10,7 @@ from scipy import stats
 from fedgloss.report import names, published, verdict
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
+from fedgloss.study.schema.shown import Condition
 from test_report_results import C10, C100, make_study
 
 LABELS = {
@@ -27,14 +28,14 @@ def rows(table: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("table", ["3", "4", "6", "7"])
 def test_every_number_of_the_papers_tables_is_found(table: str) -> None:
     """By our label, from the table named after the paper's."""
-    study = make_study(datasets={"landmarks-user-160k": {"source": "landmarks"}})
+    study = make_study()
     metrics = {theirs: ours for ours, theirs in published.METRICS.items()}
     seen = 0
     for row in rows(table):
         if row["metric"] not in metrics or row["algorithm"] == "centralized":
             continue
         alpha = f"{float(row['alpha']):g}" if row["alpha"] else "natural"
-        column = {"dataset": row["dataset"], "alpha": alpha, "model": row["model"]}
+        column = Condition(dataset=row["dataset"], alpha=alpha, model=row["model"])
         label = LABELS[row["client_opt"], row["algorithm"]]
         found = published.published(study, column, label, metrics[row["metric"]], f"table{table}")
         assert (found.table, found.status) == (table, row["status"])
@@ -45,14 +46,14 @@ def test_every_number_of_the_papers_tables_is_found(table: str) -> None:
 
 
 def test_centralized_numbers_belong_to_no_alpha() -> None:
-    column = {**C10, "alpha": "iid"}
+    column = Condition(**C10 | {"alpha": "iid"})
     found = published.published(make_study(), column, "centralized-sam-previous", "accuracy")
     assert (found.mean, found.std, found.n) == (86.3, None, 1)
 
 
 def test_a_number_printed_twice_carries_the_other_in_its_note() -> None:
-    in_3 = published.published(make_study(), C100, "fedgloss", "accuracy", "table3")
-    in_7 = published.published(make_study(), C100, "fedgloss", "accuracy", "table7")
+    in_3 = published.published(make_study(), Condition(**C100), "fedgloss", "accuracy", "table3")
+    in_7 = published.published(make_study(), Condition(**C100), "fedgloss", "accuracy", "table7")
     assert (in_3.mean, in_3.note) == (50.8, "tables 7 and 8 print 50.6 ± 0.6")
     assert (in_7.mean, in_7.note) == (50.6, "table 3 prints 50.8 ± 0.8")
 
@@ -61,10 +62,12 @@ def test_the_paper_has_nothing_on_a_method_or_alpha_of_ones_own() -> None:
     study = make_study(
         algorithms={"mine": {"method": "pkg.mod:method"}, "slow": {"method": "fedgloss"}}
     )
-    assert published.published(study, C10, "mine", "accuracy") is None
-    assert published.published(study, {**C10, "alpha": "0.3"}, "fedgloss", "accuracy") is None
-    assert published.published(study, {**C10, "alpha": "iid"}, "fedgloss", "accuracy") is None
-    assert published.published(study, C10, "slow", "accuracy").mean == 83.9  # by its method
+    assert published.published(study, Condition(**C10), "mine", "accuracy") is None
+    for alpha in ("0.3", "iid"):
+        column = Condition(**C10 | {"alpha": alpha})
+        assert published.published(study, column, "fedgloss", "accuracy") is None
+    by_its_method = published.published(study, Condition(**C10), "slow", "accuracy")
+    assert by_its_method.mean == 83.9
 
 
 def ours(*values: float, planned: int = 3, **counts: int) -> Summary:
@@ -104,7 +107,30 @@ def test_divergence_is_compared_too() -> None:
 def test_no_verdict_without_runs_or_for_other_rounds() -> None:
     assert judge(ours(), paper(83.9, 0.4)) == "not run"
     short = verdict.verdict(ours(83.9, 83.9, 83.9), paper(83.9, 0.4), "accuracy", 200)
-    assert short.word == "other number of rounds"
+    assert short.word == "200 of 10,000 rounds" and short.sign == "·"
+    longer = verdict.verdict(ours(83.9, 83.9, 83.9), paper(83.9, 0.4), "accuracy", 20000)
+    assert longer.word == "20,000 rounds, not 10,000"
+
+
+def test_no_verdict_while_seeds_are_missing() -> None:
+    assert judge(ours(83.9, 84.0), paper(83.9, 0.4)) == "incomplete 2/3"
+    assert judge(ours(83.9), paper(None, status="diverged")) == "incomplete 1/3"
+    assert judge(ours(83.9, diverged=1), paper(83.9, 0.4)) == "diverged here only"
+
+
+def test_one_run_is_judged_by_the_other_sides_spread() -> None:
+    """As Student's t test with a pooled variance, to which a single run adds nothing."""
+    half = verdict.half_interval(ours(80.0, planned=1), paper(83.9, 0.4))
+    test = stats.ttest_ind_from_stats(80.0, 0.0, 1, 83.9, 0.4, 3, equal_var=True)
+    assert half == pytest.approx(3.9 / abs(test.statistic) * stats.t.ppf(0.975, 2))
+    mine = ours(80.0, 81.0, 82.5)
+    half = verdict.half_interval(mine, paper(83.9))
+    test = stats.ttest_ind_from_stats(mine.mean, mine.std, 3, 83.9, 0.0, 1, equal_var=True)
+    assert half == pytest.approx((83.9 - mine.mean) / abs(test.statistic) * stats.t.ppf(0.975, 2))
+
+
+def test_two_runs_without_spread_have_no_interval() -> None:
+    assert verdict.half_interval(ours(80.0, planned=1), paper(83.9)) == 0
 
 
 @settings(deadline=None)
@@ -113,8 +139,9 @@ def test_mirrored_numbers_get_mirrored_verdicts(
     values: list[float], mean: float, std: float | None
 ) -> None:
     swap = {"above": "below", "below": "above"}
-    word = judge(ours(*values, planned=5), paper(mean, std))
-    mirrored = judge(ours(*(100 - v for v in values), planned=5), paper(100 - mean, std))
+    count = len(values)
+    word = judge(ours(*values, planned=count), paper(mean, std))
+    mirrored = judge(ours(*(100 - v for v in values), planned=count), paper(100 - mean, std))
     # At the edge of a rule, the rounding of 100 - v may decide.
     difference = abs(sum(values) / len(values) - mean)
     edges = (verdict.NEAR_POINTS, verdict.half_interval(ours(*values, planned=5), paper(mean, std)))
@@ -128,13 +155,13 @@ def test_agreement_is_never_far_and_never_significant(
     values: list[float], mean: float, std: float
 ) -> None:
     """With the t test of an independent library as the judge of significance."""
-    mine = ours(*values, planned=6)
+    mine = ours(*values, planned=len(values))
     word, difference = judge(mine, paper(mean, std)), mine.mean - mean
-    test = stats.ttest_ind_from_stats(mine.mean, mine.std, mine.n, mean, std, 3, equal_var=True)
+    test = stats.ttest_ind_from_stats(mine.mean, mine.std, mine.n, mean, std, 3, equal_var=False)
     if word in ("agrees", "close"):
         assert abs(difference) <= verdict.NEAR_POINTS
     if word in ("agrees", "uncertain") and mine.std + std > 1e-6:
-        assert test.pvalue >= 0.0499  # the quantiles have four digits
+        assert test.pvalue >= 0.0499
     if word in ("close", "above", "below") and mine.std + std > 1e-6:
         assert test.pvalue <= 0.0501
     if word in ("above", "below"):

@@ -16,6 +16,7 @@ from fedgloss.errors import InputError
 from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema.constants import MethodConstants
+from fedgloss.study.schema.study import Dataset
 from fedgloss.study.settings import Settings, Training, check_last
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         alpha=cell.alpha,
         data=_data(study.datasets[cell.dataset]),
         partition=_cut(study, cell.dataset, cell.alpha),
-        model=study.model(cell.model)["model"],
+        model=study.model(cell.model).model,
         weights=study.weights.get(cell.model),
         algorithm=cell.algorithm,
         method=method,
@@ -109,7 +110,7 @@ def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
 
 def constants_key(study: "Study", dataset: str, model: str) -> str:
     """Where methods.yaml has the constants for a data set and model, if it has any."""
-    return f"{study.datasets[dataset]['source']}/{study.model(model)['model']}"
+    return f"{study.datasets[dataset].source}/{study.model(model).model}"
 
 
 def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
@@ -172,12 +173,12 @@ def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodCo
     return found or MethodConstants()
 
 
-def _data(definition: Mapping[str, Any]) -> dict[str, Any]:
+def _data(definition: Dataset) -> dict[str, Any]:
     """What decides a data set's content, wherever its originals lie."""
     return {
-        "source": definition["source"],
-        "images": definition.get("images", "clean"),
-        "size": definition.get("size"),
+        "source": definition.source,
+        "images": definition.images,
+        "size": definition.size,
     }
 
 
