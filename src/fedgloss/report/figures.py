@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
-from fedgloss.report import bars, curves, surfaces
+from fedgloss.report import bars, classes, curves, flatness, gain, surfaces
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ class Kind(NamedTuple):
 KINDS = {
     "curves": Kind(curves.draw_curves, curves.caption),
     "eigenvalues": Kind(bars.draw_eigenvalues, bars.caption),
+    "gain": Kind(gain.draw_gain, gain.caption),
+    "flatness": Kind(flatness.draw_flatness, flatness.caption),
+    "classes": Kind(classes.draw_classes, classes.caption),
     "landscape": Kind(surfaces.draw_landscape, surfaces.caption),
 }
 STYLE = Path(__file__).with_name("style.mplstyle")
