@@ -26,8 +26,9 @@ def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
 def notes(found: Results, asked: CostsTable, cells: Sequence["Cell"]) -> Iterator[str]:
     """What its numbers mean."""
     yield (
-        "Communication: the bytes of all messages that crossed the network, counted in the runs that"
-        " went to the end, relative to FedAvg's two models per client and round; centralized training sends none."
+        "Communication: the bytes of all messages that crossed the network, counted in the runs"
+        " that went to the end, relative to FedAvg's two models per client and round; centralized"
+        " training sends none."
     )
     yield (
         "Gradients: mini-batch gradients per local step, counted in the last round, all exchanges"
