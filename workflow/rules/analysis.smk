@@ -4,6 +4,8 @@ REQUIRES  a cell's run, its data and its partition
 PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.landscape, the surface as CSV
 """
 
+from fedgloss.study.layout import CELL, SEED
+
 
 ruleorder: hessian_seeds > hessian
 

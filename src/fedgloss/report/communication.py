@@ -15,26 +15,31 @@ if TYPE_CHECKING:
 
 
 def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
-    """Rounds, or bytes in units of the baseline's, until its final accuracy is first reached.
+    """Rounds, or bytes in units of the baseline's, until its final accuracy is first reached."""
+    return reached(found, cells, column.condition, column.metric)
 
-    The baseline itself takes all its rounds: the paper's rule.
-    """
-    return _reached(found, cells, column, _baseline(found, column))
+
+def reached(found: Results, cells: Sequence["Cell"], condition: Condition, metric: str) -> Summary:
+    """A metric of AGAINST. The baseline itself takes all its rounds: the paper's rule."""
+    return _reached(found, cells, condition, metric, _baseline(found, condition, metric))
 
 
 def rows(found: Results, asked: CommunicationTable, columns: Sequence[Column]) -> Iterator[Row]:
     """The baseline by the rule of all others: what they save is to be measured against this."""
-    study, cells = found.study, [cell for column in columns for cell in _baseline(found, column)]
-    label = cells[0].algorithm
+    study = found.study
+    behind = [_baseline(found, column.condition, column.metric) for column in columns]
+    label = behind[0][0].algorithm
     yield Row(
         f"{label}-first-reached",
         f"{names.algorithm(study, label)}, first reached",
         study.definition(label).method,
         names.client(study, label),
-        results.communication_cost(found, dict.fromkeys(cells)),
+        results.communication_cost(
+            found, dict.fromkeys(cell for cells in behind for cell in cells)
+        ),
         tuple(
-            Entry(_reached(found, _baseline(found, column), column, ()), None, None)
-            for column in columns
+            Entry(_reached(found, cells, column.condition, column.metric, ()), None, None)
+            for cells, column in zip(behind, columns, strict=True)
         ),
     )
 
@@ -50,20 +55,24 @@ def baseline(found: Results, column: Condition, method: str) -> list["Cell"]:
     )
 
 
-def _baseline(found: Results, column: Column) -> list["Cell"]:
-    method = next(method for method, metrics in AGAINST.items() if column.metric in metrics)
-    return baseline(found, column.condition, method)
+def _baseline(found: Results, condition: Condition, metric: str) -> list["Cell"]:
+    method = next(method for method, metrics in AGAINST.items() if metric in metrics)
+    return baseline(found, condition, method)
 
 
 def _reached(
-    found: Results, cells: Sequence["Cell"], column: Column, of_all_rounds: Sequence["Cell"]
+    found: Results,
+    cells: Sequence["Cell"],
+    condition: Condition,
+    metric: str,
+    of_all_rounds: Sequence["Cell"],
 ) -> Summary:
     """of_all_rounds: cells that take all their rounds, whatever they reach before."""
-    baseline = _baseline(found, column)
+    baseline = _baseline(found, condition, metric)
     target = summarize(found, baseline, lambda cell: results.accuracy(found, cell)).mean
     budget = summarize(found, baseline, lambda cell: results.exchanged(found, cell)).mean
 
-    def reached(cell: "Cell") -> float | str | None:
+    def first_reached(cell: "Cell") -> float | str | None:
         manifest, metrics = found.manifest(cell), found.metrics(cell)
         if not manifest or not metrics or target is None:
             return None
@@ -71,12 +80,12 @@ def _reached(
         first = total if cell in of_all_rounds else _first(metrics, target)
         if first is None:
             return NOT_REACHED
-        if column.metric.startswith("rounds"):
+        if metric.startswith("rounds"):
             return first
         sent = results.exchanged(found, cell)
         return sent * first / total / budget if sent is not None and budget else None
 
-    return summarize(found, cells, reached)
+    return summarize(found, cells, first_reached)
 
 
 def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) -> Iterator[str]:

@@ -55,19 +55,30 @@ class Published:
 def published(
     study: "Study", column: Condition, label: str, metric: str, table: str = ""
 ) -> Published | None:
-    """What the paper prints for an algorithm in a column, or None.
+    """What the paper prints for an algorithm's label in a column, or None.
+
+    table: the name of ours."""
+    source = study.datasets[column.dataset].source
+    return lookup(
+        SOURCES.get(source, source), column, study.definition(label).method, metric, table
+    )
+
+
+def lookup(
+    dataset: str, condition: Condition, method: str, metric: str, table: str = ""
+) -> Published | None:
+    """What the paper prints for a method on a data set at a condition's alpha and model, or None.
 
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
     """
-    method = names.METHODS.get(study.definition(label).method)
-    if method is None or metric not in METRICS:
+    known = names.METHODS.get(method)
+    if known is None or metric not in METRICS:
         return None
-    client, name = method.published
-    source = study.datasets[column.dataset].source
+    client, name = known.published
     wanted = {
-        "dataset": SOURCES.get(source, source),
-        "model": column.model,
+        "dataset": dataset,
+        "model": condition.model,
         "algorithm": name,
         "metric": METRICS[metric],
         "client_opt": client,
@@ -76,7 +87,7 @@ def published(
         row
         for row in _rows()
         if all(row[key] in ("", value) for key, value in wanted.items())
-        and _same_alpha(row["alpha"], column.alpha)
+        and _same_alpha(row["alpha"], condition.alpha)
     ]
     number = "".join(re.findall(r"table(\d+)", table))
     found.sort(key=lambda row: row["table"] != number)

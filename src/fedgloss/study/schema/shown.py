@@ -106,6 +106,17 @@ class CostsTable(Shown):
         return ("communication_cost", "gradients")
 
 
+class ClaimsTable(Shown):
+    """Which of the paper's claims hold: of the cells that some claim is about."""
+
+    kind: Literal["claims"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Metrics; a study adds the eigenvalues that a claim compares."""
+        return ("metrics",)
+
+
 class CurvesFigure(Shown):
     """A quantity over the rounds."""
 
@@ -205,7 +216,9 @@ class LandscapeFigure(Shown):
         return ("landscape",)
 
 
-Table = Annotated[MethodsTable | CommunicationTable | CostsTable, Field(discriminator="kind")]
+TableOfMethods = MethodsTable | CommunicationTable | CostsTable
+"""Whose rows are methods, and whose columns are conditions."""
+Table = Annotated[TableOfMethods | ClaimsTable, Field(discriminator="kind")]
 Figure = Annotated[
     CurvesFigure
     | EigenvaluesFigure
