@@ -30,6 +30,18 @@ AXES = {
     "sharpness_pseudo_gradient": "Rise of the test loss along the pseudo-gradient",
     "sharpness_gradient": "Rise of the test loss along its gradient",
 }
+MEANING = {
+    "w_norm": "It is that of the model after the round.",
+    "delta_epsilon": (
+        "It is the server's radius in that round times the distance between the unit vectors along"
+        " the last pseudo-gradient and along the exact one, that of the round's own clients from"
+        " the unperturbed model (Eq. 6), so at most twice the radius."
+    ),
+    "cosine": "Both are the pseudo-gradients that training used.",
+    "sharpness_pseudo_gradient": "It is that at the distance 0.1 from the model.",
+    "sharpness_gradient": "It is that at the distance 0.1 from the model.",
+}
+"""What captions add to the names of some axes."""
 LABEL_GAP = 0.07
 """The least distance of two names, as a share of the panel's height."""
 
@@ -90,6 +102,7 @@ def caption(found: Results, asked: CurvesFigure) -> str:
         f"{AXES[asked.metric].split(' (')[0]}, every {every} rounds: the mean over the seeds in a"
         " band of ± one sample standard deviation (ddof = 1). Dashed: client SGD. A seed that"
         " diverged is a thin line that ends in × and is not in the mean."
+        f" {MEANING.get(asked.metric, '')}".rstrip()
     )
 
 
