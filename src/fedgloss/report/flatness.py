@@ -27,12 +27,8 @@ FEWEST = 4
 """Methods without which there is no interval."""
 MEASURES: dict[str, tuple[str, Callable[[Results, "Cell"], float | None]]] = {
     "lambda1": ("λ₁", results.lambda1),
-    "sharpness_pseudo_gradient": (
-        "rise of the test loss along the pseudo-gradient",
-        lambda found, cell: results.last_mean(found, cell, "sharpness_pseudo_gradient"),
-    ),
     "sharpness_gradient": (
-        "rise of the test loss along its gradient",
+        "Rise of the test loss along its gradient",
         lambda found, cell: results.last_mean(found, cell, "sharpness_gradient"),
     ),
 }
@@ -112,8 +108,7 @@ def caption(found: Results, asked: FlatnessFigure) -> str:
     else:
         last = definitions.training_values(manifests, "last")
         measure = (
-            f"{MEASURES[asked.measure][0].capitalize()}, at the distance 0.1, mean of the last"
-            f" {last} rounds"
+            f"{MEASURES[asked.measure][0]}, at the distance 0.1, mean of the last {last} rounds"
         )
     several = " Within conditions: of both, what is left after each condition's mean is taken off."
     return (

@@ -180,7 +180,7 @@ class FlatnessFigure(Shown):
     """Accuracy against a measure of flatness, and how they correlate."""
 
     kind: Literal["flatness"]
-    measure: Literal["lambda1", "sharpness_pseudo_gradient", "sharpness_gradient"] = "lambda1"
+    measure: Literal["lambda1", "sharpness_gradient"] = "lambda1"
 
     @property
     def sources(self) -> tuple[CellFile, ...]:
