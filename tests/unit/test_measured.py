@@ -9,9 +9,10 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import build_algorithm
-from fedgloss.engine.evaluate import RADIUS
+from fedgloss.engine.evaluate import RADIUS, class_accuracies
 from fedgloss.engine.flat import flatten, unflatten
 from fedgloss.engine.measured import cosine, perturbation_error
+from fedgloss.engine.task import Task
 
 VALUES = {"rho": 0.05, "rho_l": 0.1, "beta": 10.0}
 SCHEDULE = [[0, 1, 2], [1, 3], [2, 0]]
@@ -115,3 +116,15 @@ def test_measuring_sharpness_changes_no_number():
     assert torch.equal(plain.history, recorded.history)
     names = ("round", "accuracy", "loss")
     assert [{k: row[k] for k in names} for row in recorded.metrics] == plain.metrics
+
+
+def test_accuracy_by_class_leaves_out_what_the_loss_does_and_names_absent_classes():
+    model = nn.Linear(2, 4)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -9.0]]))
+        model.bias.zero_()
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [5.0, 0.0]])
+    y = torch.tensor([0, 1, 1, 2, -100])  # the second is taken for class 0, the last is left out
+    task = Task(model, F.cross_entropy)
+    assert class_accuracies(task, flatten(model), x, y) == [100.0, 50.0, 100.0, None]
+    assert class_accuracies(task, flatten(model), x, torch.zeros(5, 4)) is None
