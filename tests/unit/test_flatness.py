@@ -8,16 +8,8 @@ import pytest
 from scipy import stats
 
 from fedgloss.report import results
-from fedgloss.report.flatness import (
-    Points,
-    caption,
-    correlation,
-    draw_flatness,
-    pearson,
-    points_of,
-    said,
-    spearman,
-)
+from fedgloss.report.correlation import Points, correlation, pearson, spearman
+from fedgloss.report.flatness import caption, draw_flatness, points_of, said
 from fedgloss.report.results import Results
 from refusal import refused
 from studies import digits
@@ -46,6 +38,8 @@ def test_the_coefficients_are_scipys(ties: bool) -> None:
 def test_what_does_not_vary_has_no_coefficient() -> None:
     assert np.isnan(pearson(np.ones(4), np.arange(4.0)))
     assert np.isnan(spearman(np.zeros(0), np.zeros(0)))
+    flat = replace(points(6, 3, 0.1), accuracy=np.full(18, 50.0))
+    assert said(flat, within=False) == ["Spearman –, n = 18", "Pearson –"]
 
 
 def test_within_conditions_their_means_count_for_nothing() -> None:

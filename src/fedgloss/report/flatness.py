@@ -6,7 +6,6 @@ them stands beside that over all.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedgloss.report import definitions, names, results
+from fedgloss.report.correlation import DRAWS, FEWEST, Points, correlation, pearson, spearman
 from fedgloss.report.panels import cells_at, colour, panels
 from fedgloss.report.results import Results
 from fedgloss.study.schema.shown import FlatnessFigure
@@ -21,10 +21,6 @@ from fedgloss.study.schema.shown import FlatnessFigure
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
-DRAWS = 2000
-"""Bootstrap samples behind an interval."""
-FEWEST = 4
-"""Methods without which there is no interval."""
 MEASURES: dict[str, tuple[str, Callable[[Results, "Cell"], float | None]]] = {
     "lambda1": ("λ₁", results.lambda1),
     "sharpness_gradient": (
@@ -32,32 +28,6 @@ MEASURES: dict[str, tuple[str, Callable[[Results, "Cell"], float | None]]] = {
         lambda found, cell: results.last_mean(found, cell, "sharpness_gradient"),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Points:
-    """Cells that ran to the end, one entry each."""
-
-    labels: np.ndarray
-    """The algorithm's label."""
-    conditions: np.ndarray
-    """The panel's number."""
-    flatness: np.ndarray
-    """Logarithm of the measure, which spans orders of magnitude."""
-    accuracy: np.ndarray
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A coefficient and its interval, None where there are too few methods."""
-
-    value: float
-    interval: tuple[float, float] | None
-
-    def __str__(self) -> str:
-        numbers = [self.value, *(self.interval or ())]
-        value, *ends = [f"{number:+.2f}".replace("-", "−") for number in numbers]
-        return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def draw_flatness(found: Results, asked: FlatnessFigure) -> Figure:
@@ -89,7 +59,7 @@ def draw_flatness(found: Results, asked: FlatnessFigure) -> Figure:
             axis.xaxis.set_minor_formatter(NullFormatter())
         what = MEASURES[asked.measure][0]
         axis.set(title=head, xlabel=f"{what} (log scale)", ylabel="Test accuracy (%)")
-        text = said(_some(points, here), several and i == len(columns))
+        text = said(points.where(here), several and i == len(columns))
         axis.annotate("\n".join(text), (0, -0.21), xycoords="axes fraction", va="top", fontsize=7)
     handles = [
         axes[0].scatter([], [], s=22, color=colour(found.study, label)) for label in asked.rows
@@ -150,63 +120,3 @@ def said(points: Points, within: bool) -> list[str]:
         lines[0] += f"; within conditions {correlation(points, spearman, True)}"
         lines[1] += f"; within conditions {correlation(points, pearson, True)}"
     return lines
-
-
-Coefficient = Callable[[np.ndarray, np.ndarray], float]
-
-
-def correlation(points: Points, coefficient: Coefficient, within: bool = False) -> Correlation:
-    """A coefficient over these points, with the interval of a bootstrap over methods.
-
-    within: after each condition's mean is taken off both.
-    """
-
-    def value(index: np.ndarray) -> float:
-        x, y = points.flatness[index], points.accuracy[index]
-        if within:
-            x, y = (_centred(v, points.conditions[index]) for v in (x, y))
-        return coefficient(x, y)
-
-    methods = np.unique(points.labels)
-    members = [np.flatnonzero(points.labels == label) for label in methods]
-    whole = value(np.arange(len(points.labels)))
-    if len(methods) < FEWEST:
-        return Correlation(whole, None)
-    draw = np.random.default_rng(0)
-    values = [
-        value(np.concatenate([members[k] for k in draw.integers(len(methods), size=len(methods))]))
-        for _ in range(DRAWS)
-    ]
-    low, high = np.nanquantile(values, (0.025, 0.975))
-    return Correlation(whole, (float(low), float(high)))
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's coefficient; NaN where one of the two does not vary."""
-    x, y = x - x.mean() if len(x) else x, y - y.mean() if len(y) else y
-    scale = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / scale) if scale > 0 else float("nan")
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's coefficient of the ranks; equal values share the mean of theirs."""
-    return pearson(_ranks(x), _ranks(y))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]
-
-
-def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    _, which, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return values - (np.bincount(which, values) / counts)[which]
-
-
-def _some(points: Points, kept: np.ndarray) -> Points:
-    return Points(
-        points.labels[kept],
-        points.conditions[kept],
-        points.flatness[kept],
-        points.accuracy[kept],
-    )
