@@ -65,7 +65,6 @@ def make_study(**config: object) -> Study:
             },
             "table7": {"kind": "methods", "columns": [C10], "rows": ROWS, "show": ["lambda1"]},
             "table6": {"kind": "communication", "columns": [C10], "rows": ROWS},
-            "table2": {"kind": "costs", "columns": [C10], "rows": ROWS},
         },
         "figures": {
             "curves": {"kind": "curves", "columns": [C10, C100], "rows": ROWS},
