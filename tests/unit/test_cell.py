@@ -211,11 +211,14 @@ def test_only_the_rounds_before_divergence_are_kept(diverged):
 
 def test_a_diverged_run_has_no_sharpness_and_no_surface(diverged, inputs, tmp_path):
     out, _ = diverged
-    for kind in ("hessian", "landscape"):
-        job = job_file(tmp_path / f"{kind}.json", kind, run=out, **inputs, out=tmp_path / kind)
+    for kind, more in (("hessian", {}), ("landscape", {}), ("line", {"other_run": out})):
+        told = {"run": out, **inputs, "out": tmp_path / kind, **more}
+        job = job_file(tmp_path / f"{kind}-job", kind, **told)
         assert main([kind, job, "--device", "cpu"]) == 0
     assert read_json(tmp_path / "hessian")["lambda1"] is None
     assert (tmp_path / "landscape").read_text() == "x,y,loss,accuracy\n"
+    assert (tmp_path / "line").read_text() == "t,loss,accuracy\n"
+    assert read_json(tmp_path / "line.json") == {"status": "diverged"}
 
 
 def test_divergence_in_the_first_round_is_a_result_too(run, tmp_path):

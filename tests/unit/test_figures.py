@@ -16,7 +16,7 @@ from fedgloss.report import figures, landscapes, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
 from fedgloss.report.results import Results
-from fedgloss.report.surfaces import Panel, Surface, _quads, _threads, heights
+from fedgloss.report.surfaces import Panel, Surface, _quads, _threads, heights, threads_of
 from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
@@ -173,6 +173,13 @@ def test_a_nets_meshes_are_wide_and_its_threads_go_through_every_point() -> None
     for place in (-1.0, 1.0):
         assert (pieces[:, :, 0] == place).any() and (pieces[:, :, 1] == place).any()
     assert len(_threads(bowl(9, net=True))) == 2 * 9 * 8  # a coarse grid's lines are all threads
+
+
+@pytest.mark.parametrize("lines", range(2, 202))
+def test_a_net_has_both_edges_and_not_too_many_meshes(lines: int) -> None:
+    threads = threads_of(lines)
+    assert threads[0] == 0 and threads[-1] == lines - 1 and sorted({*threads}) == threads
+    assert min(7, lines - 1) <= len(threads) - 1 <= 16
 
 
 def test_heights_are_one_scale_for_all_panels_with_round_numbers_apart() -> None:

@@ -20,17 +20,13 @@ from fedgloss.errors import InputError
 from fedgloss.files import write_json, write_text
 from fedgloss.jobs.kept import Through, kept
 from fedgloss.jobs.measured import client_of, data_and_model, is_local, manifest_of, parameters
+from fedgloss.sharpness.auto import AUTO
 from fedgloss.sharpness.landscape import along, filter_normalized_directions, surface
 from fedgloss.sharpness.landscape import line as line_between
 from fedgloss.sharpness.objective import Objective
 
 if TYPE_CHECKING:  # what a job is told decides no number by its code
     from fedgloss.study.jobfile import LandscapeJob, LineJob
-
-ON_A_PROCESSOR = 5000
-"""Images of a surface on a processor, where the study leaves it to the machine: a point of CIFAR's
-CNN then takes a second or two, not 16."""
-
 
 Watch = Callable[[str, int, float, str], Callable[[int, None], None]]
 
@@ -63,7 +59,7 @@ def landscape(
         if is_local(job.model):
             facts |= _client(client_of(job.run, job.model), clients, dataset, job)
         elif job.on == "own":
-            raise InputError(f"{job.run}: model {job.model} has no data of its own; use data: all")
+            raise InputError(f"on: own, but the model {job.model} has no data of its own; allowed: all")
         held = _union(clients) if job.on == "all" else clients.clients[facts["client"]]
         objective, counts = _objective(dataset, model, held, job, where)
         with _kept(job, facts | counts, [w], dataset, threads, job.points**2, watch) as through:
@@ -133,7 +129,7 @@ def _objective(
     if isinstance(job.images, int):
         limit = job.images
     else:
-        limit = ON_A_PROCESSOR if job.images == "auto" and where.type == "cpu" else len(held)
+        limit = AUTO if job.images == "auto" and where.type == "cpu" else len(held)
     chosen = held[balanced_subset(dataset.train_labels[held], limit, job.seed)]
     dtype = next(model.parameters()).dtype
     objective = Objective(

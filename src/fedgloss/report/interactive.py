@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedgloss.report.surfaces import MESHES, Panel, Surface, heights
+from fedgloss.report.surfaces import Panel, Surface, heights, threads_of
 
 ACROSS, GAP = 3, 0.02
 HIGH = 430
@@ -91,8 +91,7 @@ def _net(surface: Surface) -> dict[str, Any]:
     points = np.stack([x, y, np.log1p(surface.loss)], axis=-1)
     threads = []
     for lines in (points, points.swapaxes(0, 1)):
-        step = -(-(len(lines) - 1) // MESHES)
-        for line in lines[::step]:
+        for line in lines[threads_of(len(lines))]:
             threads += [line, np.full((1, 3), np.nan)]
     along = np.concatenate(threads)
     return {

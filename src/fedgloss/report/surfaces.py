@@ -123,7 +123,7 @@ def _relief(
     for surface in surfaces:
         base = np.array(colors.to_rgb(surface.colour))
         if surface.net:
-            found = _threads(surface)
+            found = _threads(surface)[:, [0, 1, 1, 0]]  # as flat quadrilaterals, like the others
             face, edge = np.zeros((1, 4)), np.array([[*base, 1.0]])
             handles.append(Line2D([], [], color=base, marker="+", label=surface.name))
         else:
@@ -131,12 +131,12 @@ def _relief(
             rgb = base + (1 - base) * _lightened(found, np.log1p(top) - np.log1p(low))[:, None]
             face = edge = np.column_stack([rgb, np.full(len(found), 0.95)])
             handles.append(Patch(facecolor=base, label=surface.name))
-        pieces += [*found]
+        pieces.append(found)
         faces.append(np.broadcast_to(face, (len(found), 4)))
         edges.append(np.broadcast_to(edge, (len(found), 4)))
     axes.add_collection3d(
         Poly3DCollection(
-            pieces,
+            np.concatenate(pieces),
             facecolors=np.concatenate(faces),
             edgecolors=np.concatenate(edges),
             linewidths=0.6,  # one for all: matplotlib does not sort widths by distance
@@ -178,6 +178,14 @@ def _quads(surface: Surface) -> np.ndarray:
     return corners[np.isfinite(corners).all(axis=(1, 2))]
 
 
+def threads_of(lines: int) -> list[int]:
+    """Which of a grid's lines are threads of a net: both edges, evenly where that is possible."""
+    least = max(-(-(lines - 1) // MESHES), 1)
+    even = [step for step in range(least, 2 * least + 1) if (lines - 1) % step == 0]
+    meshes = (lines - 1) // even[0] if even else MESHES
+    return [round(i * (lines - 1) / meshes) for i in range(meshes + 1)]
+
+
 def _threads(surface: Surface) -> np.ndarray:
     """The pieces of a net's threads, [pieces, 2 ends, 3]: not every line of a fine grid is one.
 
@@ -186,10 +194,7 @@ def _threads(surface: Surface) -> np.ndarray:
     points = _points(surface)
     threads = []
     for lines in (points, points.swapaxes(0, 1)):
-        step = -(-(len(lines) - 1) // MESHES)
-        while (len(lines) - 1) % step:  # so that both edges are threads
-            step += 1
-        threads += [np.stack([*pairwise(line)]) for line in lines[::step]]
+        threads += [np.stack([*pairwise(line)]) for line in lines[threads_of(len(lines))]]
     pieces = np.concatenate(threads)
     return pieces[np.isfinite(pieces).all(axis=(1, 2))]
 

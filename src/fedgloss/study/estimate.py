@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.files import read_json
+from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
@@ -93,20 +94,27 @@ def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the loss surface around a model of a cell needs, on the data of all clients."""
-    return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
+    return _points(study, cell, study.landscape.points**2, on_cpu)
 
 
 def line(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the line from a cell's model to another needs."""
-    return _analysis(study, cell, "landscape", 1.5 * study.landscape.points, on_cpu)
+    return _points(study, cell, 1.5 * study.landscape.points, on_cpu)
+
+
+def _points(study: Study, cell: Cell, points: float, on_cpu: bool) -> Need:
+    """What so many points of a surface or a line need, over as many images as asked."""
+    need = _analysis(study, cell, "landscape", points, on_cpu)
+    images, there = study.landscape.images, _rows("analysis", study, study.settings(cell))[0]
+    if images == "auto":
+        images = "all" if need.gpu else AUTO
+    share = 1.0 if images == "all" else min(images / there["images"], 1.0)
+    return replace(need, seconds=need.seconds * share)
 
 
 def _analysis(study: Study, cell: Cell, kind: str, times: float, on_cpu: bool) -> Need:
     row, other = _rows("analysis", study, study.settings(cell))
-    images, asked = row["images"], study.landscape.images
     row = _on_cpu(row, other) if on_cpu else row
-    if kind == "landscape" and asked != "auto":
-        times *= (images if asked == "all" else min(asked, images)) / row["images"]
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 

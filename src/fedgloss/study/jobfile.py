@@ -164,8 +164,8 @@ ENTRIES = {
     **dict.fromkeys(("model", "other_model"), MODEL),
     "on": Kind("one of all, own", lambda value: value in ("all", "own")),
     "images": Kind(
-        "auto, all, or an integer of at least 1",
-        lambda value: value in ("auto", "all") or AT_LEAST_ONE.fits(value),
+        "all, auto, or an integer of at least 1",
+        lambda value: value in ("all", "auto") or AT_LEAST_ONE.fits(value),
     ),
     "points": Kind("an integer of at least 2", lambda value: COUNT.fits(value) and value >= 2),
     "extent": POSITIVE,

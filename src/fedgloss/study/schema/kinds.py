@@ -172,9 +172,9 @@ Variants = Annotated[
     Field(description="variants by name, or the name of a combination"),
 ]
 Images = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[Literal["auto", "all"], Tag("word")],
-    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
-    Field(description="a number of images, all, or auto: all on a GPU, fewer on a processor"),
+    Annotated[Literal["all", "auto"], Tag("by name")] | Annotated[Count, Tag("number")],
+    Discriminator(lambda value: "by name" if isinstance(value, str) else "number"),
+    Field(description="a number of images, all, or auto"),
 ]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
 Records = Distinct[Literal["norms", "communication", "delta_epsilon", "consistency", "sharpness"]]
