@@ -7,9 +7,22 @@ import torch
 from torch import Tensor
 
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 Product = Callable[[Tensor], Tensor]
 """V -> H V, for V [P] or rows [b, P]."""
+Watch = Callable[[int, str], object]
+"""Is called after a product, with how many were spent and what was found so far, in words."""
+
+
+def unwatched(products: int, found: str) -> None:
+    """Nobody looks on."""
+
+
+def uniform(w: Tensor, seed: int, restart: int = 0) -> Tensor:
+    """A vector to start from, like w [P], with entries from [-1, 1)."""
+    draws = Stream(seed, "lanczos", round=restart).uniform(len(w))
+    return torch.from_numpy(2 * draws - 1).to(w)
 
 
 def finite(Hv: Tensor) -> Tensor:
