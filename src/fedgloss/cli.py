@@ -35,8 +35,10 @@ Looking at a study:
   job          print what a job about a cell is told, as `train` and its like take it
   status       the grid: done, diverged, outdated, running, interrupted, missing
   estimate     the hours still to be spent
+  compare      two studies, or two variants of one, over paired seeds
 Sharing:
-  import       finished runs of another results folder, verified
+  collect      finished runs in one small archive, with checksums
+  import       finished runs of an archive or another results folder, verified
 """
 
 
@@ -195,8 +197,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--details", action="store_true", help="a line for each condition, with its time limit"
     )
-    sub = command("import", commands.import_runs, "take over finished runs of another folder")
-    sub.add_argument("folder", type=Path, help="the other results folder")
+    sub = command(
+        "compare", commands.compare, "compare two studies, or two variants of one, seed by seed"
+    )
+    sub.add_argument("config", help="study file (YAML)")
+    sub.add_argument("other", nargs="?", help="the other study's file (default: the same)")
+    sub.add_argument(
+        "--of",
+        nargs=3,
+        metavar=("FIELD", "FIRST", "SECOND"),
+        help="what differs: dataset, alpha, model or algorithm, and its two values, e.g."
+        " --of algorithm fedgloss-printed fedgloss-released",
+    )
+    sub.add_argument(
+        "--results", type=Path, default=HERE.results, help="results folder (default results)"
+    )
+    sub.add_argument("--other-results", type=Path, help="the other's (default: the same)")
+    sub.add_argument("--csv", type=Path, help="file to write, with full precision")
+    sub = command("collect", commands.collect, "put finished runs into one small archive")
+    _add_study(sub)
+    sub.add_argument("--out", type=Path, help="file to write (default STUDY.zip)")
+    sub.add_argument("--weights", action="store_true", help="the models, too")
+    sub = command(
+        "import", commands.import_runs, "take over finished runs of an archive or another folder"
+    )
+    sub.add_argument("source", type=Path, help="an archive, or the other results folder")
     _add_study(sub)
     return parser
 

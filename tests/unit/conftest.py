@@ -1,9 +1,13 @@
 """What several of these files ask for by name."""
 
+import shutil
+
 import pytest
 
-from cells import tree
+from cells import job_file, tree
 from fedgloss.cli import main
+from fedgloss.study.study import load_study
+from finished import PARTITION, STUDY
 from studies import SMALL
 from test_fingerprint import forget
 
@@ -50,3 +54,39 @@ def refuse(tmp_path, monkeypatch, capsys):
         assert tree(tmp_path) == before, "something was written"
 
     return refuse
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The study of finished.py: its file and, in `theirs`, its results.
+
+    `ours` has the data and the partition alone.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    file, theirs = folder / "study.yaml", folder / "theirs"
+    file.write_text(STUDY, encoding="utf-8")
+    study = load_study(file)
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+
+    run("prepare", "digits", "--out", theirs / "data/digits")
+    inputs = {"data": theirs / "data/digits", "partition": theirs / PARTITION}
+    scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
+    run("partition", "--data", inputs["data"], "--out", inputs["partition"], *scheme)
+    shutil.copytree(theirs, folder / "ours")
+    for cell in study.cells:
+        told = {
+            "settings": study.settings(cell).to_json(),
+            "run": theirs / "runs/shared" / str(cell),
+        }
+        code = study.code(cell.algorithm, cell.model)
+        run("train", job_file(folder / "job.json", **told, **inputs, code=code), "--device", "cpu")
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    """A copy of it, free to be changed."""
+    shutil.copytree(finished, tmp_path / "place")
+    return tmp_path / "place"

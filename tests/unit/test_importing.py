@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from cells import job_file, tree
+from cells import tree
 from fedgloss import fingerprint
 from fedgloss.cli import main
 from fedgloss.files import read_json
@@ -13,51 +13,8 @@ from fedgloss.fingerprint import of_training
 from fedgloss.jobs.importing import import_runs
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import load_study
+from finished import PARTITION, RUN, STUDY, flipped
 from refusal import refused
-
-STUDY = """\
-study: shared
-seeds: [0]
-training: {rounds: 2, evaluate_every: 1, last: 1, clients_per_round: 2}
-algorithms: {fedgloss: {hyperparameters: {rho: 0.05}}}
-grid:
-  - {dataset: digits, alphas: ["0"], model: smallcnn, algorithms: [fedavg, fedgloss]}
-"""
-RUN = "runs/shared/digits/alpha-0/smallcnn/fedgloss/seed-0"
-PARTITION = "partitions/digits/alpha-0/partition.json"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A study file and, in `theirs`, its results; `ours` has the data and the partition alone."""
-    folder = tmp_path_factory.mktemp("built")
-    file, theirs = folder / "study.yaml", folder / "theirs"
-    file.write_text(STUDY, encoding="utf-8")
-    study = load_study(file)
-
-    def run(*arguments):
-        assert main([str(argument) for argument in arguments]) == 0
-
-    run("prepare", "digits", "--out", theirs / "data/digits")
-    inputs = {"data": theirs / "data/digits", "partition": theirs / PARTITION}
-    scheme = ["--scheme", "dirichlet", "--clients", "50", "--alpha", "0"]
-    run("partition", "--data", inputs["data"], "--out", inputs["partition"], *scheme)
-    shutil.copytree(theirs, folder / "ours")
-    for cell in study.cells:
-        told = {
-            "settings": study.settings(cell).to_json(),
-            "run": theirs / "runs/shared" / str(cell),
-        }
-        code = study.code(cell.algorithm, cell.model)
-        run("train", job_file(folder / "job.json", **told, **inputs, code=code), "--device", "cpu")
-    return folder
-
-
-@pytest.fixture
-def place(built, tmp_path):
-    """A copy of it, free to be changed."""
-    shutil.copytree(built, tmp_path / "place")
-    return tmp_path / "place"
 
 
 def fates(place):
@@ -139,12 +96,6 @@ def test_a_manifest_that_says_otherwise_is_refused(what, place):
     assert found["fedavg"] == "imported" and reason in found["fedgloss"]
     shutil.rmtree(place / "ours/runs")
     assert tree(place / "ours") == before
-
-
-def flipped(file):
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
 
 
 FILES = {

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
@@ -199,12 +201,59 @@ def estimate(options: argparse.Namespace) -> None:
     print(estimate(_study(options), options.results, options.target, options.details))
 
 
+def compare(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_text
+    from fedgloss.report.comparison import FIELDS, Change, compare, to_csv, to_markdown
+    from fedgloss.report.results import Results
+    from fedgloss.study.claims import check_claim
+    from fedgloss.study.study import load_study
+
+    if not options.of and not options.other and not options.other_results:
+        raise InputError("compare: with what? name another study, --other-results, or --of")
+    if options.of and options.of[0] not in FIELDS:
+        hint = did_you_mean(options.of[0], FIELDS)
+        raise InputError(f"--of: {options.of[0]!r} is no field of a cell{hint}")
+    sides = []
+    for file, folder in (
+        (options.config, options.results),
+        (options.other or options.config, options.other_results or options.results),
+    ):
+        study = load_study(file)
+        check_claim(study, Layout(folder))
+        sides.append(Results(study, folder))
+    first, second = sides
+    found = [*compare(first, second, Change(*options.of) if options.of else None)]
+    if not found:
+        raise InputError(f"{options.config}: no seed has been run on both sides yet")
+    if options.csv:
+        write_text(options.csv, to_csv(found))
+    print(to_markdown(found), end="")
+
+
+def collect(options: argparse.Namespace) -> None:
+    from fedgloss.jobs.collecting import collect
+
+    study = _study(options)
+    archive = options.out or Path(f"{study.name}.zip")
+    fates = collect(study, options.results, archive, options.weights)
+    for cell, fate in fates.items():
+        if fate not in ("collected", "missing"):
+            print(f"left out: {cell}: {InputError(fate)}", file=sys.stderr)
+    counts = Counter(fates.values())
+    rest = len(fates) - counts["collected"] - counts["missing"]
+    print(
+        f"{archive}: {counts['collected']} of {len(fates)} runs, {counts['missing']} not there,"
+        f" {rest} left out; {archive.stat().st_size / 1e6:.1f} MB",
+        file=sys.stderr,
+    )
+
+
 def import_runs(options: argparse.Namespace) -> None:
     from fedgloss.jobs.importing import import_runs
 
     study = _study(options)
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
-    for cell, fate in import_runs(study, options.folder, options.results):
+    for cell, fate in import_runs(study, options.source, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
             print(Layout(options.results).metrics(study.name, cell), flush=True)

@@ -1,48 +1,93 @@
-"""Finished runs of another results folder, taken over instead of being trained again.
+"""Finished runs of another results folder or an archive, taken over, not trained again.
 
 A run is taken over if it is what this study would run here, and whole: its settings, the
 fingerprint of its code and the hashes of its inputs are those that training would have, and its
-files have the hashes that its manifest gives.
+files have the hashes that its manifest gives. An archive may be without models: its runs are whole
+for tables and the report, and trained again where a model is needed.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, check_writable, read_json, sha256
+from fedgloss.jobs.collecting import SMALL, unpacked
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 from fedgloss.study.outdated import Expectations, difference
 from fedgloss.study.study import Cell, Study
 
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:
-    """Copy the runs of `study` that the results folder `source` has into `results`.
+    """Copy the runs of `study` that `source`, a results folder or an archive, has into `results`.
 
-    Yields each cell of the study with what became of it: "imported", "here", "missing" (there is no
-    such run in `source`), or the reason why it was refused. A refused run leaves no trace here.
+    Of an archive also what was measured on them, and the inputs that are not here. Yields each cell
+    of the study with what became of it: "imported", "here", "missing" (there is no such run in
+    `source`), or the reason why it was refused. A refused run leaves no trace here.
     """
+    check_writable(results)
+    if not source.is_file():
+        yield from _import(study, source, results, RUN_FILES)
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    with unpacked(source, study, results) as folder:
+        _add_inputs(study, folder, results)
+        whole = any(folder.rglob(RUN_FILES[-1]))
+        for cell, fate in _import(study, folder, results, RUN_FILES if whole else SMALL):
+            if fate in ("imported", "here"):
+                _add_measured(study, cell, folder, results)
+            yield cell, fate
+
+
+def _import(
+    study: Study, source: Path, results: Path, names: Sequence[str]
+) -> Iterator[tuple[Cell, str]]:
+    """The same from a folder whose runs have the files `names` beside their manifests."""
     runs = Layout(source).runs(study.name)
     if not runs.is_dir():
         raise InputError(f"{source}: has no runs of the study {study.name!r} ({runs})")
-    check_writable(results)
     expect = _expectations(study, results)
     for cell in study.cells:
         ours, theirs = Layout(results).run(study.name, cell), runs / str(cell)
         try:
             expected = expect(cell)
-            if (ours / MANIFEST).is_file() and _fault(ours, expected) is None:
-                yield cell, "here"
-            elif not (theirs / MANIFEST).is_file():
-                yield cell, "missing"
-            else:
-                reason = _fault(theirs, expected)
-                if reason is None:
-                    _copy(theirs, ours)
-                yield cell, reason or "imported"
+            here = (ours / MANIFEST).is_file() and _fault(ours, expected, names) is None
+            if not (theirs / MANIFEST).is_file():
+                yield cell, "here" if here else "missing"
+                continue
+            reason = _fault(theirs, expected, names)
+            if here and not reason and not _equal(ours, theirs):
+                reason = "another run of this cell is here, with other results; remove one of them"
+            elif here:
+                reason = "here"
+            elif reason is None:
+                _copy(theirs, ours, names)
+            yield cell, reason or "imported"
         except InputError as error:
             yield cell, str(error)
+
+
+def _equal(ours: Path, theirs: Path) -> bool:
+    """Whether two whole runs of a cell left the same files."""
+    return read_json(ours / MANIFEST)["outputs"] == read_json(theirs / MANIFEST)["outputs"]
+
+
+def _add_inputs(study: Study, source: Path, results: Path) -> None:
+    """Copy the manifests of data and the partitions that are not here."""
+    there, here = (Expectations(study, folder) for folder in (source, results))
+    for cell in study.cells:
+        for name, file in here.files(cell).items():
+            if not file.exists() and there.files(cell)[name].is_file():
+                _copy_file(there.files(cell)[name], file)
+
+
+def _add_measured(study: Study, cell: Cell, source: Path, results: Path) -> None:
+    """Copy what was measured on a run, where it is not here."""
+    there, here = (Layout(folder).hessian(study.name, cell).parent for folder in (source, results))
+    for file in sorted(there.glob("*")):
+        if not (here / file.name).exists():
+            _copy_file(file, here / file.name)
 
 
 def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any]]:
@@ -62,8 +107,8 @@ def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any
     return expect
 
 
-def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
-    """Why a run is not whole, or not the one expected; None if it is."""
+def _fault(run: Path, expected: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Why a run lacks one of the files `names`, or is not the one expected; None if all is well."""
     manifest = read_json(run / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         return "its manifest is not the manifest of a run"
@@ -75,7 +120,7 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
         return f"its status is {manifest.get('status')!r}"
     if set(manifest["outputs"]) != set(RUN_FILES):
         return "its manifest does not list the files of a run"
-    for name in RUN_FILES:
+    for name in names:
         if not (run / name).is_file():
             return f"{name} is missing"
         if sha256(run / name) != manifest["outputs"][name]:
@@ -83,12 +128,16 @@ def _fault(run: Path, expected: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _copy(theirs: Path, ours: Path) -> None:
+def _copy(theirs: Path, ours: Path, names: Sequence[str]) -> None:
     """Copy a verified run, its manifest last; what arrives is verified again."""
     outputs = read_json(theirs / MANIFEST)["outputs"]
     (ours / MANIFEST).unlink(missing_ok=True)  # never beside files it does not describe
-    for name in (*RUN_FILES, MANIFEST):
-        with atomic(ours / name) as temporary:
-            shutil.copyfile(theirs / name, temporary)
-            if name in outputs and sha256(temporary) != outputs[name]:
-                raise InputError(f"{theirs / name}: changed while it was copied")
+    for name in (*names, MANIFEST):
+        _copy_file(theirs / name, ours / name, outputs.get(name))
+
+
+def _copy_file(theirs: Path, ours: Path, digest: str | None = None) -> None:
+    with atomic(ours) as temporary:
+        shutil.copyfile(theirs, temporary)
+        if digest and sha256(temporary) != digest:
+            raise InputError(f"{theirs}: changed while it was copied")

@@ -1,0 +1,148 @@
+"""Two studies, or two variants, against each other: pairs of seeds, intervals, and words."""
+
+import csv
+import io
+
+import pytest
+from scipy import stats
+
+from fedgloss.cli import main
+from fedgloss.report.comparison import Change, Comparison, compare, to_csv, to_markdown
+from fedgloss.report.results import Results
+from fedgloss.study.study import load_study
+from refusal import refused
+from test_report_results import C10, LAMBDA1, SEEDS, cell, make_study, write_cell, write_results
+
+AGAINST_FEDAVG = Change("algorithm", "fedavg", "feddyn-sam")
+
+
+@pytest.fixture
+def found(tmp_path):
+    return Results(make_study(), write_results(tmp_path))
+
+
+def of_metric(compared, metric="accuracy"):
+    return {entry.condition.split("/")[0]: entry for entry in compared if entry.metric == metric}
+
+
+def test_the_interval_is_the_paired_t_tests(found):
+    entry = of_metric(compare(found, found, AGAINST_FEDAVG))["cifar10"]
+    ours, theirs = ([side[s] for s in SEEDS] for side in (entry.first, entry.second))
+    test = stats.ttest_rel(theirs, ours).confidence_interval()
+    mean, half = entry.interval
+    assert (mean - half, mean + half) == pytest.approx((test.low, test.high))
+
+
+def test_only_seeds_that_both_have_are_pairs(found):
+    entry = of_metric(compare(found, found, Change("algorithm", "fedavg", "fedgloss")))["cifar10"]
+    assert [*entry.first] == [*entry.second] == [0, 200299]
+    assert entry.first == {0: 59.0, 200299: 62.0} and entry.second == {0: 83.0, 200299: 84.6}
+
+
+def test_seeds_that_diverged_are_counted_and_in_no_pair(found):
+    compared = of_metric(compare(found, found, Change("algorithm", "fedavg", "scaffold")))
+    assert [*compared["cifar10"].first] == [0, 200299]
+    assert compared["cifar10"].diverged == (0, 1)
+    assert "× 0 first, 1 second diverged" in to_markdown([compared["cifar10"]])
+
+
+def test_a_condition_that_one_side_has_not_run_is_left_out(found):
+    compared = of_metric(compare(found, found, Change("algorithm", "fedavg", "fedgloss")))
+    assert [*compared] == ["cifar10"]
+
+
+def test_a_study_against_itself_is_equal(found):
+    compared = [*compare(found, found)]
+    assert len(compared) > 8
+    for entry in compared:
+        if len(entry.first) > 1:
+            assert entry.verdict == "equal" and entry.interval == (0.0, 0.0)
+
+
+def test_two_results_folders_are_compared_cell_by_cell(tmp_path):
+    study = make_study()
+    for folder, shift in (("one", 0.0), ("two", 5.0)):
+        for seed, final in zip(SEEDS, (59.0, 60.0, 62.0), strict=True):
+            write_cell(tmp_path / folder, cell("cifar10", "fedavg", seed), final + shift)
+    first, second = (Results(study, tmp_path / folder) for folder in ("one", "two"))
+    entry = of_metric(compare(first, second))["cifar10"]
+    assert entry.condition == "cifar10/alpha-0/cnn/fedavg"
+    assert entry.interval == (5.0, 0.0) and entry.verdict == "higher"
+
+
+def pairs(*differences, base=50.0, metric="accuracy"):
+    """A comparison whose pairs differ by so much."""
+    first = dict.fromkeys(range(len(differences)), base)
+    second = {seed: base + d for seed, d in enumerate(differences)}
+    return Comparison("digits/alpha-0/cnn/fedavg", metric, first, second, (0, 0))
+
+
+@pytest.mark.parametrize(
+    "compared, word",
+    [
+        (pairs(2.0, 2.1, 1.9), "higher"),
+        (pairs(-2.0, -2.1, -1.9), "lower"),
+        (pairs(0.1, -0.1, 0.0), "equal"),  # ± 0.25 points
+        (pairs(5.0, -5.0, 0.0), "unclear"),
+        (pairs(3.0), "one pair"),
+        (pairs(0.1, -0.1, 0.0, base=1.0, metric="lambda1"), "unclear"),  # ± 25 % of 1
+        (pairs(0.1, -0.1, 0.0, metric="lambda1"), "equal"),  # ± 0.5 % of 50
+    ],
+)
+def test_the_word_follows_from_the_interval(compared, word):
+    assert compared.verdict == word
+
+
+def test_the_csv_has_all_digits(found):
+    compared = [*compare(found, found, AGAINST_FEDAVG)]
+    rows = [*csv.DictReader(io.StringIO(to_csv(compared)))]
+    assert len(rows) == len(compared)
+    assert float(rows[0]["difference"]) == compared[0].interval[0]
+    assert rows[0]["condition"] == "cifar10/alpha-0/cnn/fedavg" and rows[0]["pairs"] == "3"
+
+
+def test_what_no_side_has_is_refused(found):
+    with refused("config/toy.yaml", "algorithm: 'fedsmoo' is not in this study", "fedavg"):
+        [*compare(found, found, Change("algorithm", "fedsmoo", "fedavg"))]
+    with refused("alpha: '1' is not in this study"):
+        [*compare(found, found, Change("alpha", "0", "1"))]
+    with refused("has no cell that config/toy.yaml has, too"):
+        other = make_study()
+        object.__setattr__(other, "cells", ())
+        [*compare(found, Results(other, found.folder))]
+
+
+STUDY = f"""\
+study: toy
+seeds: [{", ".join(map(str, SEEDS))}]
+grid:
+  - {{dataset: {C10["dataset"]}, alphas: ["0"], model: cnn, algorithms: [fedavg, fedsam]}}
+"""
+
+
+def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text(STUDY)
+    study = load_study("toy.yaml")
+    for run in study.cells:
+        monkeypatch.setitem(LAMBDA1, run.algorithm, 20.0)
+        final = 60.0 + (run.algorithm == "fedsam") * (3 + run.seed % 3 / 10)
+        write_cell(tmp_path / "results", run, final, study)
+    asked = ["compare", "toy.yaml", "--of", "algorithm", "fedavg", "fedsam", "--csv", "out.csv"]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "| cifar10/alpha-0/cnn/fedavg | accuracy |" in shown and "higher" in shown
+    assert (tmp_path / "out.csv").read_text().startswith("condition,metric,first,second,")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "with what?"),
+        (["--of", "seed", "0", "42"], "'seed' is no field of a cell"),
+        (["--of", "algorithm", "fedavg", "fedsam"], "no seed has been run on both sides yet"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments, words, tmp_path, refuse):
+    (tmp_path / "toy.yaml").write_text(STUDY)
+    refuse("compare", "toy.yaml", *arguments, words=(words,))
