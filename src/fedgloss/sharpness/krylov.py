@@ -1,5 +1,6 @@
 """Orthogonal vectors in the space of the parameters: what the spectral methods have in common."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,18 @@ Watch = Callable[[int, str], object]
 
 def unwatched(products: int, found: str) -> None:
     """Nobody looks on."""
+
+
+def counted(product: Product, watch: Watch) -> Product:
+    """The same product, which tells each time how often it was asked for."""
+    numbers = itertools.count(1)
+
+    def telling(V: Tensor) -> Tensor:
+        result = product(V)
+        watch(next(numbers), "")
+        return result
+
+    return telling
 
 
 def uniform(w: Tensor, seed: int, restart: int = 0) -> Tensor:
