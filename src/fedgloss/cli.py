@@ -25,6 +25,7 @@ The steps, in the order of the workflow (each has its own --help):
   partition    which client holds which image
   train        one cell: an algorithm, a data set, an alpha, a model, a seed
   hessian      the largest Hessian eigenvalues of a trained cell
+  locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
   table        one table of a study: Markdown, LaTeX, CSV
   figure       one figure of a study: PNG, PDF
@@ -156,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("hessian", commands.hessian, "write the largest Hessian eigenvalues of cells")
     _add_jobs(sub)
+    sub = command("locals", commands.locals_, "write the same of the last round's local models")
+    _add_jobs(sub)
     sub = command("landscape", commands.landscape, "write the loss surfaces around cells as CSV")
     _add_jobs(sub)
 
@@ -180,9 +183,9 @@ def _parser() -> argparse.ArgumentParser:
         "kind",
         nargs="?",
         default="train",
-        choices=["train", "hessian", "landscape"],
+        choices=["train", "hessian", "locals", "landscape"],
         metavar="kind",
-        help="train (default), hessian, or landscape",
+        help="train (default), hessian, locals, or landscape",
     )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)

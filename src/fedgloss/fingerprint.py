@@ -65,11 +65,12 @@ def of_training(method: str, model: str, pretrained: bool = False) -> str:
 
 
 def of_analysis(kind: str, model: str) -> str:
-    """The code behind Hessian eigenvalues or landscapes of a model."""
-    module = {"hessian": "eigenvalues"}.get(kind, kind)
-    return fingerprint(
-        "fedgloss.jobs.sharpness", f"fedgloss.sharpness.{module}", _model_module(model)
-    )
+    """The code behind an analysis of a model; kind: hessian, locals or landscape."""
+    if kind == "landscape":
+        job = ["fedgloss.jobs.sharpness", "fedgloss.sharpness.landscape"]
+    else:
+        job = ["fedgloss.jobs.spectrum"]
+    return fingerprint(*job, _model_module(model))
 
 
 def of_data(source: str) -> str:

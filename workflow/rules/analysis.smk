@@ -31,7 +31,9 @@ rule hessian:
         runtime=needs("hessian", "minutes"),
         mem_mb=needs("hessian", "memory"),
     params:
-        asked=asked("hessian", "choice", "count", "models"),
+        asked=asked(
+            *("hessian", "choices", "count", "models", "method", "images", "trace", "density")
+        ),
         code=analysis_code("hessian"),
         jobs=job_files("hessian"),
     shell:

@@ -7,6 +7,7 @@ each other's, and nothing is written twice. Paths are relative to the working fo
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +23,22 @@ if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is
     from fedgloss.study.study import Cell, Study
 
 MODELS = ("average", "final")
+CHOICES = ("paper", "official_code")
+METHODS = ("lanczos", "pyhessian", "eigsh")
 PATH = Kind("a path", lambda value: TEXT.fits(value) and value and "\0" not in value)
 POSITIVE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
+
+
+def some_of(names: tuple[str, ...]) -> Kind:
+    """A list of some of these names, at least one."""
+    return Kind(
+        f"a list of {' and '.join(names)}, each at most once",
+        lambda value: (
+            isinstance(value, list)
+            and 0 < len(value) == len({*map(str, value)})
+            and all(name in names for name in value)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,18 +71,44 @@ class HessianJob:
     Attributes
       run, data, partition  as in the job that trained it
       out     the file to write (JSON)
-      choice  which Hessian: "paper" or "official_code"
-      count   how many eigenvalues, at least 1
-      models  of "average" and "final": the one reported, then any other
+      choices  which Hessians, "paper" and "official_code": the one reported, then any other
+      count    how many eigenvalues, at least 1
+      models   of "average" and "final": the one reported, then any other
+      method   "lanczos", "pyhessian" or "eigsh"
+      images   how many of the training images: a number, "all", or "auto" by the device
+      trace    products for the trace; None: it is not computed
+      density  starts and steps for the spectral density; None: it is not computed
     """
 
     run: Path
     data: Path
     partition: Path
     out: Path
-    choice: str
+    choices: tuple[str, ...]
     count: int
     models: tuple[str, ...]
+    method: str
+    images: int | str
+    trace: int | None
+    density: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class LocalsJob:
+    """lambda_1 of the local models of a run's last round.
+
+    Attributes
+      run, data, partition  as in the job that trained it
+      out             the file to write (JSON)
+      method, images  as in `HessianJob`; images: of the union of all clients'
+    """
+
+    run: Path
+    data: Path
+    partition: Path
+    out: Path
+    method: str
+    images: int | str
 
 
 @dataclass(frozen=True)
@@ -91,12 +132,13 @@ class LandscapeJob:
     seed: int
 
 
-Job = TrainingJob | HessianJob | LandscapeJob
-OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LandscapeJob)
+Job = TrainingJob | HessianJob | LocalsJob | LandscapeJob
+OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LocalsJob, LandscapeJob)
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainingJob,
     "hessian": HessianJob,
+    "locals": LocalsJob,
     "landscape": LandscapeJob,
 }
 PATHS = {"data", "partition", "weights", "run", "checkpoints", "out"}
@@ -105,18 +147,23 @@ ENTRIES = {
     **dict.fromkeys(PATHS, PATH),
     **dict.fromkeys(("weights", "checkpoints"), PATH.or_null),
     "code": TEXT,
-    "choice": Kind(
-        "one of paper, official_code", lambda value: value in ("paper", "official_code")
-    ),
+    "choices": some_of(CHOICES),
     "count": AT_LEAST_ONE,
-    "models": Kind(
-        f"a list of {' and '.join(MODELS)}, each at most once",
-        lambda value: (
-            isinstance(value, list)
-            and 0 < len(value) == len({*map(str, value)})
-            and all(name in MODELS for name in value)
-        ),
+    "models": some_of(MODELS),
+    "method": Kind(f"one of {', '.join(METHODS)}", lambda value: value in METHODS),
+    "images": Kind(
+        "all, auto, or an integer of at least 1",
+        lambda value: value in ("all", "auto") or AT_LEAST_ONE.fits(value),
     ),
+    "trace": AT_LEAST_ONE.or_null,
+    "density": Kind(
+        "starts and steps, each an integer of at least 1",
+        lambda value: (
+            isinstance(value, dict)
+            and {*value} == {"starts", "steps"}
+            and all(map(AT_LEAST_ONE.fits, value.values()))
+        ),
+    ).or_null,
     "points": Kind("an integer of at least 2", lambda value: COUNT.fits(value) and value >= 2),
     "extent": POSITIVE,
     "seed": COUNT,
@@ -125,13 +172,14 @@ ENTRIES = {
 
 
 def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
-    """The job of a cell; kind: train, hessian or landscape."""
+    """The job of a cell; kind: train, hessian, locals or landscape."""
     name = study.name
     common = {
         "data": layout.data(study.data_folder(cell.dataset)),
         "partition": layout.partition(study.partition_folder(cell.dataset, cell.alpha), cell.alpha),
         "run": layout.run(name, cell),
     }
+    asked = study.hessian
     if kind == "train":
         weights = study.model(cell.model)["weights"] if cell.model in study.weights else None
         return TrainingJob(
@@ -145,10 +193,17 @@ def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
         return HessianJob(
             **common,
             out=layout.hessian(name, cell),
-            choice=study.hessian.data,
-            count=study.hessian.count,
-            models=tuple(study.hessian.models),
+            choices=asked.choices,
+            count=asked.count,
+            models=asked.models,
+            method=asked.method,
+            images=asked.images,
+            trace=asked.trace.products if asked.trace else None,
+            density=asked.density.model_dump() if asked.density else None,
         )
+    if kind == "locals":
+        out = layout.locals(name, cell)
+        return LocalsJob(**common, out=out, method=asked.method, images=asked.images)
     return LandscapeJob(
         **common,
         out=layout.landscape(name, cell),
@@ -186,6 +241,7 @@ def read_job(file: Path, kind: type[OfKind]) -> OfKind:
             content["settings"] = Settings.from_json(content["settings"])
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
-    if "models" in content:
-        content["models"] = tuple(content["models"])
+    for name in ("choices", "models"):
+        if name in names:
+            content[name] = tuple(content[name])
     return kind(**content)

@@ -59,6 +59,10 @@ class Layout:
         """The Hessian eigenvalues at a cell's model."""
         return self._analysis(study, cell) / "hessian.json"
 
+    def locals(self, study: str, cell: object) -> Path:
+        """The Hessian's largest eigenvalues at a cell's local models of the last round."""
+        return self._analysis(study, cell) / "locals.json"
+
     def landscape(self, study: str, cell: object) -> Path:
         """The loss surface around a cell's model."""
         return self._analysis(study, cell) / "landscape.csv"
@@ -74,7 +78,7 @@ class Layout:
         return self.results / "analysis" / study / str(cell)
 
     def jobs(self, kind: str, study: str, cell: object) -> Path:
-        """The folder of a cell's job files; kind: train, hessian or landscape."""
+        """The folder of a cell's job files; kind: train, hessian, locals or landscape."""
         return self.results / "jobs" / kind / study / str(cell)
 
     def told(self, study: str) -> Path:

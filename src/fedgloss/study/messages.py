@@ -12,7 +12,12 @@ from fedgloss.study import costs, estimate
 from fedgloss.study.own import missing_data
 from fedgloss.study.study import Cell, Study
 
-KINDS = {"train": "metrics.csv", "hessian": "hessian.json", "landscape": "landscape.csv"}
+KINDS = {
+    "train": "metrics.csv",
+    "hessian": "hessian.json",
+    "locals": "locals.json",
+    "landscape": "landscape.csv",
+}
 """The rules whose jobs are about cells, and the file that each leaves for every cell."""
 
 

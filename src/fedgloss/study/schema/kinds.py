@@ -171,6 +171,17 @@ Variants = Annotated[
     Discriminator(lambda value: "combination" if isinstance(value, str) else "by name"),
     Field(description="variants by name, or the name of a combination"),
 ]
+Choice = Literal["paper", "official_code"]
+HessianData = Annotated[
+    Annotated[Choice, Tag("one")] | Annotated[Several[Choice], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, (list, tuple)) else "one"),
+    Field(description="paper, official_code, or both: the first is reported"),
+]
+Images = Annotated[
+    Annotated[Literal["all", "auto"], Tag("by name")] | Annotated[Count, Tag("number")],
+    Discriminator(lambda value: "by name" if isinstance(value, str) else "number"),
+    Field(description="a number of images, all, or auto"),
+]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
 Records = Distinct[Literal["norms", "communication", "delta_epsilon"]]
 Scheme = Literal[
