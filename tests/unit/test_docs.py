@@ -49,7 +49,7 @@ def test_a_study_on_a_page_is_one(page: str, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
         study = load_study(tmp_path / "mine.yaml")
         labels = {cell.algorithm for cell in study.cells}
-        assert all({*table["rows"]} == labels for table in study.tables.values())
+        assert all({*table.rows} == labels for table in study.tables.values())
 
 
 def test_every_page_is_linked_from_the_first() -> None:

@@ -101,7 +101,7 @@ def test_every_row_says_how_it_is_known():
 def test_every_condition_of_the_paper_has_a_row_of_its_own():
     study = load_study(PAPER)
     for cell in study.cells:
-        key = f"{study.datasets[cell.dataset]['source']}/{cell.model}"
+        key = f"{study.datasets[cell.dataset].source}/{cell.model}"
         assert key in TABLE["training"] and key in TABLE["analysis"]
 
 

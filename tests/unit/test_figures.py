@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgloss.errors import InputError
-from fedgloss.report import figures, panels
+from fedgloss.report import figures, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
 from fedgloss.report.surfaces import Surface, _quads
+from fedgloss.study.schema import shown
+from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
 from test_report_results import C10, ROWS, make_study, write_results
 
@@ -62,8 +65,8 @@ def test_a_band_is_one_sample_standard_deviation(folder: Path) -> None:
     from fedgloss.report.curves import draw_curves
     from fedgloss.report.results import Results
 
-    spec = {"kind": "curves", "columns": [C10], "rows": ["fedavg"]}
-    figure = draw_curves(Results(one(spec), folder), spec)
+    study = one({"kind": "curves", "columns": [C10], "rows": ["fedavg"]})
+    figure = draw_curves(Results(study, folder), study.figures["one"])
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     at_the_end = band[np.isclose(band[:, 0], 10000)][:, 1]
     std = np.std([59.0, 60.0, 62.0], ddof=1)
@@ -72,9 +75,17 @@ def test_a_band_is_one_sample_standard_deviation(folder: Path) -> None:
 
 
 def test_a_figure_of_one_seed_takes_that_seed(folder: Path) -> None:
-    spec = {"kind": "eigenvalues", "columns": [C10], "rows": ROWS, "seed": 42}
-    study = one(spec)
-    assert [c.seed for c in panels.figure_cells(study, spec, "fedavg", C10)] == [42]
+    study = one({"kind": "eigenvalues", "columns": [C10], "rows": ROWS, "seed": 42})
+    figure, column = study.figures["one"], Condition(**C10)
+    assert [c.seed for c in panels.cells_at(study, figure, "fedavg", column)] == [42]
+    assert {c.seed for c in study.cells_of(figure)} == {42}
+
+
+def test_every_kind_of_the_schema_is_made() -> None:
+    for union, kinds in ((shown.Table, tables.KINDS), (shown.Figure, figures.KINDS)):
+        classes = get_args(get_args(union)[0])
+        asked = [get_args(one.model_fields["kind"].annotation)[0] for one in classes]
+        assert asked == [*kinds]
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_two_rows_of_a_method_differ_in_the_dual_step_and_tuned_numbers_alon
 
 def test_tables_and_figures_show_every_row():
     entries = {**STUDY.tables, **STUDY.figures}
-    assert {name for name, entry in entries.items() if entry["rows"] != LABELS} == {"landscape"}
+    assert {name for name, entry in entries.items() if [*entry.rows] != LABELS} == {"landscape"}
 
 
 def test_every_row_had_the_same_number_of_trials_on_seeds_that_are_not_reported():

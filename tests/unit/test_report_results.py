@@ -69,7 +69,12 @@ def make_study(**config: object) -> Study:
         "figures": {
             "curves": {"kind": "curves", "columns": [C10, C100], "rows": ROWS},
             "sharpness": {"kind": "eigenvalues", "columns": [C10, C100], "rows": ROWS},
-            "landscape": {"kind": "landscape", "columns": [C10], "rows": ["fedavg", "fedgloss"]},
+            "landscape": {
+                "kind": "landscape",
+                "seed": 0,
+                "columns": [C10],
+                "rows": ["fedavg", "fedgloss"],
+            },
         },
     }
     return Study("toy", "config/toy.yaml", {**report, **config}, constants(), tuple(cells))

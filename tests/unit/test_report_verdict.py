@@ -10,6 +10,7 @@ from scipy import stats
 from fedgloss.report import names, published, verdict
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
+from fedgloss.study.schema.shown import Condition
 from test_report_results import C10, C100, make_study
 
 LABELS = {
@@ -27,14 +28,14 @@ def rows(table: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("table", ["3", "4", "6", "7"])
 def test_every_number_of_the_papers_tables_is_found(table: str) -> None:
     """By our label, from the table named after the paper's."""
-    study = make_study(datasets={"landmarks-user-160k": {"source": "landmarks"}})
+    study = make_study()
     metrics = {theirs: ours for ours, theirs in published.METRICS.items()}
     seen = 0
     for row in rows(table):
         if row["metric"] not in metrics or row["algorithm"] == "centralized":
             continue
         alpha = f"{float(row['alpha']):g}" if row["alpha"] else "natural"
-        column = {"dataset": row["dataset"], "alpha": alpha, "model": row["model"]}
+        column = Condition(dataset=row["dataset"], alpha=alpha, model=row["model"])
         label = LABELS[row["client_opt"], row["algorithm"]]
         found = published.published(study, column, label, metrics[row["metric"]], f"table{table}")
         assert (found.table, found.status) == (table, row["status"])
@@ -45,14 +46,14 @@ def test_every_number_of_the_papers_tables_is_found(table: str) -> None:
 
 
 def test_centralized_numbers_belong_to_no_alpha() -> None:
-    column = {**C10, "alpha": "iid"}
+    column = Condition(**C10 | {"alpha": "iid"})
     found = published.published(make_study(), column, "centralized-sam-previous", "accuracy")
     assert (found.mean, found.std, found.n) == (86.3, None, 1)
 
 
 def test_a_number_printed_twice_carries_the_other_in_its_note() -> None:
-    in_3 = published.published(make_study(), C100, "fedgloss", "accuracy", "table3")
-    in_7 = published.published(make_study(), C100, "fedgloss", "accuracy", "table7")
+    in_3 = published.published(make_study(), Condition(**C100), "fedgloss", "accuracy", "table3")
+    in_7 = published.published(make_study(), Condition(**C100), "fedgloss", "accuracy", "table7")
     assert (in_3.mean, in_3.note) == (50.8, "tables 7 and 8 print 50.6 ± 0.6")
     assert (in_7.mean, in_7.note) == (50.6, "table 3 prints 50.8 ± 0.8")
 
@@ -61,10 +62,12 @@ def test_the_paper_has_nothing_on_a_method_or_alpha_of_ones_own() -> None:
     study = make_study(
         algorithms={"mine": {"method": "pkg.mod:method"}, "slow": {"method": "fedgloss"}}
     )
-    assert published.published(study, C10, "mine", "accuracy") is None
-    assert published.published(study, {**C10, "alpha": "0.3"}, "fedgloss", "accuracy") is None
-    assert published.published(study, {**C10, "alpha": "iid"}, "fedgloss", "accuracy") is None
-    assert published.published(study, C10, "slow", "accuracy").mean == 83.9  # by its method
+    assert published.published(study, Condition(**C10), "mine", "accuracy") is None
+    for alpha in ("0.3", "iid"):
+        column = Condition(**C10 | {"alpha": alpha})
+        assert published.published(study, column, "fedgloss", "accuracy") is None
+    by_its_method = published.published(study, Condition(**C10), "slow", "accuracy")
+    assert by_its_method.mean == 83.9
 
 
 def ours(*values: float, planned: int = 3, **counts: int) -> Summary:

@@ -490,7 +490,7 @@ def test_a_table_against_fedavg_needs_fedavg(study_file):
     text = text.replace("rows: [fedavg, gentle]", "rows: [gentle]")
     file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedavg}\n"))
     study = load_study(file)
-    assert {cell.algorithm for cell in study.baselines(study.tables["cost"]["columns"][0])} == {
+    assert {cell.algorithm for cell in study.baselines(study.tables["cost"].columns[0])} == {
         "plain"
     }
     file.write_text(text.replace("algorithms:\n", "algorithms:\n  plain: {method: fedprox}\n"))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from fedgloss.report import formats, names, tables
+from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
 from studies import DIGITS, ROOT
@@ -25,7 +26,7 @@ def test_the_first_study_of_the_manual_is_whole_in_ten_lines(tmp_path):
     labels = list(dict.fromkeys(cell.algorithm for cell in study.cells))
     table = tables.build(study, "accuracy", tmp_path)
     assert [row.label for row in table.rows] == labels
-    assert {c.condition["alpha"] for c in table.columns} == {cell.alpha for cell in study.cells}
+    assert {c.condition.alpha for c in table.columns} == {cell.alpha for cell in study.cells}
     shown = formats.to_markdown(table)
     assert all(names.algorithm(study, label) in shown for label in labels)
     assert study.definition("gentle").method == "fedgloss"
@@ -46,9 +47,10 @@ def test_a_table_without_columns_or_rows_is_about_the_whole_grid():
     """A fifth method is one edit, and is in every table."""
     more = {"tables": {"t": {"kind": "methods"}}, "figures": {"f": {"kind": "curves"}}}
     study = digits(labels=["fedavg", "fedsam"], alphas=["0", "0.5"], **more)
-    for entry in (study.tables["t"], study.figures["f"]):
-        assert entry["rows"] == ["fedavg", "fedsam"]
-        assert [column["alpha"] for column in entry["columns"]] == ["0", "0.5"]
+    for name, entry in (("t", study.tables["t"]), ("f", study.figures["f"])):
+        assert entry.title == name
+        assert entry.rows == ("fedavg", "fedsam")
+        assert [column.alpha for column in entry.columns] == ["0", "0.5"]
         assert study.cells_of(entry) == list(study.cells)
 
 
@@ -79,7 +81,7 @@ def test_a_part_of_the_papers_table_has_its_numbers():
     part = {**config["tables"]["table3"], "columns": config["tables"]["table3"]["columns"][:2]}
     study = check_study({**config, "tables": {"table3-cifar10": part}}, "paper.yaml")
     table = tables.build(study, "table3-cifar10", Path("nowhere"))
-    assert {column.condition["dataset"] for column in table.columns} == {"cifar10"}
+    assert {column.condition.dataset for column in table.columns} == {"cifar10"}
     assert {entry.paper.table for row in table.rows for entry in row.entries} == {"3"}
 
 
@@ -192,7 +194,7 @@ def test_a_known_data_set_is_changed_by_what_differs():
     block = {"dataset": "cifar10", "alphas": ["5"], "model": "cnn", "algorithms": ["fedavg"]}
     config = {"study": "s", "seeds": [0], "grid": [block]}
     study = check_study(config | {"datasets": {"cifar10": {"root": "/elsewhere"}}}, "s.yaml")
-    assert study.datasets["cifar10"]["root"] == "/elsewhere"
+    assert study.datasets["cifar10"].root == "/elsewhere"
     assert study.partition("cifar10", "5")["scheme"] == "dirichlet-per-class-capped"
     usual = check_study(config, "s.yaml")
     assert study.settings(study.cells[0]) == usual.settings(usual.cells[0])
@@ -263,5 +265,5 @@ def test_the_papers_numbers_are_not_those_of_a_named_split(tmp_path, monkeypatch
     datasets = {"cifar10": {"partition": {"scheme": "file", "file": "mine.json"}}}
     config = {"study": "s", "seeds": [0], "datasets": datasets, "grid": [block]}
     study = check_study(config, "s.yaml")
-    column = {"dataset": "cifar10", "alpha": "own", "model": "cnn"}
+    column = Condition(dataset="cifar10", alpha="own", model="cnn")
     assert published(study, column, "fedavg", "accuracy") is None

@@ -124,6 +124,16 @@ BAD = {
         f"too many {key}": ("rounds: 6", f"{key}: {2**31}", [f"training.{key}", "at most"])
         for key in ("rounds", "epochs", "batch_size", "evaluate_every")
     },
+    "a key of another kind of figure": (
+        "kind: curves",
+        "kind: eigenvalues\n    metric: loss",
+        ["figures.curves.metric: unknown key", "columns, kind, rows, seed, title"],
+    ),
+    "a kind without a value": (
+        "kind: curves",
+        "kind:",
+        ["figures.curves.kind: null is unknown", "curves, eigenvalues, landscape"],
+    ),
     "landscape of all seeds": (
         "kind: curves",
         "kind: landscape",

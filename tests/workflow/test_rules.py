@@ -39,14 +39,12 @@ def expected_jobs(study):
     """The closed form: how many jobs of each rule a study needs from nothing."""
     spots = {
         (cell, kind)
-        for entries, kinds in ((study.tables, None), (study.figures, "kind"))
-        for entry in entries.values()
-        for kind in ([entry[kinds]] if kinds else entry.get("show", []))
+        for entry in (*study.tables.values(), *study.figures.values())
+        for kind in (entry.kind, *getattr(entry, "show", ()))
         for cell in study.cells
-        if (cell.dataset, cell.alpha, cell.model)
-        in {(c["dataset"], c["alpha"], c["model"]) for c in entry["columns"]}
-        and cell.algorithm in entry["rows"]
-        and entry.get("seed", cell.seed) == cell.seed
+        if cell.column in entry.columns
+        and cell.algorithm in entry.rows
+        and getattr(entry, "seed", None) in (None, cell.seed)
     }
     sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
     surfaces = {cell for cell, kind in spots if kind == "landscape"}

@@ -15,7 +15,6 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from fedgloss import fingerprint
 from fedgloss.data.partition import splits
@@ -77,7 +76,7 @@ def load_checked_study():
 
 
 STUDY, PART, CHANGED_STUDY, TOGETHER = load_checked_study()
-SEEDS = STUDY.config["seeds"]
+SEEDS = STUDY.asked.seeds
 # The folders of data sets and partitions that this study uses, and what lies in them.
 DATA = {STUDY.data_folder(cell.dataset): cell.dataset for cell in STUDY.cells}
 CUTS = {
@@ -230,9 +229,9 @@ def lost_files(wildcards):
     files = [file for name in shown(STUDY.tables) for file in table_files(name)]
     files += [file for name in shown(STUDY.figures) for file in figure_files(name)]
     for name in shown(STUDY.tables):
-        files += table_inputs(SimpleNamespace(table=name))
+        files += files_behind(STUDY.tables[name])
     for name in shown(STUDY.figures):
-        files += figure_inputs(SimpleNamespace(figure=name))
+        files += files_behind(STUDY.figures[name])
     for cell in PART:
         run = LAYOUT.run(STUDY.name, cell)
         files += [run / name for name in (MANIFEST, *RUN_FILES)]
@@ -268,7 +267,7 @@ def prepare_options(wildcards):
 
 def data_code(wildcards):
     """The fingerprint of the code that prepares this data set."""
-    return fingerprint.of_data(STUDY.datasets[DATA[wildcards.data]]["source"])
+    return fingerprint.of_data(STUDY.datasets[DATA[wildcards.data]].source)
 
 
 def partition_arguments(wildcards):
@@ -307,8 +306,8 @@ def training_code(wildcards):
 
 def initial_weights(wildcards):
     """The file that a model starts from, if its study names one."""
-    model = cells_of(wildcards)[0].model
-    return [STUDY.model(model)["weights"]] if model in STUDY.weights else []
+    weights = STUDY.model(cells_of(wildcards)[0].model).weights
+    return [weights] if weights else []
 
 
 def run_files(name):
@@ -324,7 +323,7 @@ def analysis_code(kind):
     """The fingerprint of the code behind an analysis of a model, by wildcards."""
 
     def code(wildcards):
-        return fingerprint.of_analysis(kind, STUDY.model(cells_of(wildcards)[0].model)["model"])
+        return fingerprint.of_analysis(kind, STUDY.model(cells_of(wildcards)[0].model).model)
 
     return code
 
@@ -382,34 +381,31 @@ def shown(entries):
     return [name for name, entry in entries.items() if wanted(STUDY.cells_of(entry))]
 
 
-def table_cells(wildcards):
-    """The wanted cells that a table is about."""
-    entry = STUDY.tables[wildcards.table]
-    cells = STUDY.cells_of(entry)
-    if entry["kind"] == "communication":  # measured against FedAvg, whether or not it is a row
-        cells += [cell for column in entry["columns"] for cell in STUDY.baselines(column)]
-    return [*map(str, wanted(cells))]
+def entry_of(wildcards):
+    """What the study says about a table or figure, the whole of it."""
+    if "table" in wildcards.keys():
+        return STUDY.tables[wildcards.table]
+    return STUDY.figures[wildcards.figure]
 
 
-def table_inputs(wildcards):
-    """The runs of a table's wanted cells, and their eigenvalues if it shows them."""
-    entry = STUDY.tables[wildcards.table]
-    for cell in table_cells(wildcards):
-        yield LAYOUT.metrics(STUDY.name, cell)
-        yield LAYOUT.run(STUDY.name, cell) / "manifest.json"
-        if entry["kind"] == "methods" and "lambda1" in entry.get("show", []):
-            yield LAYOUT.hessian(STUDY.name, cell)
+def files_behind(entry):
+    """What a table or figure is made from, of its wanted cells."""
+    for cell in wanted(STUDY.cells_behind(entry)):
+        yield LAYOUT.run(STUDY.name, cell) / MANIFEST
+        for kind in entry.sources:
+            yield getattr(LAYOUT, kind)(STUDY.name, cell)
 
 
-def figure_cells(wildcards):
-    """The wanted cells that a figure is about."""
-    return [*map(str, wanted(STUDY.cells_of(STUDY.figures[wildcards.figure])))]
+def entry_files(wildcards):
+    """A rule's input: what its table or figure is made from."""
+    return [*files_behind(entry_of(wildcards))]
 
 
-def figure_inputs(wildcards):
-    """What a figure is drawn from."""
-    by_kind = {"eigenvalues": LAYOUT.hessian, "landscape": LAYOUT.landscape}
-    drawn_from = by_kind.get(STUDY.figures[wildcards.figure]["kind"], LAYOUT.metrics)
-    for cell in figure_cells(wildcards):
-        yield LAYOUT.run(STUDY.name, cell) / "manifest.json"
-        yield drawn_from(STUDY.name, cell)
+def entry_cells(wildcards):
+    """A rule's parameter: the wanted cells that its table or figure is made from."""
+    return [*map(str, wanted(STUDY.cells_behind(entry_of(wildcards))))]
+
+
+def entry_text(wildcards):
+    """A rule's parameter: what the study says about its table or figure, as JSON."""
+    return json.dumps(entry_of(wildcards).given())

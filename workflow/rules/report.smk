@@ -8,7 +8,7 @@ PROVIDES  LAYOUT.table: csv, md, tex; LAYOUT.figure: png, pdf; LAYOUT.report: on
 rule table:
     """Build one table as CSV, Markdown and LaTeX."""
     input:
-        table_inputs,
+        entry_files,
     output:
         [*LAYOUT.table("{study}", "{table}").values()],
     log:
@@ -19,8 +19,8 @@ rule table:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
-        entry=lambda wildcards: json.dumps(STUDY.tables[wildcards.table]),
-        cells=table_cells,
+        entry=entry_text,
+        cells=entry_cells,
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
         code=fingerprint.of_tables(),
@@ -31,7 +31,7 @@ rule table:
 rule figure:
     """Draw one figure as PNG and PDF."""
     input:
-        figure_inputs,
+        entry_files,
     output:
         [*LAYOUT.figure("{study}", "{figure}").values()],
     log:
@@ -42,8 +42,8 @@ rule figure:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
-        entry=lambda wildcards: json.dumps(STUDY.figures[wildcards.figure]),
-        cells=figure_cells,
+        entry=entry_text,
+        cells=entry_cells,
         code=fingerprint.of_figures(),
     shell:
         "fedgloss figure {params.study:q} {wildcards.figure:q} 2> {log:q}"

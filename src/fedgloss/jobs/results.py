@@ -14,8 +14,6 @@ from fedgloss.files import sha256, write_json, write_text
 from fedgloss.study.settings import Settings
 from fedgloss.tensors import save_tensors
 
-MANIFEST_FORMAT = 1
-
 
 def write_results(
     out: Path, settings: Settings, result: Result, provenance: Mapping[str, Any]
@@ -40,7 +38,6 @@ def write_results(
     write_json(
         out / "manifest.json",
         {
-            "format": MANIFEST_FORMAT,
             "status": result.status,
             "diverged_in": result.diverged_in,
             "accuracy": _mean_accuracy(result, end - training["last"], end),

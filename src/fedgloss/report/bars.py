@@ -1,7 +1,6 @@
 """The largest Hessian eigenvalue of each method, as the paper's Fig. 7; every seed is a dot."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,21 +8,22 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fedgloss.report import names, results
+from fedgloss.report import definitions, names, results
 from fedgloss.report.formats import count, is_plain, number
-from fedgloss.report.panels import colour, figure_cells, is_wide, panels
+from fedgloss.report.panels import cells_at, colour, is_wide, panels
 from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.study.schema.shown import EigenvaluesFigure
 
 
-def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
+def draw_eigenvalues(found: Results, asked: EigenvaluesFigure) -> Figure:
     """One panel per column of the figure, one bar per row."""
-    rows, columns = spec["rows"], spec["columns"]
+    rows, columns = asked.rows, asked.columns
     figure, axes = panels(len(columns), height=0.85 + 0.3 * len(rows))
     drawn = [
         [
             summarize(
                 found,
-                figure_cells(found.study, spec, label, column),
+                cells_at(found.study, asked, label, column),
                 lambda cell: results.lambda1(found, cell),
             )
             for label in rows
@@ -35,6 +35,15 @@ def draw_eigenvalues(found: Results, spec: Mapping[str, Any]) -> Figure:
         _panel(found, axis, rows, summaries, wide and min(_values(summaries), default=0) > 0)
         axis.set_title(head)
     return figure
+
+
+def caption(found: Results, asked: EigenvaluesFigure) -> str:
+    """What the bars show and how to read them."""
+    return (
+        f"λ₁: {definitions.lambda1(found, found.study.cells_of(asked))}; lower is flatter. Bars:"
+        " the mean over the seeds; dots: each seed; text: mean ± sample standard deviation. Pale:"
+        " client SGD."
+    )
 
 
 def _values(summaries: Sequence[Summary]) -> list[float]:

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fedgloss.errors import InputError
-from fedgloss.report import names
+from fedgloss.report import definitions, names
 from fedgloss.report.formats import count
-from fedgloss.report.panels import colour, figure_cells, is_wide, panels
+from fedgloss.report.panels import cells_at, colour, is_wide, panels
 from fedgloss.report.results import Results, Summary
+from fedgloss.study.schema.shown import Condition, CurvesFigure
 
 AXES = {
     "accuracy": "Test accuracy (%)",
@@ -38,12 +39,12 @@ class Curve:
     diverged: Sequence[tuple[list[float], list[float]]]
 
 
-def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
+def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
     """One panel per column of the figure."""
-    metric, columns = spec.get("metric", "accuracy"), spec["columns"]
+    metric, columns = asked.metric, asked.columns
     figure, axes = panels(len(columns), height=3.0)
-    drawn = [[_curve(found, spec, label, column) for label in spec["rows"]] for column in columns]
-    thick = 1.6 if len(spec["rows"]) <= 6 else 1.2
+    drawn = [[_curve(found, asked, label, column) for label in asked.rows] for column in columns]
+    thick = 1.6 if len(asked.rows) <= 6 else 1.2
     for axis, curves, head in zip(axes, drawn, names.columns(found.study, columns), strict=True):
         for curve in curves:
             _draw(axis, curve, thick)
@@ -54,7 +55,7 @@ def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set(title=head, xlabel="Round", ylabel=AXES[metric])
-    if metric == "accuracy" and len({column["dataset"] for column in columns}) == 1:
+    if metric == "accuracy" and len({column.dataset for column in columns}) == 1:
         limits = np.array([axis.get_ylim() for axis in axes])
         for axis in axes:
             axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
@@ -64,9 +65,19 @@ def draw_curves(found: Results, spec: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _curve(found: Results, spec: Mapping[str, Any], label: str, column: Mapping[str, str]) -> Curve:
-    cells = figure_cells(found.study, spec, label, column)
-    metric = spec.get("metric", "accuracy")
+def caption(found: Results, asked: CurvesFigure) -> str:
+    """What the curves show and how to read them."""
+    manifests = [m for m in map(found.manifest, found.study.cells_of(asked)) if m]
+    every = definitions.training_values(manifests, "evaluate_every")
+    return (
+        f"{AXES[asked.metric].split(' (')[0]}, every {every} rounds: the mean over the seeds in a"
+        " band of ± one sample standard deviation (ddof = 1). Dashed: client SGD. A seed that"
+        " diverged is a thin line that ends in × and is not in the mean."
+    )
+
+
+def _curve(found: Results, asked: CurvesFigure, label: str, column: Condition) -> Curve:
+    cells, metric = cells_at(found.study, asked, label, column), asked.metric
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
     for cell in cells:
         metrics, manifest = found.metrics(cell), found.manifest(cell)

@@ -211,7 +211,7 @@ def to_csv(table: Table) -> str:
                 {**base, "metric": "communication_cost", "source": "ours", "mean": row.cost}
             )
         for column, entry in zip(table.columns, row.entries, strict=True):
-            where = {**base, **column.condition, "metric": column.metric}
+            where = {**base, **dict(column.condition), "metric": column.metric}
             writer.writerows({**where, **values} for values in _csv_rows(entry))
     return out.getvalue()
 

@@ -15,11 +15,11 @@ from fedgloss.report.model import LOWER_IS_BETTER, Table
 from fedgloss.report.results import Results, left_out
 from fedgloss.report.tables import build
 from fedgloss.study.layout import CELL, HERE, Layout
+from fedgloss.study.schema.shown import Condition
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
 
-CONDITION = ("dataset", "alpha", "model")
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
 MARKS = {"completed": "●", "diverged": "×", "outdated": "≠", "missing": "○"}
 
@@ -49,8 +49,8 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     page = environment.get_template("report.html").render(
         study=study,
-        title=study.config.get("title", study.name),
-        note=study.config.get("note"),
+        title=study.asked.title or study.name,
+        note=study.asked.note,
         reading=list(_reading(found, tables)),
         tables=tables,
         figures=[_figure(study, name, folder) for name in study.figures],
@@ -135,15 +135,14 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
 
     Columns that still miss runs name nobody, and methods that diverged do not compete.
     """
-    best: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {metric: {} for metric in WINNERS}
+    best: dict[str, dict[Condition, tuple[str, str]]] = {metric: {} for metric in WINNERS}
     for table in tables:
         for i, column in enumerate(table.columns):
             ours = {row.label: row.entries[i].ours for row in table.rows}
             means = {
                 label: s.mean for label, s in ours.items() if s.mean is not None and not s.diverged
             }
-            key = tuple(column.condition[name] for name in CONDITION)
-            if column.metric not in WINNERS or key in best[column.metric]:
+            if column.metric not in WINNERS or column.condition in best[column.metric]:
                 continue
             if len(means) < 2 or any(s.missing for s in ours.values()):
                 continue
@@ -151,13 +150,13 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
                 means, key=lambda label: means[label]
             )
             value = formats.number(ours[winner], column.metric)
-            best[column.metric][key] = (names.algorithm(study, winner), value)
+            best[column.metric][column.condition] = (names.algorithm(study, winner), value)
     for metric, (what, unit) in WINNERS.items():
         found = best[metric]
         if 0 < len(found) <= 3:
             who = [
-                f"{name} at {_heads(study)[key]} ({unit.format(value)})"
-                for key, (name, value) in found.items()
+                f"{name} at {_heads(study)[column]} ({unit.format(value)})"
+                for column, (name, value) in found.items()
             ]
             yield f"{what}: {names.listed(who)}."
         elif found:
@@ -173,8 +172,8 @@ def _grid(found: Results) -> dict[str, Any]:
     rows = []
     for label in dict.fromkeys(cell.algorithm for cell in study.cells):
         line = []
-        for key in heads:
-            cells = study.select(algorithm=label, **dict(zip(CONDITION, key, strict=True)))
+        for column in heads:
+            cells = study.select(column, algorithm=label)
             states = [(str(cell), found.status(cell)) for cell in cells]
             line.append([{"mark": MARKS[s], "state": s, "path": path} for path, s in states])
         rows.append((names.algorithm(study, label), line))
@@ -182,15 +181,10 @@ def _grid(found: Results) -> dict[str, Any]:
     return {"heads": list(heads.values()), "rows": rows, "counts": counts, "marks": MARKS}
 
 
-def _heads(study: "Study") -> dict[tuple[str, ...], str]:
-    """The head of each condition of a study, by its values; with the model if there are several."""
-    keys = dict.fromkeys(_key(cell) for cell in study.cells)
-    heads = names.columns(study, [dict(zip(CONDITION, key, strict=True)) for key in keys])
-    return dict(zip(keys, heads, strict=True))
-
-
-def _key(cell: "Cell") -> tuple[str, ...]:
-    return tuple(getattr(cell, name) for name in CONDITION)
+def _heads(study: "Study") -> dict[Condition, str]:
+    """The head of each column that a study could have; with the model if there are several."""
+    columns = [*dict.fromkeys(cell.column for cell in study.cells)]
+    return dict(zip(columns, names.columns(study, columns), strict=True))
 
 
 def _grouped(
@@ -209,11 +203,11 @@ def _grouped(
 
 def _where(study: "Study", cells: Iterable["Cell"], everywhere: Iterable["Cell"]) -> str:
     """The columns that some cells are in, or "all"."""
-    mine = dict.fromkeys(map(_key, cells))
+    mine = dict.fromkeys(cell.column for cell in cells)
     return (
         "all"
-        if mine.keys() == set(map(_key, everywhere))
-        else "; ".join(_heads(study)[key] for key in mine)
+        if mine.keys() == {cell.column for cell in everywhere}
+        else "; ".join(_heads(study)[column] for column in mine)
     )
 
 

@@ -1,12 +1,12 @@
 """A table as data: what stands in it, before it is text in any format."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedgloss.report import names
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
 from fedgloss.report.verdict import Verdict
+from fedgloss.study.schema.shown import Condition
 
 LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
 DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
@@ -16,7 +16,7 @@ DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "co
 class Column:
     """One metric of one (dataset, alpha, model)."""
 
-    condition: Mapping[str, str]
+    condition: Condition
     head: str
     """What all metrics of the condition stand under."""
     metric: str

@@ -1,9 +1,10 @@
 """How the paper writes what the configuration spells: methods, data sets, models, columns."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedgloss.study.schema.shown import Condition
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ def model(study: "Study", label: str) -> str:
     return study.display("models", label) or MODELS.get(label, label)
 
 
-def columns(study: "Study", conditions: list[Mapping[str, str]]) -> list[str]:
+def columns(study: "Study", conditions: Sequence[Condition]) -> list[str]:
     """The heads of columns, e.g. "CIFAR-10, α = 0", and the model where they differ in it."""
-    several = len({column["model"] for column in conditions}) > 1
+    several = len({column.model for column in conditions}) > 1
     return [
-        f"{dataset(study, column['dataset'])}, {alpha(column['alpha'])}"
-        + (f", {model(study, column['model'])}" if several else "")
+        f"{dataset(study, column.dataset)}, {alpha(column.alpha)}"
+        + (f", {model(study, column.model)}" if several else "")
         for column in conditions
     ]
 

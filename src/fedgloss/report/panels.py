@@ -1,12 +1,14 @@
 """What figures share: a fixed colour per method, panels in rows of two, when to use a log axis."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from fedgloss.study.schema.shown import Condition, Shown
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -53,12 +55,10 @@ def colour(study: "Study", label: str) -> str:
     return SPARE_COLOURS[own.index(label) % len(SPARE_COLOURS)]
 
 
-def figure_cells(
-    study: "Study", spec: Mapping[str, Any], label: str, column: Mapping[str, str]
-) -> list["Cell"]:
-    """The cells of one algorithm in one column of a figure: all seeds, or the one it names."""
-    seed = {"seed": spec["seed"]} if "seed" in spec else {}
-    return study.select(algorithm=label, **column, **seed)
+def cells_at(study: "Study", figure: Shown, label: str, column: Condition) -> list["Cell"]:
+    """The cells of one row in one column of a figure: all seeds, or the one it names."""
+    cells = study.select(column, algorithm=label)
+    return [cell for cell in cells if figure.one_seed in (None, cell.seed)]
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

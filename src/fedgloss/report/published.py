@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedgloss.report import names
 from fedgloss.study.configuration import CONSTANTS
+from fedgloss.study.schema.shown import Condition
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -50,9 +51,9 @@ class Published:
 
 
 def published(
-    study: "Study", column: Mapping[str, str], label: str, metric: str, table: str = ""
+    study: "Study", column: Condition, label: str, metric: str, table: str = ""
 ) -> Published | None:
-    """What the paper prints for an algorithm in a column {dataset, alpha, model}, or None.
+    """What the paper prints for an algorithm in a column, or None.
 
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
@@ -61,10 +62,10 @@ def published(
     if method is None or metric not in METRICS:
         return None
     client, name = method.published
-    source = study.datasets[column["dataset"]]["source"]
+    source = study.datasets[column.dataset].source
     wanted = {
         "dataset": SOURCES.get(source, source),
-        "model": column["model"],
+        "model": column.model,
         "algorithm": name,
         "metric": METRICS[metric],
         "client_opt": client,
@@ -73,7 +74,7 @@ def published(
         row
         for row in _rows()
         if all(row[key] in ("", value) for key, value in wanted.items())
-        and _same_alpha(row["alpha"], column["alpha"])
+        and _same_alpha(row["alpha"], column.alpha)
     ]
     number = "".join(re.findall(r"table(\d+)", table))
     found.sort(key=lambda row: row["table"] != number)

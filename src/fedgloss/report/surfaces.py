@@ -13,6 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from fedgloss.report import definitions, names
+from fedgloss.report.panels import cells_at, colour
+from fedgloss.report.results import Results
+from fedgloss.study.schema.shown import LandscapeFigure
+
 LEVELS = 15
 LIGHT = np.array([-0.5, -0.6, 1.0]) / np.linalg.norm([-0.5, -0.6, 1.0])
 HEIGHT, RELIEF, CONTOUR, BAR = 2.9, 3.0, 1.85, 0.1
@@ -31,6 +36,40 @@ class Surface:
     """[m]"""
     loss: np.ndarray
     """[n, m]"""
+
+
+def draw_landscape(found: Results, asked: LandscapeFigure) -> Figure:
+    """The surfaces of a landscape's rows that there are; a diverged run's has no points."""
+    study, (column,) = found.study, asked.columns
+    surfaces = []
+    for label in asked.rows:
+        cells = cells_at(study, asked, label, column)
+        grid = found.landscape(cells[0]) if cells else None
+        if grid is not None and np.isfinite(grid["loss"]).any():
+            x, y = np.unique(grid["x"]), np.unique(grid["y"])
+            loss = np.array(grid["loss"]).reshape(len(x), len(y))
+            surface = Surface(names.algorithm(study, label), colour(study, label), x, y, loss)
+            surfaces.append(surface)
+    return draw_surfaces(surfaces) if surfaces else _nothing()
+
+
+def _nothing() -> Figure:
+    figure = plt.figure(figsize=(4.8, 1.2))
+    text = "No loss landscape has been computed yet."
+    figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
+    return figure
+
+
+def caption(found: Results, asked: LandscapeFigure) -> str:
+    """What the surfaces show and how to read them."""
+    manifests = [m for m in map(found.manifest, found.study.cells_of(asked)) if m]
+    last = definitions.training_values(manifests, "last")
+    return (
+        f"Loss around the average of the last {last} rounds' global models"
+        f" ({names.columns(found.study, asked.columns)[0]}, seed {asked.seed}) along two random"
+        " directions, scaled filter by filter to the weights. Left: the surfaces, one of them as a"
+        " net. Right: the same as contours with common levels; the cross is the model itself."
+    )
 
 
 def draw_surfaces(surfaces: Sequence[Surface]) -> Figure:
@@ -134,8 +173,8 @@ def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> ScalarMappabl
     loss = np.ma.masked_invalid(surface.loss)
     filled = axes.contourf(x, y, loss, levels=levels, norm=norm, cmap="cividis_r")
     axes.contour(x, y, loss, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
-    for colour, thick in (("white", 3.0), ("#222222", 1.3)):
-        axes.plot(0, 0, "x", color=colour, markersize=5, markeredgewidth=thick)
+    for shade, thick in (("white", 3.0), ("#222222", 1.3)):
+        axes.plot(0, 0, "x", color=shade, markersize=5, markeredgewidth=thick)
     axes.set_title(surface.name)
     axes.grid(False)
     axes.set(xticks=[surface.x[0], 0, surface.x[-1]], yticks=[surface.y[0], 0, surface.y[-1]])

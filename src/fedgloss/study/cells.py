@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from fedgloss.errors import InputError
+from fedgloss.study.schema.shown import Condition
 from fedgloss.study.schema.study import Study
 
 CELLS = 100_000
@@ -25,9 +27,19 @@ class Cell:
         """The cell's path without its seed."""
         return f"{self.dataset}/alpha-{self.alpha}/{self.model}/{self.algorithm}"
 
+    @property
+    def column(self) -> Condition:
+        """What tables and figures have a column for: everything but algorithm and seed."""
+        return _column(self.dataset, self.alpha, self.model)
+
     def __str__(self) -> str:
         """The cell's path below the study's folders."""
         return f"{self.condition}/seed-{self.seed}"
+
+
+@cache
+def _column(dataset: str, alpha: str, model: str) -> Condition:
+    return Condition(dataset=dataset, alpha=alpha, model=model)
 
 
 def cells_of_grid(asked: Study, file: str) -> tuple[Cell, ...]:

@@ -12,6 +12,7 @@ from fedgloss.files import sha256
 from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
+from fedgloss.study.schema.shown import CurvesFigure, Figure, LandscapeFigure, Table
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
 """As `fedgloss.models` has them, which cannot be asked without waiting for torch."""
 ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
 """Keys of a data set that some sources alone know."""
-RECORD_OF = {"w_norm": "norms", "pseudo_gradient_norm": "norms", "delta_epsilon": "delta_epsilon"}
-"""What must be recorded for a metric that a figure draws."""
 
 
 def weights(asked: schema.Study, file: str) -> Iterator[tuple[str, str]]:
@@ -57,14 +56,6 @@ def check_names(study: "Study") -> None:
             algorithms.method(method)
         except InputError as error:
             raise InputError(f"{file}: algorithms.{label}: {error}") from None
-    absent = [
-        f"datasets.{name}.{key}"
-        for name in study.asked.datasets
-        for key in ("source", "partition")
-        if key not in study.datasets[name]
-    ]
-    if absent:
-        raise InputError(f"{file}: {', '.join(absent)}: missing, must be given")
     for i, block in enumerate(study.asked.grid):
         if block.dataset not in study.datasets:
             raise InputError(
@@ -77,7 +68,7 @@ def check_names(study: "Study") -> None:
                     f"{file}: grid[{i}].algorithms[{j}]: unknown method {label!r}"
                     f"{did_you_mean(label, known)}"
                 )
-        model = study.model(block.model)["model"]
+        model = study.model(block.model).model
         module, _, function = model.partition(":")
         if function and not fingerprint.exists(module):
             raise InputError(f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}")
@@ -104,23 +95,23 @@ def splits(study: "Study") -> Iterator[tuple[tuple[str, str], inputs.Split]]:
                 f" 'natural', so it names a split, which {dataset} does not import: datasets."
                 f"{dataset}.partition is scheme {arguments['scheme']}, not file"
             )
-        if arguments["scheme"] == "natural" and definition["source"] != "landmarks":
+        if arguments["scheme"] == "natural" and definition.source != "landmarks":
             raise InputError(
-                f"{where}: alpha {alpha!r} is scheme natural, and {definition['source']} data have"
+                f"{where}: alpha {alpha!r} is scheme natural, and {definition.source} data have"
                 " no users; allowed: landmarks"
             )
         if arguments["scheme"] == "file":
             yield (dataset, alpha), _split(where, arguments, alpha)
-        elif "file" in definition["partition"] and not _imports_a_file(definition):
+        elif definition.partition.file is not None and not _imports_a_file(definition):
             raise InputError(f"{where}.file: is given, but no scheme here is 'file'")
 
 
-def _check_source(where: str, definition: Mapping[str, Any]) -> None:
-    source = definition["source"]
+def _check_source(where: str, definition: schema.Dataset) -> None:
+    source = definition.source
     for key, sources in ONLY.items():
-        if definition.get(key, "clean") != "clean" and source not in sources:
+        if getattr(definition, key) not in (None, "clean") and source not in sources:
             raise InputError(f"{where}.{key}: is for {' and '.join(sources)}, not for {source}")
-    if source != "digits" and "root" not in definition:
+    if source != "digits" and definition.root is None:
         raise InputError(f"{where}.root: missing, must be given for source {source}")
 
 
@@ -135,9 +126,8 @@ def _split(where: str, arguments: Mapping[str, Any], alpha: str) -> inputs.Split
         raise InputError(f"{where}.file: {error}{hint}") from None
 
 
-def _imports_a_file(definition: Mapping[str, Any]) -> bool:
-    partition = definition["partition"]
-    return "file" in (partition["scheme"], *partition.get("by_alpha", {}).values())
+def _imports_a_file(definition: schema.Dataset) -> bool:
+    return "file" in (definition.partition.scheme, *definition.partition.by_alpha.values())
 
 
 def check_nothing_missing(study: "Study") -> None:
@@ -182,26 +172,23 @@ def check_clients(study: "Study", cell: Cell) -> None:
 
 def check_reports(study: "Study") -> None:
     """Tables and figures may only name cells that the grid has."""
-    seeds = sorted({cell.seed for cell in study.cells})
-    conditions = {(cell.dataset, cell.alpha, cell.model) for cell in study.cells}
+    seeds, columns = {cell.seed for cell in study.cells}, {cell.column for cell in study.cells}
     labels = {cell.algorithm for cell in study.cells}
     for section, entries in (("tables", study.tables), ("figures", study.figures)):
         for name, entry in entries.items():
             where = f"{study.file}: {section}.{name}"
-            if entry.get("seed", seeds[0]) not in seeds:
-                allowed = ", ".join(map(str, seeds))
+            if entry.one_seed is not None and entry.one_seed not in seeds:
+                allowed = ", ".join(map(str, sorted(seeds)))
                 raise InputError(
-                    f"{where}.seed: {entry['seed']} is not in the grid; allowed: {allowed}"
+                    f"{where}.seed: {entry.one_seed} is not in the grid; allowed: {allowed}"
                 )
-            for column in entry["columns"]:
-                condition = (column["dataset"], column["alpha"], column["model"])
-                if condition not in conditions:
-                    columns = sorted("/".join(c) for c in conditions)
+            for column in entry.columns:
+                if column not in columns:
                     raise InputError(
-                        f"{where}.columns: {'/'.join(condition)!r} is not in the grid"
-                        f"{did_you_mean('/'.join(condition), columns)}"
+                        f"{where}.columns: {str(column)!r} is not in the grid"
+                        f"{did_you_mean(str(column), sorted(map(str, columns)))}"
                     )
-            for label in entry["rows"]:
+            for label in entry.rows:
                 if label not in labels:
                     raise InputError(
                         f"{where}.rows: {label!r} is not in the grid"
@@ -210,30 +197,27 @@ def check_reports(study: "Study") -> None:
             _check_kind(study, where, entry)
 
 
-def _check_kind(study: "Study", where: str, entry: Mapping[str, Any]) -> None:
+def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
     """A table or figure may only show what its cells will have."""
-    if entry["kind"] == "communication":
-        for column in entry["columns"]:
+    if entry.against_fedavg:
+        for column in entry.columns:
             if not study.baselines(column):
                 raise InputError(
-                    f"{where}: kind communication counts against fedavg, which the grid lacks at"
-                    f" {'/'.join(column.values())}"
+                    f"{where}: kind {entry.kind} counts against fedavg, which the grid lacks at"
+                    f" {column}"
                 )
-    if entry["kind"] == "landscape":
-        if "seed" not in entry:
-            raise InputError(f"{where}.seed: missing, must be given: a landscape is of one seed")
-        if len(entry["columns"]) > 1:
-            raise InputError(
-                f"{where}.columns: a landscape is of one column; allowed: one of"
-                f" {', '.join('/'.join(column.values()) for column in entry['columns'])}"
-            )
-    record = RECORD_OF.get(entry.get("metric", ""))
-    for cell in study.cells_of(entry) if record else ():
-        if record not in study.settings(cell).training["record"]:
-            raise InputError(
-                f"{where}.metric: {entry['metric']} is not recorded by {cell.condition}: put"
-                f" {record} into its training.record"
-            )
+    if isinstance(entry, LandscapeFigure) and len(entry.columns) > 1:
+        raise InputError(
+            f"{where}.columns: a landscape is of one column; allowed: one of"
+            f" {', '.join(map(str, entry.columns))}"
+        )
+    if isinstance(entry, CurvesFigure) and entry.record is not None:
+        for cell in study.cells_of(entry):
+            if entry.record not in study.settings(cell).training["record"]:
+                raise InputError(
+                    f"{where}.metric: {entry.metric} is not recorded by {cell.condition}: put"
+                    f" {entry.record} into its training.record"
+                )
 
 
 def warnings(study: "Study") -> Iterator[str]:

@@ -19,6 +19,7 @@ from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import is_hessian_of
 from fedgloss.study.schema.resources import Resources
+from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
@@ -97,7 +98,7 @@ def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> 
 def _rows(section: str, study: Study, settings: Settings) -> tuple[Any, Any]:
     """The row of a cell's data source and model, and the one that serves what has none."""
     rows = table()[section]
-    source = study.datasets[settings.dataset]["source"]
+    source = study.datasets[settings.dataset].source
     return rows.get(f"{source}/{settings.model}", rows["default"]), rows["default"]
 
 
@@ -136,17 +137,17 @@ def job(study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
-    entries = {**study.tables, **study.figures}
+    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
     name = re.sub("^(table|figure)_", "", target)
     if name in entries:
         entries = {name: entries[name]}
-        cells = study.cells_of(entries[name])
+        cells = study.cells_behind(entries[name])
     else:
         cells = cells_below(study, target, [*entries])
     states = States(study, results)
     parts: dict[Cell, str] = {}
     for part, entry in entries.items():
-        for cell in study.cells_of(entry):
+        for cell in study.cells_behind(entry):
             parts.setdefault(cell, part)
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
@@ -156,10 +157,10 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     sharp: set[str] = set()
     surfaces: set[Cell] = set()
     for entry in entries.values():
-        if "lambda1" in entry.get("show", []) or entry["kind"] == "eigenvalues":
-            sharp.update(cell.condition for cell in study.cells_of(entry))
-        elif entry["kind"] == "landscape":
-            surfaces.update(study.cells_of(entry))
+        if "hessian" in entry.sources:
+            sharp.update(cell.condition for cell in study.cells_behind(entry))
+        if "landscape" in entry.sources:
+            surfaces.update(study.cells_behind(entry))
     layout = Layout(results)
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():

@@ -14,8 +14,7 @@ from typing import Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
-
-Definition = Mapping[str, Any]
+from fedgloss.study.schema.study import Dataset
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,27 @@ def read_split(file: str, alpha: str) -> Split:
     return Split(tuple(map(sha256, files)), len(clients))
 
 
-def prepare_options(definition: Definition) -> list[str]:
+def prepare_options(definition: Dataset) -> list[str]:
     """The command line of `fedgloss prepare`, without the folder to write."""
-    options = [definition["source"]]
+    options, given = [str(definition.source)], definition.given()
     for key in ("root", "images", "size"):
-        if key in definition:
-            options.append(f"--{key}={definition[key]}")  # "=": a value may begin with a dash
-    return options + (["--download"] if definition.get("download") else [])
+        if key in given:
+            options.append(f"--{key}={given[key]}")  # "=": a value may begin with a dash
+    return options + (["--download"] if definition.download else [])
 
 
-def partition_arguments(definition: Definition, alpha: str) -> dict[str, Any]:
+def partition_arguments(definition: Dataset, alpha: str) -> dict[str, Any]:
     """The arguments of a data set's partition at this alpha, as far as the definition gives them.
 
     `iid` and `natural` are schemes of their own, unless the partition comes as a file: that says
     itself what it is, and alpha is its label.
     """
-    given = {"seed": 0, **definition["partition"]}
-    scheme, by_alpha = given.pop("scheme"), given.pop("by_alpha", {})
-    if alpha in ("iid", "natural") and scheme != "file":
-        scheme = alpha
-    arguments = {"scheme": by_alpha.get(alpha, scheme)}
+    cut = definition.partition
+    scheme = alpha if alpha in ("iid", "natural") and cut.scheme != "file" else cut.scheme
+    arguments: dict[str, Any] = {"scheme": cut.by_alpha.get(alpha, scheme)}
     for key in ("clients", "seed") if arguments["scheme"] != "file" else ("clients", "file"):
-        if key in given:
-            arguments[key] = given[key]
+        if getattr(cut, key) is not None:
+            arguments[key] = getattr(cut, key)
     return arguments if arguments["scheme"] == alpha else {**arguments, "alpha": alpha}
 
 
@@ -72,7 +69,7 @@ def partition_options(arguments: Mapping[str, Any]) -> list[str]:
     return [f"--{key}={arguments[key]}" for key in keys if key in arguments]
 
 
-def data_folder(name: str, definition: Definition, shared: Definition | None) -> str:
+def data_folder(name: str, definition: Dataset, shared: Dataset | None) -> str:
     """The folder of a data set; `shared`: how all studies know this name, if they do."""
     options = prepare_options(definition)
     if shared is not None and prepare_options(shared) == options:
@@ -81,7 +78,7 @@ def data_folder(name: str, definition: Definition, shared: Definition | None) ->
 
 
 def partition_folder(
-    name: str, definition: Definition, shared: Definition | None, arguments: Mapping[str, Any]
+    name: str, definition: Dataset, shared: Dataset | None, arguments: Mapping[str, Any]
 ) -> str:
     """The folder of a data set's partitions that are made as the one with these arguments."""
     options = [prepare_options(definition), partition_options({**arguments, "alpha": ""})]

@@ -181,11 +181,11 @@ def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
     }
     asked = study.hessian
     if kind == "train":
-        weights = study.model(cell.model)["weights"] if cell.model in study.weights else None
+        weights = study.model(cell.model).weights
         return TrainingJob(
             **common,
             settings=study.settings(cell),
-            weights=weights and Path(weights),
+            weights=Path(weights) if weights else None,
             checkpoints=layout.checkpoints(name, cell),
             code=study.code(cell.algorithm, cell.model),
         )

@@ -44,15 +44,14 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
     A model is built once for each data set in the grid, if the images' shape is known already; a
     folder is looked at unless its images have been prepared.
     """
-    for i, block in enumerate(study.config["grid"]):
-        _check_root(study, block["dataset"], results)
-        label = block["model"]
-        name = study.model(label)["model"]
+    for i, block in enumerate(study.asked.grid):
+        _check_root(study, block.dataset, results)
+        name = study.model(block.model).model
         if ":" in name:
-            given = "model" in study.config.get("models", {}).get(label, {})
-            where = f"models.{label}.model" if given else f"grid[{i}].model"
+            given = name != block.model
+            where = f"models.{block.model}.model" if given else f"grid[{i}].model"
             try:
-                _check_model(name, [*_images(study, block["dataset"], results)])
+                _check_model(name, [*_images(study, block.dataset, results)])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
 
@@ -68,13 +67,13 @@ def missing_data(
     for name in datasets:
         definition = study.datasets[name]
         prepared = Path(results) / "data" / study.data_folder(name) / "manifest.json"
-        if "root" not in definition or prepared.is_file():
+        if definition.root is None or prepared.is_file():
             continue
-        root = Path(definition["root"])
-        absent = [file for file in ORIGINALS[definition["source"]] if not (root / file).exists()]
+        root = Path(definition.root)
+        absent = [file for file in ORIGINALS[definition.source] if not (root / file).exists()]
         if absent:
             what = f"must hold {' and '.join(absent)}, see docs/data.md"
-            what = "will be downloaded" if definition.get("download") else what
+            what = "will be downloaded" if definition.download else what
             missing.setdefault(f"{root}: missing, {what}", []).append(name)
     for line, names in missing.items():
         yield f"{line} ({', '.join(names)})"
@@ -93,7 +92,7 @@ def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
 
 def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, int]]:
     """The shape of a data set's images and the number of its classes, where they are known."""
-    source = study.datasets[dataset]["source"]
+    source = study.datasets[dataset].source
     manifest_file = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
     if source in KNOWN:
         yield KNOWN[source]
@@ -105,15 +104,15 @@ def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, 
 def _check_root(study: Study, dataset: str, results: Path) -> None:
     definition = study.datasets[dataset]
     prepared = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
-    if definition["source"] != "folder" or prepared.is_file():
+    if definition.source != "folder" or definition.root is None or prepared.is_file():
         return
-    where, root = f"{study.file}: datasets.{dataset}.root", Path(definition["root"])
+    where, root = f"{study.file}: datasets.{dataset}.root", Path(definition.root)
     try:
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "there is no such folder"
-            raise InputError(f"{where}: {definition['root']!r:.80}: {what}")
+            raise InputError(f"{where}: {definition.root!r:.80}: {what}")
         for part in ("train", "test"):
             if not (root / part).is_dir():
-                raise InputError(f"{where}: {definition['root']!r:.80}: has no folder {part}/")
+                raise InputError(f"{where}: {definition.root!r:.80}: has no folder {part}/")
     except OSError as error:  # a name that no file can have, a folder that is not for us
-        raise InputError(f"{where}: {definition['root']!r:.80}: {error.strerror}") from None
+        raise InputError(f"{where}: {definition.root!r:.80}: {error.strerror}") from None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 from pydantic.fields import FieldInfo
@@ -20,6 +20,7 @@ KINDS = {
     "list_type": "a list",
     "dict_type": "keys and values",
     "model_type": "keys and values",
+    "model_attributes_type": "keys and values",
     "int_type": "an integer",
     "float_type": "a finite number",
     "bool_type": "true or false",
@@ -50,13 +51,25 @@ class Place(NamedTuple):
 
 def explain(model: type[Model], error: ValidationError) -> str:
     """The first error in the order of keys; of missing keys all."""
-    found = [(_place(model, detail), detail) for detail in error.errors(include_url=False)]
+    details = map(_plain, error.errors(include_url=False))
+    found = [(_place(model, detail), detail) for detail in details]
     place, first = min(found, key=lambda pair: _order(*pair))
     if first["type"] not in MISSING:
         return _explain(place, first)
     found = [pair for pair in sorted(found, key=lambda pair: _order(*pair))]
     keys = [key for pair in found if pair[1]["type"] in MISSING for key in _missing(*pair)]
     return f"{', '.join(dict.fromkeys(keys))}: missing, must be given"
+
+
+def _plain(error: ErrorDetails) -> ErrorDetails:
+    """What is wrong with the key that tells several kinds apart, as of any other key."""
+    if error["type"] not in ("union_tag_invalid", "union_tag_not_found"):
+        return error
+    key = error["ctx"]["discriminator"].strip("'")
+    plain: ErrorDetails = {**error, "type": "missing", "loc": (*error["loc"], key)}
+    if error["type"] == "union_tag_invalid":
+        plain |= {"type": "literal_error", "input": error["input"][key]}
+    return plain
 
 
 def _order(place: Place, error: ErrorDetails) -> tuple[list[str], bool]:
@@ -96,8 +109,13 @@ def _place(model: type[Model], error: ErrorDetails) -> Place:
         elif get_origin(kind) is tuple:
             path.append(part)
             kind, said = _declared(get_args(kind)[0])
-        else:  # the tag of one of several kinds, which have a description in common
+        elif any(map(_notes, get_args(kind))):  # the tag of one, all described in common
             kind = next(_declared(k)[0] for k in get_args(kind) if Tag(str(part)) in _notes(k))
+        else:  # one of several models, or the key that has no model's value
+            models = {get_args(m.model_fields["kind"].annotation)[0]: m for m in get_args(kind)}
+            if part not in models:
+                return Place((*path, part), Literal[*models], "")
+            kind = models[part]
     if error["type"] == "string_unicode" and _is_model(kind):  # of a key with half a character
         path.append(error["input"])
     return Place(tuple(path), kind, said)

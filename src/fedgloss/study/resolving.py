@@ -15,6 +15,7 @@ from fedgloss.algorithms.declared import check_declared
 from fedgloss.errors import InputError
 from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
+from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import MethodConstants
 from fedgloss.study.settings import Settings, Training, check_last
 
@@ -42,8 +43,8 @@ class Definition:
 
 def definition(study: "Study", label: str) -> Definition:
     """The definition of an algorithm's label; InputError if it is `like` itself."""
-    entries, chain = study.config.get("algorithms", {}), [label]
-    while (base := entries.get(chain[-1], {}).get("like")) is not None:
+    entries, chain, nothing = study.asked.algorithms, [label], schema.Algorithm()
+    while (base := entries.get(chain[-1], nothing).like) is not None:
         if base in chain:
             raise InputError(f"{study.file}: algorithms.{chain[-1]}.like: {base!r} is like itself")
         chain.append(base)
@@ -51,11 +52,11 @@ def definition(study: "Study", label: str) -> Definition:
     variants: list[Variants | None] = []
     hyperparameters: dict[str, float] = {}
     training: dict[str, Any] = {}
-    for entry in (entries.get(name, {}) for name in reversed(chain)):
-        method = entry.get("method", method)
-        training |= entry.get("training", {})
-        hyperparameters = _over(hyperparameters, entry.get("hyperparameters", {}))
-        variants.append(entry.get("variants"))
+    for entry in (entries.get(name, nothing) for name in reversed(chain)):
+        method = entry.method or method
+        training |= entry.training.given()
+        hyperparameters = _over(hyperparameters, entry.hyperparameters)
+        variants.append(entry.variants)
     return Definition(method, tuple(variants), hyperparameters, training)
 
 
@@ -83,7 +84,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         alpha=cell.alpha,
         data=_data(study.datasets[cell.dataset]),
         partition=_cut(study, cell.dataset, cell.alpha),
-        model=study.model(cell.model)["model"],
+        model=study.model(cell.model).model,
         weights=study.weights.get(cell.model),
         algorithm=cell.algorithm,
         method=method,
@@ -109,7 +110,7 @@ def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
 
 def constants_key(study: "Study", dataset: str, model: str) -> str:
     """Where methods.yaml has the constants for a data set and model, if it has any."""
-    return f"{study.datasets[dataset]['source']}/{study.model(model)['model']}"
+    return f"{study.datasets[dataset].source}/{study.model(model).model}"
 
 
 def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
     training |= {"clients": split.clients} if split else {}
     training |= known.training.at(cell.alpha) if known else {}
     training |= of_method.training.at(cell.alpha)
-    training |= study.config.get("training", {})
+    training |= study.asked.training.given()
     training |= ours.training
     return {**training, "record": [*training["record"]]}
 
@@ -172,12 +173,12 @@ def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodCo
     return found or MethodConstants()
 
 
-def _data(definition: Mapping[str, Any]) -> dict[str, Any]:
+def _data(definition: schema.Dataset) -> dict[str, Any]:
     """What decides a data set's content, wherever its originals lie."""
     return {
-        "source": definition["source"],
-        "images": definition.get("images", "clean"),
-        "size": definition.get("size"),
+        "source": definition.source,
+        "images": definition.images,
+        "size": definition.size,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
@@ -19,8 +19,10 @@ from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, 
 from fedgloss.study.resolving import Definition
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import Methods
+from fedgloss.study.schema.shown import Condition, Figure, Shown, Table
 from fedgloss.study.settings import Settings
 
+E = TypeVar("E", bound=Shown)
 METHODS_FILE = CONSTANTS / "methods.yaml"
 
 
@@ -57,43 +59,47 @@ class Study:
         return self.asked.landscape
 
     @cached_property
-    def datasets(self) -> dict[str, dict[str, Any]]:
+    def datasets(self) -> dict[str, schema.Dataset]:
         """The definition of each data set by name: those of methods.yaml, and the study's own.
 
-        One without `source` changes the known one of its name.
+        One without `source` changes the known one of its name. InputError where that is none.
         """
-        known = {name: definition.given() for name, definition in self.methods.datasets.items()}
-        own = self.config.get("datasets", {})
-        return known | {
-            name: entry if "source" in entry else known.get(name, {}) | entry
-            for name, entry in own.items()
-        }
+        found, missing = dict(self.methods.datasets), []
+        for name, own in self.asked.datasets.items():
+            base = found.get(name) if own.source is None else None
+            entry = (base.given() if base else {}) | own.given()
+            absent = [key for key in ("source", "partition") if key not in entry]
+            missing += [f"datasets.{name}.{key}" for key in absent]
+            if not absent:
+                found[name] = schema.Dataset.model_validate(entry)
+        if missing:
+            raise InputError(f"{self.file}: {', '.join(missing)}: missing, must be given")
+        return found
 
     @property
     def arguments(self) -> str:
         """How to tell Snakemake of it, as words for a shell."""
         return self.given or f"--configfile={shlex.quote(self.file)}"
 
-    @property
-    def tables(self) -> dict[str, dict[str, Any]]:
-        """The study's tables by name, each with its columns and rows."""
-        return self._whole("tables")
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The study's tables by name, each with its title, columns and rows."""
+        return {name: self._filled(name, entry) for name, entry in self.asked.tables.items()}
 
-    @property
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """The study's figures by name, each with its columns and rows."""
-        return self._whole("figures")
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The study's figures by name, each with its title, columns and rows."""
+        return {name: self._filled(name, entry) for name, entry in self.asked.figures.items()}
 
-    def _whole(self, section: str) -> dict[str, dict[str, Any]]:
-        """A section's entries; those without columns or rows are about the whole grid."""
-        found = dict.fromkeys((cell.dataset, cell.alpha, cell.model) for cell in self.cells)
-        columns = [{"dataset": d, "alpha": alpha, "model": model} for d, alpha, model in found]
-        rows = [*dict.fromkeys(cell.algorithm for cell in self.cells)]
-        grid = {"columns": columns, "rows": rows}
-        entries = self.config.get(section, {}).items()
-        return {
-            name: entry | {k: entry.get(k, v) for k, v in grid.items()} for name, entry in entries
-        }
+    def _filled(self, name: str, entry: E) -> E:
+        """A table or figure that says everything: without columns or rows, of the whole grid."""
+        return entry.model_copy(
+            update={
+                "title": entry.title or name,
+                "columns": entry.columns or tuple(dict.fromkeys(c.column for c in self.cells)),
+                "rows": entry.rows or tuple(dict.fromkeys(c.algorithm for c in self.cells)),
+            }
+        )
 
     def cell(self, text: str) -> Cell:
         """The cell with this path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0."""
@@ -103,44 +109,55 @@ class Study:
             raise InputError(f"{self.file}: no cell {text!r} in this study{hint}")
         return by_path[text.strip("/")]
 
-    def select(self, **wanted: str | int) -> list[Cell]:
-        """The cells whose fields have these values, in the order of the grid."""
+    def select(self, column: Condition | None = None, **wanted: str | int) -> list[Cell]:
+        """The cells of a column whose fields have these values, in the order of the grid."""
+        if column is not None:
+            wanted |= dict(column)
         return [
             cell
             for cell in self.cells
             if all(getattr(cell, name) == value for name, value in wanted.items())
         ]
 
-    def cells_of(self, entry: Mapping[str, Any]) -> list[Cell]:
+    def cells_of(self, entry: Shown) -> list[Cell]:
         """The cells that a table's or figure's columns and rows name."""
-        wanted = {(c["dataset"], c["alpha"], c["model"]) for c in entry["columns"]}
+        columns, rows = {*entry.columns}, {*entry.rows}
         return [
             cell
             for cell in self.cells
-            if (cell.dataset, cell.alpha, cell.model) in wanted
-            and cell.algorithm in entry["rows"]
-            and entry.get("seed", cell.seed) == cell.seed
+            if cell.algorithm in rows
+            and cell.column in columns
+            and entry.one_seed in (None, cell.seed)
         ]
 
-    def baselines(self, column: Mapping[str, str]) -> list[Cell]:
+    def cells_behind(self, entry: Shown) -> list[Cell]:
+        """The cells that a table or figure is made from: FedAvg need not be a row to be needed."""
+        cells = self.cells_of(entry)
+        if entry.against_fedavg:
+            cells += [cell for column in entry.columns for cell in self.baselines(column)]
+        return list(dict.fromkeys(cells))
+
+    def baselines(self, column: Condition) -> list[Cell]:
         """FedAvg's cells in a column, whatever its label: fedavg itself, or else the first."""
-        labels = dict.fromkeys(cell.algorithm for cell in self.select(**column))
+        labels = dict.fromkeys(cell.algorithm for cell in self.select(column))
         for label in sorted(labels, key=lambda label: label != "fedavg"):
             if self.definition(label).method == "fedavg":
-                return self.select(algorithm=label, **column)
+                return self.select(column, algorithm=label)
         return []
 
     def definition(self, label: str) -> Definition:
         """What the study says about an algorithm: method, variants, hyperparameters, training."""
         return self._definition(label)
 
-    def model(self, label: str) -> dict[str, Any]:
-        """What the study says about a model: `model`, a name or import path, and `weights`."""
-        return {"model": label, **self.config.get("models", {}).get(label, {})}
+    def model(self, label: str) -> schema.LabelledModel:
+        """What the study says about a model, its name or import path included."""
+        entry = self.asked.models.get(label, schema.LabelledModel())
+        return entry.model_copy(update={"model": entry.model or label})
 
-    def display(self, section: str, label: str) -> str | None:
-        """The `name` that a label of `algorithms`, `datasets` or `models` has been given."""
-        return self.config.get(section, {}).get(label, {}).get("name")
+    def display(self, section: Literal["algorithms", "datasets", "models"], label: str) -> str:
+        """The `name` that a label has been given; "" if it has none."""
+        entry = getattr(self.asked, section).get(label)
+        return entry.name if entry and entry.name else ""
 
     def settings(self, cell: Cell) -> Settings:
         """Everything that decides a cell's numbers, resolved; the trainer's only configuration."""
@@ -155,7 +172,7 @@ class Study:
         """The fingerprint of the code that decides the numbers of a method on a model, by label."""
         method = self.definition(algorithm).method
         pretrained = model in self.weights
-        return fingerprint.of_training(method, self.model(model)["model"], pretrained)
+        return fingerprint.of_training(method, self.model(model).model, pretrained)
 
     def partition(self, dataset: str, alpha: str) -> dict[str, Any]:
         """The arguments of a data set's partition at this alpha."""
@@ -163,20 +180,17 @@ class Study:
 
     def data_folder(self, dataset: str) -> str:
         """The folder of a data set below results/data, of the study's own if its definition is."""
-        return inputs.data_folder(dataset, self.datasets[dataset], self._shared(dataset))
+        shared = self.methods.datasets.get(dataset)
+        return inputs.data_folder(dataset, self.datasets[dataset], shared)
 
     def partition_folder(self, dataset: str, alpha: str) -> str:
         """The folder below results/partitions that holds a data set's partition at this alpha."""
-        shared, arguments = self._shared(dataset), self.partition(dataset, alpha)
+        shared, arguments = self.methods.datasets.get(dataset), self.partition(dataset, alpha)
         return inputs.partition_folder(dataset, self.datasets[dataset], shared, arguments)
 
     def warnings(self) -> Iterator[str]:
         """What is allowed and can hardly be meant, a line each."""
         return checking.warnings(self)
-
-    def _shared(self, dataset: str) -> dict[str, Any] | None:
-        known = self.methods.datasets.get(dataset)
-        return known.given() if known else None
 
     # Asked for again and again, of each of hundreds of cells; what a study says never changes.
 

@@ -24,7 +24,8 @@ class Generator(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        if isinstance(schema.get("default"), (str, int, float, tuple)):
+        default = schema.get("default")  # one that is empty stands for what is filled in
+        if isinstance(default, (str, int, float, tuple)) and default not in ("", ()):
             return super().default_schema(schema)
         return self.generate_inner(schema["schema"])
 

@@ -1,6 +1,6 @@
 """What may stand in methods.yaml: the constants of the paper, each with its source."""
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -15,7 +15,7 @@ from fedgloss.study.schema.kinds import (
     Variants,
     refuse_missing,
 )
-from fedgloss.study.schema.study import Dataset, Partition
+from fedgloss.study.schema.study import Dataset
 
 T = TypeVar("T")
 
@@ -88,16 +88,9 @@ class Constants(Model):
         return self
 
 
-class KnownDataset(Dataset):
-    """A data set that all studies know."""
-
-    source: Literal["digits", "cifar10", "cifar100", "folder", "landmarks"]
-    partition: Partition
-
-
 class Methods(Model):
     """The constants of the paper with their sources."""
 
     sources: dict[str, Text]
-    datasets: dict[str, KnownDataset]
+    datasets: dict[str, Dataset]
     settings: dict[str, Constants]

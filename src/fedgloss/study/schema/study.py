@@ -29,6 +29,7 @@ from fedgloss.study.schema.kinds import (
     Variants,
     WeightsFile,
 )
+from fedgloss.study.schema.shown import Figure, Table
 
 
 class Partition(Model):
@@ -37,20 +38,30 @@ class Partition(Model):
     scheme: Scheme
     by_alpha: dict[Alpha, Scheme] = Field(default_factory=dict)
     clients: Count | None = None
-    seed: Seed | None = None
+    seed: Seed = 0
     file: SplitFile | None = None
 
 
-class Dataset(Model):
+Source = Literal["digits", "cifar10", "cifar100", "folder", "landmarks"]
+
+
+class DatasetChange(Model):
     """A data set: where it comes from and how it is cut; without `source`, one that is known."""
 
     name: Display | None = None
-    source: Literal["digits", "cifar10", "cifar100", "folder", "landmarks"] | None = None
+    source: Source | None = None
     root: Folder | None = None
-    download: bool | None = None
-    images: Literal["clean", "official_overlap"] | None = None
+    download: bool = False
+    images: Literal["clean", "official_overlap"] = "clean"
     size: Count | None = None
     partition: Partition | None = None
+
+
+class Dataset(DatasetChange):
+    """A data set as a whole."""
+
+    source: Source
+    partition: Partition
 
 
 class Training(Model):
@@ -81,10 +92,10 @@ class Algorithm(Model):
 
 
 class LabelledModel(Model):
-    """A label of the grid: a model, and the weights that it starts from."""
+    """A label of the grid: a model, by default of that name, and the weights it starts from."""
 
     name: Display | None = None
-    model: ModelName | None = None
+    model: ModelName = ""
     weights: WeightsFile | None = None
 
 
@@ -134,46 +145,15 @@ class Landscape(Model):
     extent: Positive = 1.0
 
 
-class Condition(Model):
-    """A column of a table, or a panel of a figure."""
-
-    dataset: Text
-    alpha: Alpha
-    model: Text
-
-
-class Table(Model):
-    """A table; without columns or rows, of the whole grid."""
-
-    kind: Literal["methods", "communication"]
-    title: Text | None = None
-    columns: Several[Condition] | None = None
-    rows: Several[Name] | None = None
-    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1"]] | None = None
-
-
-class Figure(Model):
-    """A figure; without columns or rows, of the whole grid."""
-
-    kind: Literal["curves", "eigenvalues", "landscape"]
-    title: Text | None = None
-    metric: (
-        Literal["accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"] | None
-    ) = None
-    seed: Seed | None = None
-    columns: Several[Condition] | None = None
-    rows: Several[Name] | None = None
-
-
 class Study(Model):
     """A study: what to run. config/README.md explains every key."""
 
     study: Name
-    title: Text | None = None
-    note: Text | None = None
+    title: Text = ""
+    note: Text = ""
     preset: Literal["recommended", "paper", "official"] = "recommended"
     seeds: Several[Seed]
-    datasets: dict[Name, Dataset] = Field(default_factory=dict)
+    datasets: dict[Name, DatasetChange] = Field(default_factory=dict)
     training: Training = Training()
     precision: Literal["float32", "tf32", "tf32x3", "float16", "bfloat16"] = "float32"
     algorithms: dict[Name, Algorithm] = Field(default_factory=dict)

@@ -1,0 +1,38 @@
+"""Tables of kind methods: how accurate each method is, and how flat its minimum."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from fedgloss.report import definitions, results
+from fedgloss.report.model import Column
+from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.study.schema.shown import MethodsTable
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell
+
+VALUES = {
+    "accuracy": results.accuracy,
+    "accuracy_at_half": results.accuracy_at_half,
+    "lambda1": results.lambda1,
+}
+
+
+def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
+    """A column's metric over the seeds."""
+    return summarize(found, cells, lambda cell: VALUES[column.metric](found, cell))
+
+
+def notes(found: Results, asked: MethodsTable, cells: Sequence["Cell"]) -> Iterator[str]:
+    """What its numbers mean."""
+    manifests = [m for m in map(found.manifest, cells) if m]
+    yield (
+        "Comm. cost: bytes that crossed the network, counted in the runs that went to the end,"
+        " relative to FedAvg's two models per client and round."
+    )
+    if "accuracy" in asked.metrics:
+        yield f"Accuracy: {definitions.accuracy(manifests)}."
+    if "accuracy_at_half" in asked.metrics:
+        yield f"Accuracy at T/2: {definitions.accuracy_at_half(manifests)}."
+    if "lambda1" in asked.metrics:
+        yield f"λ₁: {definitions.lambda1(found, cells)}; lower is flatter."

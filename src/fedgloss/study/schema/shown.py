@@ -1,0 +1,124 @@
+"""What may stand in `tables` and `figures`: a class for each kind, with what it is made from.
+
+A new kind is a class here, and one of `Table` or `Figure`; how it is made is in `KINDS` of
+report/tables.py or report/figures.py.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from fedgloss.study.schema.kinds import Alpha, Model, Name, Seed, Several, Text
+
+CellFile = Literal["metrics", "hessian", "landscape"]
+"""A file that a job makes for a cell, as study/layout.py calls it."""
+
+
+class Condition(Model):
+    """A column of a table, or a panel of a figure."""
+
+    dataset: Text
+    alpha: Alpha
+    model: Text
+
+    def __str__(self) -> str:
+        """As messages name it, e.g. digits/0/smallcnn."""
+        return f"{self.dataset}/{self.alpha}/{self.model}"
+
+
+class Shown(Model):
+    """What is left out is filled in by a study: the name for a title, the whole grid."""
+
+    against_fedavg: ClassVar[bool] = False
+    """Whether FedAvg's cells are needed in every column, be it a row or not."""
+    title: Text = ""
+    columns: Several[Condition] = ()
+    rows: Several[Name] = ()
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """The files of each of its cells that it is made from, beside the manifest."""
+        return ("metrics",)
+
+    @property
+    def one_seed(self) -> int | None:
+        """The seed that it is of; None if it is of all."""
+        return getattr(self, "seed", None)
+
+
+class MethodsTable(Shown):
+    """Methods against columns, beside the published numbers."""
+
+    kind: Literal["methods"]
+    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1"]] = ("accuracy",)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it shows of each column."""
+        return self.show
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """With eigenvalues, if it shows them."""
+        return ("metrics", "hessian") if "lambda1" in self.show else ("metrics",)
+
+
+class CommunicationTable(Shown):
+    """Rounds and bytes until FedAvg's accuracy is reached."""
+
+    against_fedavg: ClassVar[bool] = True
+    kind: Literal["communication"]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it shows of each column."""
+        return ("rounds", "cost")
+
+
+class CurvesFigure(Shown):
+    """A quantity over the rounds."""
+
+    RECORDED: ClassVar = {
+        "w_norm": "norms",
+        "pseudo_gradient_norm": "norms",
+        "delta_epsilon": "delta_epsilon",
+    }
+    """What must be recorded in training for some metrics."""
+    kind: Literal["curves"]
+    metric: Literal["accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"] = (
+        "accuracy"
+    )
+    seed: Seed | None = None
+
+    @property
+    def record(self) -> str | None:
+        """What training must have recorded for its metric."""
+        return self.RECORDED.get(self.metric)
+
+
+class EigenvaluesFigure(Shown):
+    """The largest Hessian eigenvalue of each method."""
+
+    kind: Literal["eigenvalues"]
+    seed: Seed | None = None
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Eigenvalues alone."""
+        return ("hessian",)
+
+
+class LandscapeFigure(Shown):
+    """Loss surfaces of one seed in one column."""
+
+    kind: Literal["landscape"]
+    seed: Seed
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Surfaces alone."""
+        return ("landscape",)
+
+
+Table = Annotated[MethodsTable | CommunicationTable, Field(discriminator="kind")]
+Figure = Annotated[CurvesFigure | EigenvaluesFigure | LandscapeFigure, Field(discriminator="kind")]
