@@ -23,7 +23,7 @@ RESULTS = {
     "train on given weights": partial(fingerprint.of_training, "fedavg", "cnn", True),
     **{
         f"{kind}": partial(fingerprint.of_analysis, kind, "cnn")
-        for kind in ("hessian", "landscape")
+        for kind in ("hessian", "locals", "landscape")
     },
     **{
         f"data {source}": partial(fingerprint.of_data, source)
@@ -35,7 +35,8 @@ RESULTS = {
     "report": fingerprint.of_report,
 }
 TRAINING = {name for name in RESULTS if name.startswith("train")}
-ANALYSIS = {"hessian", "landscape"}
+SPECTRA = {"hessian", "locals"}
+ANALYSIS = {*SPECTRA, "landscape"}
 REPORTING = {"tables", "figures", "report"}
 DATA = {name for name in RESULTS if name.startswith("data")}
 PARTITIONS = {"partition dirichlet", "partition file"}
@@ -197,7 +198,10 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
         ("report/formats.py", REPORTING),
         ("report/style.mplstyle", {"figures"}),
         ("report/report.html", {"report"}),
-        ("sharpness/eigenvalues.py", {"hessian"}),
+        ("sharpness/eigenvalues.py", SPECTRA),
+        ("sharpness/by_eigsh.py", SPECTRA),
+        ("sharpness/trace.py", SPECTRA),
+        ("jobs/spectrum.py", SPECTRA),
         ("sharpness/landscape.py", {"landscape"}),
         ("sharpness/objective.py", ANALYSIS),
         ("models/cnn.py", (TRAINING - {"train on resnet18", "train on mobilenetv2"}) | ANALYSIS),

@@ -1,7 +1,8 @@
 """Sharpness of trained cells: Hessian eigenvalues and loss surfaces.
 
 REQUIRES  a cell's run, its data and its partition
-PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.landscape, the surface as CSV
+PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.locals, those of the last round's local
+          models; LAYOUT.landscape, the surface as CSV
 """
 
 
@@ -49,6 +50,35 @@ use rule hessian as hessian_seeds with:
         LAYOUT.benchmark("hessian", "{study}/{condition}/seed-all")
     wildcard_constraints:
         condition=packed("hessian", is_measured),
+
+
+rule locals:
+    """The largest Hessian eigenvalue of the local models of a cell's last round."""
+    input:
+        manifest=run_files("manifest.json"),
+        # A model changes with its run, and a run leaves a new manifest.
+        locals=ancient(run_files("locals.safetensors")),
+        data=ancient(prepared("data.safetensors")),
+        partition=partition_of,
+    output:
+        LAYOUT.locals("{study}", CELL),
+    log:
+        LAYOUT.log("locals", f"{{study}}/{CELL}"),
+    benchmark:
+        LAYOUT.benchmark("locals", f"{{study}}/{CELL}")
+    conda:
+        "../../envs/fedgloss.yaml"
+    threads: 1
+    resources:
+        gpu=needs("locals", "gpu"),
+        runtime=needs("locals", "minutes"),
+        mem_mb=needs("locals", "memory"),
+    params:
+        asked=asked("locals", "method", "images"),
+        code=analysis_code("locals"),
+        jobs=job_files("locals"),
+    shell:
+        "fedgloss locals {params.jobs:q} --threads {threads} 2> {log:q}"
 
 
 rule landscape:

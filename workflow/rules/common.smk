@@ -350,7 +350,7 @@ def asked(kind, *entries):
 
 @functools.cache
 def need_of(kind, cell):
-    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, or landscape."""
+    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, locals or landscape."""
     return getattr(estimate, kind)(STUDY, cell)
 
 

@@ -26,11 +26,12 @@ from fedgloss.jobs.sharpness import (
     union_of_clients,
 )
 from fedgloss.records import read_record
+from fedgloss.sharpness.auto import AUTO
 from fedgloss.sharpness.eigenvalues import Spectrum, power_iteration
 from fedgloss.sharpness.krylov import Watch, unwatched
 from fedgloss.sharpness.methods import METHODS
 from fedgloss.sharpness.objective import Objective
-from fedgloss.sharpness.sampling import AUTO, fitting, sampling_error
+from fedgloss.sharpness.sampling import fitting, sampling_error
 from fedgloss.tensors import load_tensors
 
 if TYPE_CHECKING:  # what a job is told decides no number by its code

@@ -2,10 +2,11 @@
 
 import csv
 import io
-import re
 from pathlib import Path
 
 from fedgloss.files import write_text
+from fedgloss.report import listing
+from fedgloss.report.latex import tex
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
@@ -14,6 +15,7 @@ HEADS = {
     "accuracy": "accuracy (%)",
     "accuracy_at_half": "acc. at T/2 (%)",
     "lambda1": "λ₁",
+    "lambda1_official": "λ₁, official code",
     "rounds": "rounds",
     "cost": "cost (B)",
 }
@@ -24,14 +26,21 @@ FIELDS = (
 )
 
 
-def write(table: Table, folder: Path) -> None:
+def write(table: Table | listing.Listing, folder: Path) -> None:
     """Write {name}.csv, .md and .tex into a folder, each whole or not at all."""
-    for suffix, render in (
-        ("csv", to_csv),
-        ("md", to_markdown),
-        ("tex", to_latex),
-    ):
-        write_text(Path(folder) / f"{table.name}.{suffix}", render(table))
+    for suffix, text in rendered(table).items():
+        write_text(Path(folder) / f"{table.name}.{suffix}", text)
+
+
+def rendered(table: Table | listing.Listing) -> dict[str, str]:
+    """A table in every format: csv, md, tex."""
+    if isinstance(table, listing.Listing):
+        return {
+            "csv": listing.to_csv(table),
+            "md": listing.to_markdown(table),
+            "tex": listing.to_latex(table),
+        }
+    return {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(table)}
 
 
 def number(ours: Summary, metric: str) -> str:
@@ -122,23 +131,23 @@ def to_latex(table: Table) -> str:
     heads, at = ["Method", *["Comm. cost"] * costs], 2 + costs
     for head, columns in spans(table.columns):
         width = sum(1 + c.published + c.judged for c in columns)
-        top.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(head)}}}")
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{tex(head)}}}")
         rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
         at += width
         for c in columns:
             spec += "r" + r"@{\ }c@{\ }" * c.judged + "l" * c.published
-            heads += [_tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
+            heads += [tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
     body = []
     for group, rows in table.groups:
         body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
         body += [_latex_row(table, row) for row in rows]
     kind = "table*" if at > 6 else "table"
-    title = _tex(table.title)
+    title = tex(table.title)
     lines = [
         r"% needs \usepackage{booktabs}",
         rf"\begin{{{kind}}}",
         r"\centering",
-        rf"\caption[{{{title}}}]{{{title}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption[{{{title}}}]{{{title}. {tex(' '.join(table.notes))}}}",
         rf"\label{{tab:{table.name}}}",
         r"\footnotesize" if at <= 10 else r"\scriptsize",
         rf"\setlength{{\tabcolsep}}{{{4 if at <= 10 else 2.5}pt}}",
@@ -156,18 +165,18 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_row(table: Table, row: Row) -> str:
-    line = [_tex(row.name), *[_tex(cost(row))] * table.has_costs]
+    line = [tex(row.name), *[tex(cost(row))] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
-        value = _tex(number(entry.ours, column.metric))
+        value = tex(number(entry.ours, column.metric))
         value = rf"\textbf{{{value}}}" if entry.best else value
         if not is_plain(entry.ours):
-            seeds = rf"{{\tiny {_tex(count(entry.ours))}}}"
+            seeds = rf"{{\tiny {tex(count(entry.ours))}}}"
             value = f"{value} {seeds}" if value else seeds
         line.append(value)
         if column.judged:
-            line.append(_tex(entry.verdict.sign) if entry.verdict else "")
+            line.append(tex(entry.verdict.sign) if entry.verdict else "")
         if column.published:
-            line.append(_tex(paper_number(entry.paper, column.metric)))
+            line.append(tex(paper_number(entry.paper, column.metric)))
     return " & ".join(line) + r" \\"
 
 
@@ -175,27 +184,6 @@ def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
     """Neighbouring columns under their common head."""
     heads = dict.fromkeys(column.head for column in columns)
     return [(head, [c for c in columns if c.head == head]) for head in heads]
-
-
-_MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
-_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot"}
-_MATH |= {sign: sign for sign in "<>=|"}
-TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
-TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
-TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-TEX |= {"–": r"\textendash{}"}
-
-
-def _tex(text: str) -> str:
-    """Plain text with `code` in backticks as LaTeX."""
-    escaped = "".join(TEX.get(c, c) for c in text)
-
-    def code(found: re.Match[str]) -> str:
-        # Paths may break after a slash, and two hyphens are not a dash.
-        body = found[1].replace("/", r"/\allowbreak{}").replace("--", "-{}-")
-        return rf"\texttt{{{body}}}"
-
-    return re.sub(r"`([^`]*)`", code, escaped)
 
 
 def to_csv(table: Table) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
+from fedgloss.report.listing import Listing
 from fedgloss.report.model import LOWER_IS_BETTER, Table
 from fedgloss.report.results import Results, left_out
 from fedgloss.report.tables import build
@@ -51,7 +52,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         study=study,
         title=study.asked.title or study.name,
         note=study.asked.note,
-        reading=list(_reading(found, tables)),
+        reading=list(_reading(found, [table for table in tables if isinstance(table, Table)])),
         tables=tables,
         figures=[_figure(study, name, folder) for name in study.figures],
         grid=_grid(found),
@@ -71,10 +72,10 @@ def _code(found: re.Match[str]) -> str:
     return f"<code>{found[1].replace(' ', '&nbsp;') if short else found[1]}</code>"
 
 
-def _table(study: "Study", name: str, folder: Path) -> Table:
+def _table(study: "Study", name: str, folder: Path) -> Table | Listing:
     table = build(study, name, folder)
     file = Layout(folder).table(study.name, name)["md"]
-    if file.exists() and file.read_bytes() != formats.to_markdown(table).encode():
+    if file.exists() and file.read_bytes() != formats.rendered(table)["md"].encode():
         raise InputError(f"{file}: older than the runs it is about; make the table again first")
     return table
 

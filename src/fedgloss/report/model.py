@@ -8,8 +8,12 @@ from fedgloss.report.results import Summary
 from fedgloss.report.verdict import Verdict
 from fedgloss.study.schema.shown import Condition
 
-LOWER_IS_BETTER = ("lambda1", "rounds", "cost")
-DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
+LOWER_IS_BETTER = ("lambda1", "lambda1_official", "rounds", "cost")
+DECIMALS = {
+    **dict.fromkeys(("accuracy", "accuracy_at_half"), 1),
+    **dict.fromkeys(("lambda1", "lambda1_official"), 2),
+    **{"rounds": 0, "cost": 2},
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import csv
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,24 +58,9 @@ def published(
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
     """
-    method = names.METHODS.get(study.definition(label).method)
-    if method is None or metric not in METRICS:
+    if metric not in METRICS:
         return None
-    client, name = method.published
-    source = study.datasets[column.dataset].source
-    wanted = {
-        "dataset": SOURCES.get(source, source),
-        "model": column.model,
-        "algorithm": name,
-        "metric": METRICS[metric],
-        "client_opt": client,
-    }
-    found = [
-        row
-        for row in _rows()
-        if all(row[key] in ("", value) for key, value in wanted.items())
-        and _same_alpha(row["alpha"], column.alpha)
-    ]
+    found = _matching(study, column, label, lambda printed: printed == METRICS[metric])
     number = "".join(re.findall(r"table(\d+)", table))
     found.sort(key=lambda row: row["table"] != number)
     if not found:
@@ -93,6 +78,51 @@ def published(
         int(first["rounds"]) if first["rounds"] else None,
         note,
     )
+
+
+@dataclass(frozen=True)
+class PublishedLocals:
+    """What the paper prints for the local models of a method (Table 1)."""
+
+    by_client: Mapping[str, Mapping[str, float]]
+    """By client, e.g. airplane-1 or cat: lambda_1 on its `local` and the `global` data."""
+    diverged: bool
+    """Whether it prints a cross in their place."""
+
+
+def local_models(study: "Study", column: Condition, label: str) -> PublishedLocals | None:
+    """What the paper prints for the local models of an algorithm in a column, or None."""
+    found: dict[str, dict[str, float]] = {}
+    diverged = False
+    for row in _matching(study, column, label, lambda printed: printed.startswith("lambda1_")):
+        diverged = diverged or row["status"] == "diverged"
+        if named := re.fullmatch(r"lambda1_(local|global)\[(.+)\]", row["metric"]):
+            found.setdefault(named[2], {})[named[1]] = float(row["mean"])
+    return PublishedLocals(found, diverged) if found or diverged else None
+
+
+def _matching(
+    study: "Study", column: Condition, label: str, is_wanted: Callable[[str], bool]
+) -> list[dict[str, str]]:
+    """The rows on an algorithm in a column whose metric, as it is printed, is wanted."""
+    method = names.METHODS.get(study.definition(label).method)
+    if method is None:
+        return []
+    client, name = method.published
+    source = study.datasets[column.dataset].source
+    wanted = {
+        "dataset": SOURCES.get(source, source),
+        "model": column.model,
+        "algorithm": name,
+        "client_opt": client,
+    }
+    return [
+        row
+        for row in _rows()
+        if all(row[key] in ("", value) for key, value in wanted.items())
+        and is_wanted(row["metric"])
+        and _same_alpha(row["alpha"], column.alpha)
+    ]
 
 
 def _same_alpha(printed: str, ours: str) -> bool:

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import communication, methods, names, results
+from fedgloss.report import communication, local_models, methods, names, results
 from fedgloss.report.definitions import snakemake
+from fedgloss.report.listing import Listing
 from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Row, Table
 from fedgloss.report.published import published
 from fedgloss.report.results import Results, Summary
 from fedgloss.report.verdict import RULE, verdict
 from fedgloss.study.layout import HERE
-from fedgloss.study.schema.shown import Table as Asked
+from fedgloss.study.schema.shown import CommunicationTable, LocalsTable, MethodsTable
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
+
+
+Asked = MethodsTable | CommunicationTable
 
 
 class Kind(NamedTuple):
@@ -34,7 +38,7 @@ KINDS = {
 }
 
 
-def build(study: "Study", name: str, folder: Path) -> Table:
+def build(study: "Study", name: str, folder: Path) -> Table | Listing:
     """Build one table of a study from what the results folder has.
 
     Raises InputError for an unknown table, or one that counts against a FedAvg the grid lacks.
@@ -44,6 +48,8 @@ def build(study: "Study", name: str, folder: Path) -> Table:
             f"{study.file}: tables: no table {name!r} (allowed: {', '.join(study.tables)})"
         )
     asked, found = study.tables[name], Results(study, Path(folder))
+    if isinstance(asked, LocalsTable):
+        return local_models.build(found, name, asked)
     columns = _columns(study, name, asked)
     rows = tuple(_row(found, name, asked, label, columns) for label in asked.rows)
     rows = tuple(

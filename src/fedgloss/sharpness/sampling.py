@@ -11,9 +11,6 @@ from fedgloss.sharpness.arithmetic import arithmetic, derivative
 from fedgloss.sharpness.krylov import dot, finite
 from fedgloss.sharpness.objective import Objective
 
-AUTO = 2500
-"""Images that `auto` takes on a processor: the largest eigenvalue of the paper's CNN takes some
-minutes then; on all 50,000 it takes hours."""
 GROUPS = 50
 """Parts of a sample whose spread is its error, which is then known to a tenth of itself."""
 BUDGET = {"cpu": 2**28, "cuda": 2**33}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.files import read_json
+from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
@@ -25,6 +26,8 @@ from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
+PRODUCTS = 60
+"""Of the Hessian with a vector, which the table's seconds for a model's eigenvalues stand for."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,17 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
 
 
 def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
-    """What the eigenvalues of a cell and its sisters of all other seeds need: one job."""
-    times = len(study.hessian.models) * len(study.asked.seeds)
-    return _analysis(study, cell, "hessian", times, on_cpu)
+    """What the spectra of a cell and its sisters of all other seeds need: one job."""
+    asked = study.hessian
+    products = PRODUCTS * len(asked.models)
+    products += asked.trace.products if asked.trace else 0
+    products += asked.density.starts * asked.density.steps if asked.density else 0
+    return _spectra(study, cell, products / PRODUCTS * len(study.asked.seeds), on_cpu)
+
+
+def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
+    """What the spectra of a cell's local models need; their own few images cost next to nothing."""
+    return _spectra(study, cell, study.settings(cell).training["clients_per_round"], on_cpu)
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
@@ -89,7 +100,17 @@ def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
 
 
-def _analysis(study: Study, cell: Cell, kind: str, times: int, on_cpu: bool) -> Need:
+def _spectra(study: Study, cell: Cell, times: float, on_cpu: bool) -> Need:
+    """What so many times the largest eigenvalues of a model need, of as many images as asked."""
+    need = _analysis(study, cell, "hessian", times, on_cpu)
+    images, all_images = study.hessian.images, _rows("analysis", study, study.settings(cell))[0]
+    if images == "auto":
+        images = "all" if need.gpu else AUTO
+    share = 1.0 if images == "all" else min(images / all_images["images"], 1.0)
+    return replace(need, seconds=need.seconds * share)
+
+
+def _analysis(study: Study, cell: Cell, kind: str, times: float, on_cpu: bool) -> Need:
     row, other = _rows("analysis", study, study.settings(cell))
     row = _on_cpu(row, other) if on_cpu else row
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
@@ -109,7 +130,7 @@ def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Job:
-    """A job still to be run: train (a cell), hessian (a cell and its sisters), or landscape."""
+    """A job still to be run: train, locals or landscape (of a cell), hessian (and its sisters)."""
 
     kind: str
     cell: Cell
@@ -126,11 +147,11 @@ class Job:
 
 
 def job(study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 0) -> Job:
-    """A job of this kind (train, hessian, landscape) with what it needs."""
+    """A job of this kind (train, hessian, locals, landscape) with what it needs."""
     if kind == "train":
         needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
     else:
-        measure = {"hessian": hessian, "landscape": landscape}[kind]
+        measure = {"hessian": hessian, "locals": locals, "landscape": landscape}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
     return Job(kind, cell, part, *needs)
 
@@ -155,22 +176,25 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             rounds = min(states.rounds(cell), study.settings(cell).training["rounds"])
             yield job(study, "train", cell, parts.get(cell, ""), rounds)
     sharp: set[str] = set()
-    surfaces: set[Cell] = set()
+    single: dict[str, set[Cell]] = {"locals": set(), "landscape": set()}
     for entry in entries.values():
         if "hessian" in entry.sources:
             sharp.update(cell.condition for cell in study.cells_behind(entry))
-        if "landscape" in entry.sources:
-            surfaces.update(study.cells_behind(entry))
+        for kind, shown in single.items():
+            if kind in entry.sources:
+                shown.update(study.cells_behind(entry))
     layout = Layout(results)
     again = {cell.condition for cell in left}  # of an outdated run nothing stays
     for condition, cell in {cell.condition: cell for cell in cells}.items():
         there = condition not in again and _is_measured(study, layout.hessian(study.name, cell))
         if condition in sharp and not there:
             yield job(study, "hessian", cell, parts.get(cell, ""))
-    for cell in cells:
-        there = layout.landscape(study.name, cell).is_file() and cell not in left
-        if cell in surfaces and not there:
-            yield job(study, "landscape", cell, parts.get(cell, ""))
+    files = {"locals": layout.locals, "landscape": layout.landscape}
+    for kind, shown in single.items():
+        for cell in cells:
+            there = files[kind](study.name, cell).is_file() and cell not in left
+            if cell in shown and not there:
+                yield job(study, kind, cell, parts.get(cell, ""))
 
 
 def _is_measured(study: Study, file: Path) -> bool:
@@ -184,8 +208,10 @@ def _is_measured(study: Study, file: Path) -> bool:
         return True
     values = found.get("eigenvalues")
     others = {f"lambda1_{name}_model" for name in asked.models[1:]}
+    more = {*asked.choices[1:], *(key for key in ("trace", "density") if getattr(asked, key))}
     return (
         isinstance(values, list)
+        and more <= found.keys()
         and len(values) == asked.count
         and others == {key for key in found if key.startswith("lambda1_")}
     )

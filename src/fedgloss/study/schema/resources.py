@@ -86,6 +86,7 @@ class AnalysisOnCpu(Known):
 class AnalysisNeed(Known):
     """What analyses take: seconds for a model's eigenvalues, for a surface's point; GPUs, MiB."""
 
+    images: Annotated[int, Field(ge=1)]
     hessian: Positive
     landscape: Positive
     gpu: Size

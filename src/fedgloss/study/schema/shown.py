@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedgloss.study.schema.kinds import Alpha, Model, Name, Seed, Several, Text
 
-CellFile = Literal["metrics", "hessian", "landscape"]
+CellFile = Literal["metrics", "hessian", "locals", "landscape"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
 
 
@@ -50,7 +50,9 @@ class MethodsTable(Shown):
     """Methods against columns, beside the published numbers."""
 
     kind: Literal["methods"]
-    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1"]] = ("accuracy",)
+    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1", "lambda1_official"]] = (
+        "accuracy",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -60,7 +62,8 @@ class MethodsTable(Shown):
     @property
     def sources(self) -> tuple[CellFile, ...]:
         """With eigenvalues, if it shows them."""
-        return ("metrics", "hessian") if "lambda1" in self.show else ("metrics",)
+        sharp = {"lambda1", "lambda1_official"}.intersection(self.show)
+        return ("metrics", "hessian") if sharp else ("metrics",)
 
 
 class CommunicationTable(Shown):
@@ -73,6 +76,17 @@ class CommunicationTable(Shown):
     def metrics(self) -> tuple[str, ...]:
         """What it shows of each column."""
         return ("rounds", "cost")
+
+
+class LocalsTable(Shown):
+    """The largest Hessian eigenvalue of the last round's local models, as the paper's Table 1."""
+
+    kind: Literal["locals"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """The local models' eigenvalues alone."""
+        return ("locals",)
 
 
 class CurvesFigure(Shown):
@@ -120,5 +134,5 @@ class LandscapeFigure(Shown):
         return ("landscape",)
 
 
-Table = Annotated[MethodsTable | CommunicationTable, Field(discriminator="kind")]
+Table = Annotated[MethodsTable | CommunicationTable | LocalsTable, Field(discriminator="kind")]
 Figure = Annotated[CurvesFigure | EigenvaluesFigure | LandscapeFigure, Field(discriminator="kind")]
