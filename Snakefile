@@ -19,7 +19,12 @@ min_version("9.18")
 container: "envs/fedgloss.sif"
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/rules/study.smk"
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/cells.smk"
+include: "workflow/rules/datasets.smk"
+include: "workflow/rules/jobfiles.smk"
+include: "workflow/rules/entries.smk"
 include: "workflow/rules/packing.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

@@ -178,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="study file (YAML)")
     sub = command("job", commands.job, "print a job file: what a job about a cell is told")
     _add_study(sub)
-    sub.add_argument("cell", help="e.g. digits/alpha-0/smallcnn/fedgloss/seed-0")
+    sub.add_argument(
+        "cell", help="its path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0, or its folder"
+    )
     sub.add_argument(
         "kind",
         nargs="?",

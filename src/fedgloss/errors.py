@@ -34,13 +34,26 @@ def did_you_mean(given: str, allowed: Sequence[str]) -> str:
 
     Of a long list the nearest come first, and the rest is counted.
     """
-    near = difflib.get_close_matches(str(given), allowed, n=SHOWN)
+    near = _nearest(str(given), allowed)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     names, more = ", ".join(allowed) or "none", ""
     if len(allowed) > SHOWN:
         names = ", ".join([*dict.fromkeys([*near, *allowed])][:SHOWN])
         more = f" and {len(allowed) - SHOWN} more"
     return f"{hint}; allowed: {names}{more}"
+
+
+def _nearest(given: str, allowed: Sequence[str]) -> list[str]:
+    """Those of the allowed names that are like this one, the most likely first.
+
+    A name that has all of it, such as one that was cut short, comes before one of its length.
+    """
+
+    def missed(name: str) -> int:
+        matcher = difflib.SequenceMatcher(None, name, given, autojunk=False)
+        return len(given) - sum(block.size for block in matcher.get_matching_blocks())
+
+    return sorted(difflib.get_close_matches(given, allowed, n=SHOWN), key=missed)
 
 
 def from_path(path: str) -> Any:

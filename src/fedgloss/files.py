@@ -69,7 +69,8 @@ def check_writable(folder: Path | str) -> None:
     folder = Path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: results cannot be written here ({existing} is not writable)")
+        what = "" if existing == folder else f"cannot be made here, {existing} "
+        raise InputError(f"{folder}: {what}is not writable")
 
 
 def write_text(path: Path | str, text: str) -> None:

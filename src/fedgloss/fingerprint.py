@@ -87,7 +87,7 @@ def of_partitions(scheme: str) -> str:
 
 def of_tables() -> str:
     """The code that makes tables."""
-    return fingerprint("fedgloss.report.tables", "fedgloss.report.formats")
+    return fingerprint("fedgloss.report.tables", "fedgloss.report.writing")
 
 
 def of_figures() -> str:

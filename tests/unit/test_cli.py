@@ -263,6 +263,16 @@ def test_a_job_file_is_read_back_as_it_was_written(kind, tmp_path):
     assert file_for(tmp_path, to_json(replace(job, run=Path("other")))) != file
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("of", [HERE.run, HERE.metrics, HERE.hessian, lambda _, cell: cell])
+def test_a_job_is_of_the_cell_whose_folder_or_file_is_named(of, absolute, capsys):
+    cell = load_study(SMOKE).cells[1]
+    named = of("smoke", cell)
+    named = Path.cwd() / named if absolute and isinstance(named, Path) else named
+    assert main(["job", SMOKE, str(named)]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(HERE.run("smoke", cell))
+
+
 def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     """The commands of the workflow, in the order of the help text, on the smoke study."""
     monkeypatch.chdir(tmp_path)

@@ -71,3 +71,4 @@ def test_what_is_public_is_said_once() -> None:
     """The names for editors and type checkers are those that are found when running."""
     assert sorted(fedgloss._HOMES) == sorted(fedgloss.__all__)
     assert all(getattr(fedgloss, name) is not None for name in fedgloss.__all__)
+    assert dir(fedgloss) == sorted(fedgloss.__all__)

@@ -207,10 +207,11 @@ def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, caps
     parts = [line.split()[0] for line in lines]
     assert parts[0] == "table1" and {*parts} < {*load_study(PAPER).tables}
     assert blank == ""
-    assert ["table4", "resnet18", "66", "train"] in [line.split()[:4] for line in lines]
+    assert ["table4", "resnet18", "66", "cells"] in [line.split()[:4] for line in lines]
     assert all(line.endswith("GPU h") for line in lines)
     hours = sum(float(line.split()[-3]) for line in lines)
-    assert f"558 jobs to run: {hours:.0f} GPU hours, 100% of it guessed" in total
+    counts = "438 cells to train, 144 Hessians, 66 sets of local models, 6 loss surfaces"
+    assert f"paper: {counts}: {hours:.0f} GPU hours, 100% of it guessed" in total
     assert "guessed" in guesses and "resources.yaml" in guesses
 
 
@@ -234,7 +235,7 @@ def test_a_machine_without_a_gpu_is_told_how_long_it_takes_itself(
     line, _, on_gpu, here, _ = shown(
         capsys, PAPER, "cifar10/alpha-0/cnn/fedavg", "--results", tmp_path
     )
-    assert line.endswith("GPU h  or 20 CPU h") and "7 jobs to run: 0.6 GPU hours" in on_gpu
+    assert line.endswith("GPU h  or 20 CPU h") and ": 0.6 GPU hours" in on_gpu
     assert here == f"without a GPU, as here, on {cores} cores: about {text}, 11% of it guessed"
 
 
@@ -255,10 +256,41 @@ def test_spectra_cost_as_many_images_models_and_products_as_are_asked_for():
     assert seconds("locals") == 5 * row["hessian"]
 
 
+def test_details_of_small_cells_are_in_seconds(tmp_path, capsys):
+    smoke = ROOT / "config" / "smoke.yaml"
+    first, *_ = shown(capsys, smoke, "--details", "--results", tmp_path)
+    assert " 2 x 0.1 s " in first and "0:00:00" not in first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0.1 s"), (4.26, "4.3 s"), (60, "0:01:00"), (3723, "1:02:03")]
+)
+def test_a_short_time_has_its_seconds(seconds, text):
+    assert costs._duration(seconds) == text
+
+
+def test_where_nothing_is_left_nothing_is_counted(tmp_path, capsys):
+    study = study_of("fedavg")
+    assert costs.total(study, []) == ["s: nothing left to run"]
+
+
+def test_a_seed_that_is_added_costs_its_own_eigenvalues_only(tmp_path):
+    study = study_of("fedavg", tables={"sharp": SHARP}, seeds=[0, 1, 2, 3])
+    for cell in study.cells[:3]:
+        finish(study, cell, tmp_path)
+        write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", MEASURED)
+    train, hessian = remaining(study, tmp_path)
+    assert train.cell == hessian.cell == study.cells[3] and hessian.cells == 1
+    assert hessian.need.seconds == estimate.hessian(study, hessian.cell).seconds / 4
+
+
 def test_what_is_measured_is_not_called_a_guess(tmp_path, capsys):
     smoke = ROOT / "config" / "smoke.yaml"
     *_, total, here = shown(capsys, smoke, "--results", tmp_path)
-    assert "6 jobs to run: 0.1 CPU minutes" in total and "guessed" not in total + here
+    assert (
+        "smoke: 4 cells to train, 4 Hessians: 0.1 CPU minutes" in total
+        and "guessed" not in total + here
+    )
     assert here.startswith("here, on ")
 
 
@@ -271,7 +303,7 @@ def test_status_says_how_far_running_cells_are_and_what_is_left(tmp_path, capsys
     assert main(["status", str(smoke), "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert f"running: {cell}: round 2 of 6  accuracy 31.50 %  0:04 left\n" in text
-    assert "1 running …" in text and "6 jobs to run" in text
+    assert "1 running …" in text and "4 cells to train, 4 Hessians" in text
 
 
 @pytest.mark.parametrize(

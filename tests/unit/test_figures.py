@@ -74,6 +74,20 @@ def test_a_band_is_one_sample_standard_deviation(folder: Path) -> None:
     assert at_the_end.max() == pytest.approx(181 / 3 + std)
 
 
+@pytest.mark.parametrize("rounds", [[10, 11], [5], [1, 2, 3], [*range(120)]])
+def test_ticks_are_whole_rounds(rounds, folder: Path, monkeypatch) -> None:
+    from fedgloss.report import curves
+    from fedgloss.report.results import Results
+
+    short = ([float(t) for t in rounds], [50.0] * len(rounds))
+    curve = curves.Curve("FedAvg", {"color": "k", "linestyle": "-"}, [short], [])
+    monkeypatch.setattr(curves, "_curve", lambda *_: curve)
+    spec = {"kind": "curves", "columns": [C10], "rows": ["fedavg"]}
+    figure = curves.draw_curves(Results(one(spec), folder), spec)
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) and all(tick == round(tick) for tick in ticks)
+
+
 def test_a_figure_of_one_seed_takes_that_seed(folder: Path) -> None:
     study = one({"kind": "eigenvalues", "columns": [C10], "rows": ROWS, "seed": 42})
     figure, column = study.figures["one"], Condition(**C10)

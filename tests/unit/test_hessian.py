@@ -323,7 +323,7 @@ def test_a_diverged_model_is_refused(digits, solve, value: float) -> None:
         (lambda m, x, y: top_eigenvalues(Objective(m, x, y), flatten(m), count=0), "count: 0"),
         (
             lambda m, x, y: top_eigenvalues(Objective(m, x, y), flatten(m), max_products=4),
-            "max_products: 4",
+            r"count: 5 \(allowed: at most max_products, which is 4",
         ),
     ],
 )

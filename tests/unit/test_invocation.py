@@ -1,13 +1,15 @@
 """What is asked of Snakemake: refused in one line where it would end in a traceback."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from fedgloss.errors import InputError
 from fedgloss.study import invocation
 from refusal import refused
-from studies import DIGITS, with_datasets
+from studies import DIGITS, QUICKSTART, with_datasets
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +109,35 @@ def test_values_go_below_what_is_there():
     assert study["training"] == {"rounds": 6, "last": 2}
 
 
+def test_a_misspelt_key_of_the_command_line_is_said_of_it():
+    allowed = ["seeds", "training", "only", "together"]
+    invocation.check_keys({"only": "x", "seeds": []}, allowed)
+    with refused("--config: onyl: unknown key (did you mean 'only'?)", "allowed: seeds, training"):
+        invocation.check_keys({"onyl": "digits"}, allowed)
+
+
+def test_what_the_command_line_makes_wrong_is_said_of_it(tmp_path):
+    (tmp_path / "s.yaml").write_text(json.dumps(QUICKSTART))
+    error = InputError("s.yaml: training.roundz: unknown key")
+    assert str(invocation.of_values(error, "s.yaml")) == "--config: training.roundz: unknown key"
+    (tmp_path / "s.yaml").write_text(json.dumps({**QUICKSTART, "training": {"roundz": 7}}))
+    assert invocation.of_values(error, "s.yaml") is error
+
+
+@pytest.mark.parametrize("file", ["runs/paper/a/b/c", "tables/paper/x.md", "report/paper.html"])
+def test_a_result_of_another_study_is_refused_with_its_file(file):
+    study = with_datasets(digits=DIGITS)
+    invocation.check_study_of(f"results/{file}".replace("paper", "s"), study)
+    invocation.check_study_of("results/data/paper/x", study)
+    with refused(f"'results/{file}' is of the study 'paper'", "the file of that one"):
+        invocation.check_study_of(f"results/{file}", study)
+    Path("config/quickstart.yaml").write_text("study: paper")
+    with refused("s.yaml is 's'; needs --configfile=config/quickstart.yaml"):
+        invocation.check_study_of(f"results/{file}", study)
+
+
 KNOWN = ["all", "table_accuracy", "only_fedavg", "only_fedgloss"]
+LONG = ["only_fedavg", "only_fedsam", "only_fedgloss-printed", "only_fedgloss-released"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +153,12 @@ KNOWN = ["all", "table_accuracy", "only_fedavg", "only_fedgloss"]
 def test_a_target_that_no_rule_makes_is_refused_with_those_there_are(target, word):
     with refused(repr(target), word):
         invocation.check_target(target, False, KNOWN)
+
+
+@pytest.mark.parametrize("target", ["only_fedglos", "only_fedglss", "only_fedgloss-prnted"])
+def test_a_name_that_was_cut_short_is_nearer_than_one_of_its_length(target):
+    with refused("did you mean 'only_fedgloss-printed'"):
+        invocation.check_target(target, False, LONG)
 
 
 def test_targets_that_are_there_pass():

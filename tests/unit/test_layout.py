@@ -75,7 +75,7 @@ def test_and_in_a_rule(line):
 def every_path(layout):
     """The paths of all methods of a layout, each argument its own name as a wildcard."""
     for name, method in inspect.getmembers(layout, inspect.ismethod):
-        if not name.startswith("_") and name != "cell_of":
+        if not name.startswith("_") and name not in ("cell_of", "study_of"):
             made = method(*(f"{{{word}}}" for word in inspect.signature(method).parameters))
             yield from made.values() if isinstance(made, dict) else [made]
 
@@ -101,6 +101,14 @@ def test_a_file_of_a_cell_is_known_again():
         assert HERE.cell_of("other", path) is None
     for path in (HERE.report("s"), HERE.runs("s"), HERE.runs("s") / "x", Path("table_x")):
         assert HERE.cell_of("s", path) is None
+
+
+def test_whose_a_result_is_is_in_its_path():
+    one = [HERE.metrics("s", CELL_PATH), HERE.hessian("s", CELL_PATH), HERE.report("s")]
+    one += [*HERE.table("s", "t").values(), *HERE.figure("s", "f").values()]
+    assert {HERE.study_of(path) for path in one} == {"s"}
+    shared = [HERE.data("digits"), HERE.partition("digits", "0"), HERE.runs("s"), HERE.results]
+    assert {HERE.study_of(path) for path in (*shared, Path("table_x"))} == {None}
 
 
 def test_asking_for_paths_imports_nothing_else():

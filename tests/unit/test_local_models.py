@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss.report import formats, tables
-from fedgloss.report.listing import Listing
+from fedgloss.report import tables
 from fedgloss.report.local_models import numbered, spread
+from fedgloss.report.model import Grid
 from fedgloss.report.results import Results
+from fedgloss.report.writing import texts
 from fedgloss.study.study import check_study
 from refusal import refused
 from test_report_results import C10, SEEDS, make_study, write_results
@@ -44,22 +45,22 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def build(folder: Path, **config: object) -> Listing:
+def build(folder: Path, **config: object) -> Grid:
     return tables.build(make_study(**{"tables": TABLE, **config}), "table1", folder)
 
 
 def lines_of(folder: Path, **config: object) -> dict[str, tuple[str, ...]]:
-    """{what the second column says: the others} of the one method."""
-    ((head, lines),) = build(folder, **config).groups
-    assert head == "CIFAR-10, α = 0"
-    return {line[1]: line[2:] for line in lines}
+    """{what the third column says: the numbers} of the one method."""
+    lines = build(folder, **config).lines
+    assert lines[0][:2] == ("CIFAR-10, α = 0", "FedAvg")
+    assert all(line[:2] == ("", "") for line in lines[1:])
+    return {line[2]: line[3:] for line in lines}
 
 
 def test_the_first_line_is_the_distribution_over_all_participants_of_all_seeds(folder):
-    assert build(folder).groups[0][1][0] == (
-        *("FedAvg", "all 9"),
+    assert build(folder).lines[0] == (
+        *("CIFAR-10, α = 0", "FedAvg", "all 9"),
         *("201.0 (100.0–302.0)", "263.2 (9.1–483.5)"),
-        *("50.0", "259.0 (237.0–273.6)")[:0],
         *("50.0 (50.0–50.0)", "259.0 (237.0–273.6)"),
         *("4.0 (2.0–6.0)", "1.0 (0.038–1.8)"),
     )
@@ -92,15 +93,15 @@ def test_seeds_that_are_missing_or_diverged_are_said(folder):
         (folder / "analysis/toy/cifar10/alpha-0/cnn/fedavg" / f"seed-{seed}/locals.json").unlink()
     assert "all 3, 1/3 seeds" in lines_of(folder)
     rows = {**TABLE["table1"], "rows": ["feddyn-sam", "scaffold"]}
-    ((_, lines),) = build(folder, tables={"table1": rows}).groups
-    assert [line[1] for line in lines] == ["all 0, 0/3 seeds", "all 0, 0/3 seeds, × 1/3"]
+    lines = build(folder, tables={"table1": rows}).lines
+    assert [line[2] for line in lines] == ["all 0, 0/3 seeds", "all 0, 0/3 seeds, × 1/3"]
 
 
 def test_the_papers_cross_stands_where_the_method_diverged(folder):
     column = {"dataset": "cifar100", "alpha": "0", "model": "cnn"}
     rows = {**TABLE["table1"], "columns": [column], "rows": ["feddyn-sam"]}
-    ((_, (line,)),) = build(folder, tables={"table1": rows}).groups
-    assert line == ("FedDyn + SAM", "all 0, × 3/3", *["×"] * 6)
+    (line,) = build(folder, tables={"table1": rows}).lines
+    assert line == ("CIFAR-100, α = 0", "FedDyn + SAM", "all 0, × 3/3", *["×"] * 6)
 
 
 def test_not_converged_is_marked_and_said(folder):
@@ -129,7 +130,7 @@ def test_results_of_other_images_or_another_method_do_not_count(folder):
 
 
 def test_the_csv_has_every_client_and_every_number_of_the_papers(folder):
-    rows = [*csv.DictReader(io.StringIO(formats.rendered(build(folder))["csv"]))]
+    rows = [*csv.DictReader(io.StringIO(texts(build(folder))["csv"]))]
     ours = [row for row in rows if row["source"] == "ours"]
     paper = [row for row in rows if row["source"] == "paper table 1"]
     assert len(ours) == 9 and [row["name"] for row in paper] == [
@@ -140,11 +141,10 @@ def test_the_csv_has_every_client_and_every_number_of_the_papers(folder):
 
 
 def test_markdown_and_latex_have_the_same_lines(folder):
-    table = build(folder)
-    text, tex = (formats.rendered(table)[kind] for kind in ("md", "tex"))
-    assert "| FedAvg" in text and "| airplane-1 (2) |" in text and "**CIFAR-10, α = 0**" in text
-    assert r"FedAvg & all 9 & 201.0 (100.0\textendash{}302.0) &" in tex
-    assert tex.count(r" \\") == 1 + 1 + 5 and r"\begin{tabular}{llrrrrrr}" in tex
+    written = texts(build(folder))
+    assert "| FedAvg   | all 9 " in written["md"] and "| airplane-1 (2) |" in written["md"]
+    assert r"FedAvg & all 9 & 201.0 (100.0\textendash{}302.0) &" in written["tex"]
+    assert r" &  & airplane-1 (2) & 150.5 (101.0\textendash{}200.0) & 9.1 &" in written["tex"]
 
 
 def test_a_damaged_file_is_named(folder):

@@ -248,9 +248,11 @@ def test_what_cannot_work_is_one_line_that_names_it(options, words, model) -> No
 
 
 def test_numbers_out_of_range(model) -> None:
-    for name, value in (("count", 0), ("max_products", 4), ("tolerance", 0), ("tolerance", "1")):
+    for name, value in (("count", 0), ("max_products", 0), ("tolerance", 0), ("tolerance", "1")):
         with refused(f"{name}: {value!r}", "allowed: "):
             fedgloss.eigenvalues(model, (X, Y), **{name: value})
+    with refused("count: 100000", "max_products, which is 150"):
+        fedgloss.eigenvalues(model, (X, Y), count=100_000)
     for name, value in (("points", 1), ("points", 3.0), ("extent", 0), ("extent", float("nan"))):
         with refused(f"{name}: {value!r}", "allowed: "):
             fedgloss.landscape(model, (X, Y), **{name: value})

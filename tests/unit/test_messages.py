@@ -4,7 +4,7 @@ import pytest
 
 from fedgloss.files import write_json, write_text
 from fedgloss.study import costs
-from fedgloss.study.messages import Messages, Planned
+from fedgloss.study.messages import Messages, Planned, outdated
 from fedgloss.study.study import check_study, load_study
 from studies import ROOT
 
@@ -176,10 +176,50 @@ def test_a_dry_run_says_which_data_are_missing_and_how_long_it_takes():
     }
     missing, group, total, here, _ = Messages(paper, jobs).plan(dryrun=True)
     assert missing.startswith("data/cifar100: missing, must hold cifar-100-python")
-    assert group.split()[:4] == ["cifar100", "cnn", "1", "train"]
-    assert total.startswith("paper: 1 job to run: 0.2 GPU hours")
+    assert group.split()[:6] == ["cifar100", "cnn", "1", "cell", "to", "train"]
+    assert total.startswith("paper: 1 cell to train: 0.2 GPU hours")
     assert here.startswith("without a GPU")
     assert [*Messages(paper, jobs).plan(dryrun=False)][:2] == [total, here]
+
+
+def test_the_start_counts_cells_however_many_a_job_serves():
+    cells = [CELL.format("fedavg", seed) for seed in (0, 1)]
+    spectra = [f"results/analysis/s/{cell}/hessian.json" for cell in cells]
+    one = {1: train(*cells), 2: Planned("hessian", {}, spectra)}
+    each = dict(enumerate([*map(train, cells), *(Planned("hessian", {}, [f]) for f in spectra)]))
+    (first, *_), (again, *_) = (Messages(study("fedavg"), jobs).plan(False) for jobs in (one, each))
+    assert first == again and first.startswith("s: 2 cells to train, 2 Hessians: ")
+
+
+def test_the_start_leaves_out_what_checkpoints_spare():
+    """Half of the rounds, which are the work that is left."""
+    cell = CELL.format("fedavg", 0)
+
+    def seconds():
+        (job,) = Messages(half, {1: train(cell)}).costs[1]
+        return job.need.seconds
+
+    half = study("fedavg", training={"rounds": 60, "last": 10})
+    whole = seconds()
+    write_text(f"results/checkpoints/s/{cell}/round-0000030.safetensors", "")
+    assert seconds() == pytest.approx(whole / 2)
+    write_text("results/data/digits/manifest.json", "{")
+    Messages(half, {1: train(cell)})  # what cannot be read breaks no run
+
+
+def test_runs_put_there_by_hand_are_told_before_anything_runs():
+    """Snakemake takes them for its own; what it is going to make again is nobody's concern."""
+    two = study("fedavg")
+    jobs = [train(str(cell)) for cell in two.cells]
+    for cell in two.cells:
+        trained(str(cell))
+    (line,) = outdated(two, jobs)
+    assert line.startswith(f"outdated, so left out of tables and figures: {two.cells[0]}: settings")
+    assert "(and 1 more); delete its folder, or run the cell again with snakemake --force" in line
+    assert [*outdated(two, [])] == []
+    write_text(f"results/runs/s/{two.cells[0]}/manifest.json", "{")
+    (line,) = outdated(two, jobs[:1])
+    assert "not valid JSON" in line and line.count("--force") == 1
 
 
 def test_a_run_without_cells_has_nothing_to_estimate():

@@ -229,7 +229,7 @@ BROKEN = {
     ),
     "a lock": (Locked, "model: cannot be copied (cannot pickle '_thread.lock' object)"),
     "on meta": (lambda: Model().to("meta"), "model: has parameters on meta"),
-    "a class": (lambda: Model, "model: expected a torch.nn.Module, got type"),
+    "a class": (lambda: Model, "model: is a class; give an instance: Model(...)"),
     "a function": (lambda: F.relu, "model: expected a torch.nn.Module, got function"),
     "none": (lambda: None, "model: expected a torch.nn.Module, got NoneType"),
     "no parameters": (nn.Identity, "model: has no parameters"),

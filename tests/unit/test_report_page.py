@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedgloss.errors import InputError
-from fedgloss.report import figures, formats, html, tables
+from fedgloss.report import figures, html, tables
+from fedgloss.report.writing import write
 from test_report_results import SEEDS, cell, make_study, write_cell, write_results
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("results"))
     study = make_study()
     for name in study.tables:
-        formats.write(tables.build(study, name, folder), folder / "tables" / "toy")
+        write(tables.build(study, name, folder), folder / "tables" / "toy")
     for name in study.figures:
         figures.draw(study, name, folder, folder / "figures" / "toy" / name)
     return folder
@@ -160,7 +161,7 @@ def test_nothing_run_yet_is_a_page_too(tmp_path: Path) -> None:
 def test_a_page_that_would_contradict_a_tables_file_is_refused(tmp_path: Path) -> None:
     folder = write_results(tmp_path)
     study = make_study()
-    formats.write(tables.build(study, "table3", folder), folder / "tables" / "toy")
+    write(tables.build(study, "table3", folder), folder / "tables" / "toy")
     write_cell(folder, cell("cifar10", "fedgloss", SEEDS[1]), 83.0)
     with pytest.raises(InputError, match=r"table3\.md: older than the runs"):
         page(folder, tmp_path)

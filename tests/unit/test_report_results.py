@@ -237,12 +237,17 @@ def test_neither_are_results_of_code_that_was_edited_since(tmp_path: Path) -> No
         (lambda file: file.write_text("\n".join(file.read_text().split()[:3])), "has changed"),
     ],
 )
-def test_metrics_that_are_not_those_of_the_run_are_refused(damage, reason, tmp_path: Path) -> None:
+def test_metrics_that_are_not_those_of_the_run_make_it_outdated(
+    damage, reason, tmp_path: Path
+) -> None:
     found, harmed = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
     damage(found.run(harmed) / "metrics.csv")
-    line = rf"{harmed}: metrics\.csv {reason}.*; delete its folder, or run .* --force$"
-    with pytest.raises(InputError, match=line):
-        found.metrics(harmed)
+    assert found.metrics(harmed) is None and results.accuracy(found, harmed) is None
+    assert found.status(harmed) == "outdated"
+    (sentence,) = results.left_out(found, found.study.cells)
+    assert (
+        f"1 run is outdated and left out, as if not run: {harmed}, metrics.csv {reason}" in sentence
+    )
 
 
 def test_models_that_were_deleted_to_save_space_leave_the_numbers(tmp_path: Path) -> None:
@@ -316,3 +321,13 @@ def test_communication_is_counted_in_the_manifests(tmp_path: Path) -> None:
     assert cost("cifar10", "fedavg") == 1.0
     assert cost("cifar10", "scaffold") == 2.0
     assert cost("cifar100", "scaffold") is None  # its only run diverged: it has not sent it all
+
+
+def test_a_title_says_if_it_is_of_a_part(tmp_path: Path) -> None:
+    """Diverged runs are there; missing and outdated ones are not."""
+    found = Results(make_study(), write_results(tmp_path))
+    assert results.part(found, found.study.select(dataset="cifar10")) == " (11 of 12 runs)"
+    assert results.part(found, found.study.select(dataset="cifar10", algorithm="fedavg")) == ""
+    found.run(cell("cifar10", "fedavg", 0)).joinpath("metrics.csv").write_text("mine")
+    again = Results(make_study(), tmp_path)
+    assert results.part(again, found.study.select(algorithm="fedavg")) == " (5 of 6 runs)"

@@ -75,7 +75,7 @@ def stop_after(k):
 
 
 def interrupt(k, **options):
-    with pytest.raises(fedgloss.Interrupted):
+    with pytest.raises(fedgloss.Interrupted, match=r"should_stop asked for it after round \d"):
         train(should_stop=stop_after(k), **options)
 
 
@@ -406,7 +406,7 @@ def test_a_run_taken_up_by_another_call_leaves_its_place(tmp_path, capsys):
         if t == 5:
             results.append(train(resume=tmp_path / "kept"))
 
-    with pytest.raises(fedgloss.Interrupted):
+    with pytest.raises(fedgloss.Interrupted, match=r"kept\.owner: another process has taken over"):
         train(on_round=intrude, resume=tmp_path / "kept", checkpoint_seconds=0)
     assert "another process has taken over" in capsys.readouterr().err
     assert_equal(results[0], train())
@@ -436,6 +436,18 @@ def test_files_and_places_under_files_are_refused(tmp_path):
 def test_a_place_where_nothing_can_be_made_is_refused_even_to_root():
     with refused("resume: /proc/xx/y is not writable"):
         train(resume="/proc/xx/y")
+
+
+def test_a_folder_of_other_things_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with refused(f"resume: {tmp_path} holds other files and no checkpoint"):
+        train(resume=tmp_path)
+    assert names(tmp_path) == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".gitkeep").touch()
+    assert_equal(train(resume=tmp_path / "empty"), train())
+    (tmp_path / "empty" / "notes.txt").write_text("beside checkpoints it may lie")
+    assert_equal(train(resume=tmp_path / "empty"), train())
 
 
 def test_a_look_at_a_folder_leaves_nothing_there(tmp_path):

@@ -465,6 +465,24 @@ def test_a_warm_up_that_never_ends_is_a_warning_in_one_line(T_s, study_file):
     ]
 
 
+def test_so_is_a_constant_one_in_a_shorter_training(study_file):
+    """The paper's own numbers are no mistake of the user's, whatever they are."""
+    paper = QUICKSTART | {
+        "grid": [
+            {
+                "dataset": "cifar100",
+                "alphas": ["0"],
+                "model": "resnet18",
+                "algorithms": ["fedgloss"],
+            }
+        ],
+        **{key: {} for key in ("tables", "figures", "algorithms", "training")},
+    }
+    assert list(check_study(paper, "s.yaml").warnings()) == []
+    (line,) = check_study({**paper, "training": {"rounds": 9000}}, "s.yaml").warnings()
+    assert "T_s: 15000, but cifar100/resnet18 trains for 9000 rounds" in line
+
+
 @pytest.mark.parametrize("T_s", [0, 1, 5])
 def test_one_that_ends_is_none(T_s, study_file):
     assert list(gentle(study_file, f"T_s: {T_s}").warnings()) == []

@@ -11,7 +11,7 @@ from fedgloss.report import formats, names, tables
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
-from studies import DIGITS, ROOT
+from studies import DIGITS, ROOT, STUDIES
 
 README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 
@@ -267,3 +267,29 @@ def test_the_papers_numbers_are_not_those_of_a_named_split(tmp_path, monkeypatch
     study = check_study(config, "s.yaml")
     column = Condition(dataset="cifar10", alpha="own", model="cnn")
     assert published(study, column, "fedavg", "accuracy") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("FedAvg", "fedavg"), ("FedGloSS (printed)", "fedgloss-printed")]
+)
+def test_two_labels_have_no_name_in_common(name, other):
+    """Their rows could not be told apart."""
+    labels = ["fedavg", "wide", "fedgloss-printed"]
+    entries = {"wide": {"like": "fedgloss", "name": name}, "fedgloss-printed": {"like": "fedgloss"}}
+    with refused(f"s.yaml: algorithms.wide.name: {name!r} is what {other} is called"):
+        names.check_distinct(digits(entries, labels))
+    entries["wide"]["name"] = "FedGloSS, wide"
+    names.check_distinct(digits(entries, labels))
+
+
+def test_nor_do_data_sets():
+    entries = {"mine": {**DIGITS, "name": "Digits"}}
+    block = {"alphas": ["0"], "model": "smallcnn", "algorithms": ["fedavg"]}
+    grid = [{"dataset": name, **block} for name in ("digits", "mine")]
+    with refused("s.yaml: datasets.mine.name: 'Digits' is what digits is called"):
+        names.check_distinct(digits(datasets=entries, grid=grid))
+
+
+def test_every_study_here_has_a_name_for_each_row():
+    for file in STUDIES:
+        names.check_distinct(load_study(file))

@@ -240,6 +240,8 @@ def test_refused_folders(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with refused(path, "not writable"):
             check_writable(path)
+    with pytest.raises(InputError, match=r"^[^ ]*file: is not writable$"):
+        check_writable(tmp_path / "file")
 
 
 # Every key of the quickstart study, dropped, renamed, or given another value.

@@ -13,6 +13,7 @@ import fedgloss
 from fedgloss.algorithms import METHODS, build_algorithm
 from fedgloss.algorithms.core import Algorithm, Named, Probe
 from fedgloss.engine.flat import flatten
+from refusal import refused
 
 VALUES = {
     "mu": 0.1,
@@ -389,6 +390,12 @@ BAD = [
     ({"backend": "graph"}, "backend: 'graph' is for CUDA devices; allowed here"),
     ({"backend": None}, "backend: None is unknown"),
 ]
+
+
+def test_images_as_they_are_stored_need_a_pipeline():
+    stored = [(torch.zeros(3, 1, 4, 4).byte(), torch.zeros(3).long())] * 4
+    with refused("do not pass", "in a batch of 3", "uint8: give floats, or a pipeline"):
+        run(clients=stored)
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:48] for _, message in BAD])

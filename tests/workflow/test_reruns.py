@@ -291,6 +291,21 @@ def test_job_files_say_what_ran_and_are_not_looked_at_again(finished):
     assert planned(finished, SMOKE) == []
 
 
+def test_a_job_that_starts_replaces_its_cells_earlier_job_files(finished):
+    """Those of cells that stay as they are may be another build's, of other settings."""
+    name = "digits/alpha-0/smallcnn/fedgloss/seed-1"
+    jobs = finished / "results" / "jobs"
+    started = jobs / "hessian" / "smoke" / name / "01234567.json"
+    others = [jobs / "train" / "smoke" / name / "01234567.json"]
+    others += [started.parent.with_name("seed-0") / "01234567.json"]
+    for file in (started, *others):
+        file.write_text("{}")
+    (finished / "results" / "analysis" / "smoke" / name / "hessian.json").unlink()
+    build(finished, SMOKE, "--until", "hessian")
+    assert not started.exists() and len([*started.parent.iterdir()]) == 1
+    assert all(file.exists() for file in others)
+
+
 def test_deleted_eigenvalues_are_computed_again(finished):
     cell = "digits/alpha-0/smallcnn/fedgloss/seed-1"
     (finished / "results" / "analysis" / "smoke" / cell / "hessian.json").unlink()
@@ -308,9 +323,9 @@ def test_a_damaged_job_file_is_written_again(finished):
 
 
 def test_two_calls_with_other_settings_do_not_write_into_each_others_job_files(finished):
-    """One has told its jobs; the other starts before these have read it."""
+    """One has told its jobs; the other starts before these have read it, which takes --nolock."""
     before = files(finished / "results" / "jobs", "*.json")
-    build(finished, "only_fedavg", SMOKE, "--config", "training={rounds: 3, last: 1}")
+    build(finished, "only_fedavg", SMOKE, "--nolock", "--config", "training={rounds: 3, last: 1}")
     after = files(finished / "results" / "jobs", "*.json")
     assert before.items() < after.items() and len(after) == len(before) + 2
     assert "Nothing to be done" not in build(finished, "only_fedavg", SMOKE)

@@ -77,17 +77,38 @@ def test_a_failed_job_says_why_in_one_line_and_shows_its_log(finished):
     text = shown.stdout + shown.stderr
     (cause,) = [line for line in text.splitlines() if line.startswith("failed: ")]
     assert cause.startswith("failed: train fedavg alpha 0 seed 0: results/checkpoints/smoke/")
-    assert "results cannot be written here" in cause
+    assert cause.endswith(f"{FIRST}: is not writable")
     assert text.index(cause) < text.index("fedgloss: error: ")
     assert "seed-0.log" in text and "CalledProcessError" not in text
     assert max(map(len, text.splitlines())) < 400
+
+
+def test_a_run_that_was_edited_by_hand_is_told_at_the_start_and_under_the_table(finished):
+    """Snakemake sees a newer file and makes the table again, or has nothing to do."""
+    with open(finished / CELL, "a", encoding="utf-8") as metrics:
+        metrics.write("7,99,0.1\n")
+    line = f"outdated, so left out of tables and figures: {FIRST}: metrics.csv has changed"
+    text = build(finished, SMOKE)
+    assert text.count(line) == 1 and text.index(line) < text.index("table      accuracy")
+    table = (finished / HERE.table("smoke", "accuracy")["md"]).read_text(encoding="utf-8")
+    assert table.startswith("**accuracy (3 of 4 runs)**")
+    assert f"1 run is outdated and left out, as if not run: {FIRST}, metrics.csv" in table
+    text = build(finished, SMOKE)
+    assert text.count(line) == 1 and "Nothing to be done" in text
+
+
+def test_a_run_that_is_going_to_be_made_again_is_not_called_outdated(finished):
+    changed = ("--dry-run", SMOKE, "--config", "training={rounds: 5, last: 1}")
+    assert "outdated" not in build(finished, *changed)
 
 
 def test_a_dry_run_of_the_paper_is_a_page(fresh):
     text = build(fresh, "--configfile=config/paper.yaml", "--dry-run")
     assert text.count("\n") < 50
     assert "data/cifar100: missing, must hold cifar-100-python, see docs/data.md" in text
-    assert "paper: 492 jobs to run: " in text and re.search(r"^ train +438 $", text, re.M)
+    assert "paper: 438 cells to train, 144 Hessians, 6 loss surfaces: " in text and re.search(
+        r"^ train +438 $", text, re.M
+    )
 
 
 def test_a_part_of_a_study_needs_the_jobs_of_its_cells(fresh):

@@ -5,6 +5,8 @@ PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.locals, those of the l
           models; LAYOUT.landscape, the surface as CSV
 """
 
+from fedgloss.study.layout import CELL, SEED
+
 
 ruleorder: hessian_seeds > hessian
 

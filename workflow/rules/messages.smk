@@ -1,16 +1,31 @@
 """What is said while jobs run: lines of fedgloss.study.messages among Snakemake's own messages.
 
-REQUIRES  STUDY (common.smk)
+REQUIRES  STUDY (study.smk)
 PROVIDES  nothing; the lines go to the terminal and to Snakemake's log in .snakemake/log
 """
 
+import os
+
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from fedgloss.study.messages import Messages, Planned
+from fedgloss.study.messages import Messages, Planned, outdated
 
 # What says nothing about a run: no environment is used unless it is asked for.
 NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
+
+
+def planned(job):
+    """What our lines need to know of a job."""
+    return Planned(job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output)
+
+
+def tell_outdated(needed):
+    """Say which runs are outdated and not among the jobs that are needed."""
+    needed = {*needed}
+    for line in outdated(STUDY, [planned(job) for job in workflow.dag.jobs if job not in needed]):
+        logger.warning(line)
 
 
 class Narrator:
@@ -22,14 +37,13 @@ class Narrator:
     def filter(self, record):
         """Called for each message with its event, if it has one; whether to show it."""
         event = getattr(record, "event", None)
-        if event == LogEvent.RUN_INFO and not self.messages:
-            jobs = {
-                workflow.dag.jobid(job): Planned(
-                    job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output
-                )
-                for job in workflow.dag.needrun_jobs()
-            }
+        if record.msg == NOTHING_TO_BE_DONE_MSG:
+            tell_outdated(())
+        elif event == LogEvent.RUN_INFO and not self.messages:
+            needed = [*workflow.dag.needrun_jobs()]
+            jobs = {workflow.dag.jobid(job): planned(job) for job in needed}
             self.messages = Messages(STUDY, jobs)
+            tell_outdated(needed)
             for line in self.messages.plan(workflow.dryrun):
                 logger.info(line)
         elif self.messages and event == LogEvent.JOB_INFO:

@@ -3,9 +3,13 @@
 The files are the same either way, and so are a job's inputs but for other seeds' runs, its
 parameters and its command: finished cells stay finished when the packing changes.
 
-REQUIRES  STUDY, TOGETHER and the functions of common.smk
+REQUIRES  STUDY, SEEDS, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk)
 PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern
 """
+
+import re
+
+from fedgloss.study.outdated import Expectations
 
 
 def one_by_one(rule):

@@ -4,6 +4,11 @@ REQUIRES  runs and their analysis, src/fedgloss/study/constants/published.csv
 PROVIDES  LAYOUT.table: csv, md, tex; LAYOUT.figure: png, pdf; LAYOUT.report: one HTML page
 """
 
+import json
+
+from fedgloss import fingerprint
+from fedgloss.files import sha256
+
 
 rule table:
     """Build one table as CSV, Markdown and LaTeX."""
@@ -23,6 +28,7 @@ rule table:
         cells=entry_cells,
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
+        claims=sha256(workflow.source_path("../../src/fedgloss/study/constants/claims.yaml")),
         code=fingerprint.of_tables(),
     shell:
         "fedgloss table {params.study:q} {wildcards.table:q} 2> {log:q}"

@@ -5,6 +5,8 @@ REQUIRES  a prepared data set and its partition (data.smk), the weights that a m
 PROVIDES  a cell's run, LAYOUT.run: metrics.csv, manifest.json, {final,average,locals}.safetensors
 """
 
+from fedgloss.study.layout import CELL, SEED
+
 RUN = LAYOUT.run("{study}", CELL)
 RUN_OF_SEED = LAYOUT.run("{study}", f"{{condition}}/{SEED}")
 

@@ -210,8 +210,9 @@ class Checkpoints:
     def leave_if_taken_over(self) -> None:
         """Raise Interrupted if another process owns the folder now."""
         if self._owner.replaced():
-            self.say(f"{self._owner.file}: another process has taken over this run")
-            raise Interrupted
+            taken = f"{self._owner.file}: another process has taken over this run"
+            self.say(taken)
+            raise Interrupted(taken)
 
     def _remove_leftovers(self) -> None:
         for pattern in (CHECKPOINT, PIECE):

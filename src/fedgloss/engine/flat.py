@@ -57,6 +57,8 @@ def check_model(model: nn.Module) -> None:
 
 def check_parameters(model: nn.Module) -> None:
     """Refuse models whose parameters are not one flat vector of numbers; raises InputError."""
+    if isinstance(model, type):
+        raise InputError(f"model: is a class; give an instance: {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if type(model).__name__ in WRAPPERS or isinstance(model, torch.jit.ScriptModule):

@@ -10,6 +10,8 @@ from fedgloss.records import is_finite
 
 LONGEST_NAME = ".history-0000000-0000000.safetensors.00000000.tmp"
 """Of what is written into a folder (files.py), as long as the longest file's name."""
+OWN, OWN_END = ("round-", "history-"), ".safetensors"
+"""How the files of checkpoints are named (checkpoint.py)."""
 
 
 def resume_folder(resume: Path | str | None, seconds: float) -> Path | None:
@@ -37,9 +39,19 @@ def resume_folder(resume: Path | str | None, seconds: float) -> Path | None:
         ) from None
     if not there.is_dir():
         raise InputError(f"resume: {shown(folder)} cannot be a folder: {shown(there)} is a file")
+    if there == folder and not _is_ours(folder):
+        raise InputError(
+            f"resume: {shown(folder)} holds other files and no checkpoint; give a folder of its own"
+        )
     if not folder.name or not _takes_folders(there):
         raise InputError(f"resume: {shown(folder)} is not writable; give a folder for checkpoints")
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, damaged or not, or nothing that is not hidden."""
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return not names or any(name.startswith(OWN) and name.endswith(OWN_END) for name in names)
 
 
 def _takes_folders(folder: Path) -> bool:

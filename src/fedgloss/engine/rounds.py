@@ -178,7 +178,7 @@ def run_rounds(
         for stack in stacks if stop else now:
             stack.save(plan, stop)
         if stop:
-            raise Interrupted
+            raise Interrupted(f"should_stop asked for it after round {t + 1}")
     for stack in stacks:
         for s, run in enumerate(stack.runs):
             if not run.finished:  # there was no round to run

@@ -102,14 +102,14 @@ def train(
     layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
     reports in `Result.backend`.
     keep_history: keep the parameters after every round ([rounds, P] in memory).
-    resume: a folder for checkpoints: a run killed or interrupted goes on from there when called
-    again with the same arguments, and one that was finished gives its result again at once; remove
-    the folder to train anew. The result is bit for bit that of a run never stopped, on the same
-    kind of machine with as many threads. A checkpoint is written every `checkpoint_seconds`, and
-    after the last round. Whatever decides the numbers must be the same (engine/identity.py):
-    the values of all arguments down to the clients' samples (a quarter of a second for 180 MB), the
-    code of method, model and loss with what it reads, the versions of this package, of torch and
-    of Python. InputError says what differs.
+    resume: a folder for checkpoints, which is empty, or not there, at first. A run killed or
+    interrupted goes on from there when called again with the same arguments, and one that was
+    finished gives its result again at once; remove the folder to train anew. The result is bit for
+    bit that of a run never stopped, on the same kind of machine with as many threads. A checkpoint
+    is written every `checkpoint_seconds`, and after the last round. Whatever decides the numbers
+    must be the same (engine/identity.py): the values of all arguments down to the clients' samples
+    (a quarter of a second for 180 MB), the code of method, model and loss with what it reads, the
+    versions of this package, of torch and of Python. InputError says what differs.
     should_stop: asked after each round; where it says True, `fedgloss.Interrupted` is raised, after
     a checkpoint if there is `resume`. Without it, what was trained is lost.
     on_round: gets the number of each round (1 first) and its row of metrics if it was evaluated.

@@ -227,9 +227,10 @@ def _refusing(what: str, x: Tensor, y: Tensor) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        hint = "; these inputs are uint8: give floats, or a pipeline" * (x.dtype == torch.uint8)
         raise InputError(
             f"{what}: inputs {list(x.shape[1:])} and targets {list(y.shape[1:])} do not pass"
-            f" through the model and the loss, {len(x)} at once ({reason(error)})"
+            f" through the model and the loss in a batch of {len(x)} ({reason(error)}){hint}"
         ) from None
     finally:
         random.setstate(before[0])

@@ -1,6 +1,7 @@
 """What each command of `fedgloss` does with its options; imports what it needs, and only then."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, Layout
+from fedgloss.study.layout import CELL, MANIFEST, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -131,8 +132,8 @@ def landscape(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    from fedgloss.report.formats import write
     from fedgloss.report.tables import build
+    from fedgloss.report.writing import write
 
     study = _study(options)
     _check_choice("table", options.name, study.tables)
@@ -163,11 +164,13 @@ def report(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
+    from fedgloss.report.names import check_distinct
     from fedgloss.study.claims import check_claim
     from fedgloss.study.own import check_own, missing_data
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
+    check_distinct(study)
     check_claim(study)
     check_own(study)
     for line in study.warnings():
@@ -188,9 +191,14 @@ def job(options: argparse.Namespace) -> None:
     from fedgloss.study.jobfile import job_of, to_json
     from fedgloss.study.study import load_study
 
-    study = load_study(options.config)
-    cell = study.cell(options.cell)
-    print(to_json(job_of(options.kind, study, cell, Layout(options.results))), end="")
+    study, layout = load_study(options.config), Layout(options.results)
+    # A cell may be named by its folder below the results, too, or by a file in it.
+    here = Layout(Path(os.path.relpath(options.results)))
+    folder = Path(os.path.relpath(options.cell))
+    named = {here.cell_of(study.name, file) for file in (folder, folder / MANIFEST)}
+    cell = next((cell for cell in study.cells if str(cell) in named), None)
+    cell = cell or study.cell(options.cell)
+    print(to_json(job_of(options.kind, study, cell, layout)), end="")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -280,10 +288,12 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
+    from fedgloss.report.names import check_distinct
     from fedgloss.study.claims import check_claim
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
+    check_distinct(study)
     check_claim(study, Layout(options.results))
     return study
 

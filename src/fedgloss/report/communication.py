@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
     """Rounds, or bytes in units of FedAvg's, until FedAvg's final accuracy is first reached."""
-    baseline = fedavg(found, column.condition)
+    return reached(found, cells, column.condition, column.metric)
+
+
+def reached(found: Results, cells: Sequence["Cell"], condition: Condition, metric: str) -> Summary:
+    """`rounds`, or the `cost` in bytes by FedAvg's, until its final accuracy is first reached."""
+    baseline = fedavg(found, condition)
     target = summarize(found, baseline, lambda cell: results.accuracy(found, cell)).mean
     budget = summarize(found, baseline, lambda cell: _bytes(found, cell)).mean
 
-    def reached(cell: "Cell") -> float | str | None:
+    def first_reached(cell: "Cell") -> float | str | None:
         manifest, metrics = found.manifest(cell), found.metrics(cell)
         if not manifest or not metrics or target is None:
             return None
@@ -28,12 +33,12 @@ def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
         first = total if cell in baseline else _first(metrics, target)
         if first is None:
             return NOT_REACHED
-        if column.metric == "rounds":
+        if metric == "rounds":
             return first
         sent = _bytes(found, cell)
         return sent * first / total / budget if sent is not None and budget else None
 
-    return summarize(found, cells, reached)
+    return summarize(found, cells, first_reached)
 
 
 def fedavg(found: Results, column: Condition) -> list["Cell"]:

@@ -52,7 +52,7 @@ def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
         if metric != "accuracy" and is_wide(values):
             axis.set_yscale("log")
         axis.margins(x=0.01)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set(title=head, xlabel="Round", ylabel=AXES[metric])
     if metric == "accuracy" and len({column.dataset for column in columns}) == 1:

@@ -2,11 +2,8 @@
 
 import csv
 import io
-from pathlib import Path
+import re
 
-from fedgloss.files import write_text
-from fedgloss.report import listing
-from fedgloss.report.latex import tex
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
@@ -24,23 +21,6 @@ FIELDS = (
     *("source", "seed", "mean", "std", "n", "planned", "diverged", "not_reached"),
     *("status", "verdict", "note"),
 )
-
-
-def write(table: Table | listing.Listing, folder: Path) -> None:
-    """Write {name}.csv, .md and .tex into a folder, each whole or not at all."""
-    for suffix, text in rendered(table).items():
-        write_text(Path(folder) / f"{table.name}.{suffix}", text)
-
-
-def rendered(table: Table | listing.Listing) -> dict[str, str]:
-    """A table in every format: csv, md, tex."""
-    if isinstance(table, listing.Listing):
-        return {
-            "csv": listing.to_csv(table),
-            "md": listing.to_markdown(table),
-            "tex": listing.to_latex(table),
-        }
-    return {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(table)}
 
 
 def number(ours: Summary, metric: str) -> str:
@@ -184,6 +164,35 @@ def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
     """Neighbouring columns under their common head."""
     heads = dict.fromkeys(column.head for column in columns)
     return [(head, [c for c in columns if c.head == head]) for head in heads]
+
+
+_MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
+_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot", "†": r"\dagger"}
+_MATH |= {"δ": r"\delta", "ε": r"\varepsilon", "→": r"\to"}
+_MATH |= {sign: sign for sign in "<>=|"}
+TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
+TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
+TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {
+    "–": r"\textendash{}",
+    "“": "``",
+    "”": "''",
+    "ε": r"$\varepsilon$",
+    "δ": r"$\delta$",
+    "→": r"$\to$",
+}
+
+
+def tex(text: str) -> str:
+    """Plain text with `code` in backticks as LaTeX."""
+    escaped = "".join(TEX.get(c, c) for c in text)
+
+    def code(found: re.Match[str]) -> str:
+        # Paths may break after a slash, and two hyphens are not a dash.
+        body = found[1].replace("/", r"/\allowbreak{}").replace("--", "-{}-")
+        return rf"\texttt{{{body}}}"
+
+    return re.sub(r"`([^`]*)`", code, escaped)
 
 
 def to_csv(table: Table) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
 from fedgloss.report import definitions, formats, names
-from fedgloss.report.listing import Listing
-from fedgloss.report.model import LOWER_IS_BETTER, Table
-from fedgloss.report.results import Results, left_out
+from fedgloss.report.model import LOWER_IS_BETTER, Grid, Table
+from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
+from fedgloss.report.writing import texts
 from fedgloss.study.layout import CELL, HERE, Layout
 from fedgloss.study.schema.shown import Condition
 
@@ -50,9 +50,9 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     page = environment.get_template("report.html").render(
         study=study,
-        title=study.asked.title or study.name,
+        title=(study.asked.title or study.name) + part(found, study.cells),
         note=study.asked.note,
-        reading=list(_reading(found, [table for table in tables if isinstance(table, Table)])),
+        reading=list(_reading(found, [t for t in tables if isinstance(t, Table)])),
         tables=tables,
         figures=[_figure(study, name, folder) for name in study.figures],
         grid=_grid(found),
@@ -72,10 +72,10 @@ def _code(found: re.Match[str]) -> str:
     return f"<code>{found[1].replace(' ', '&nbsp;') if short else found[1]}</code>"
 
 
-def _table(study: "Study", name: str, folder: Path) -> Table | Listing:
+def _table(study: "Study", name: str, folder: Path) -> Table | Grid:
     table = build(study, name, folder)
     file = Layout(folder).table(study.name, name)["md"]
-    if file.exists() and file.read_bytes() != formats.rendered(table)["md"].encode():
+    if file.exists() and file.read_bytes() != texts(table)["md"].encode():
         raise InputError(f"{file}: older than the runs it is about; make the table again first")
     return table
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.report import definitions, names, results
-from fedgloss.report.listing import Line, Listing
+from fedgloss.report.model import Grid
 from fedgloss.report.published import PublishedLocals, local_models
 from fedgloss.report.results import Results
 from fedgloss.study.layout import HERE
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
 HEADS = (
-    *("Method", "Clients", "λ₁ local", "paper", "λ₁ global", "paper"),
+    *("Data", "Method", "Clients", "λ₁ local", "paper", "λ₁ global", "paper"),
     *("λ₁ local / global", "paper"),
 )
+Line = tuple[str, ...]
 FIELDS = (
     *("table", "dataset", "alpha", "model", "algorithm", "method", "source", "seed", "client"),
     *("class", "name", "share", "images", "lambda1_local", "lambda1_global", "ratio"),
@@ -54,26 +55,26 @@ class Local(NamedTuple):
         return bool(self.row["local"]["converged"] and self.row["global"]["converged"])
 
 
-def build(found: Results, name: str, asked: LocalsTable) -> Listing:
+def build(found: Results, name: str, asked: LocalsTable) -> Grid:
     """The table from what the results folder has."""
     study = found.study
-    groups, records = [], []
+    lines: list[Line] = []
+    records = []
     for column, head in zip(asked.columns, names.columns(study, asked.columns), strict=True):
-        lines: list[Line] = []
         for label in asked.rows:
             cells = study.select(column, algorithm=label)
             if not cells:
                 continue
             ours, paper = _locals(found, cells), local_models(study, column, label)
-            lines += _lines(found, label, cells, ours, paper)
+            first, *others = _lines(found, label, cells, ours, paper)
+            lines += [(head, *first), *(("", *line) for line in others)]
             where = {"table": name, **column.model_dump(), "algorithm": label}
             where["method"] = study.definition(label).method
             records += [{**where, **record} for record in _records(found, cells, ours, paper)]
-        groups.append((head, tuple(lines)))
     cells = study.cells_of(asked)
-    title = " ".join(asked.title.split())
+    title = " ".join(asked.title.split()) + results.part(found, cells)
     notes = tuple(_notes(found, asked, cells))
-    return Listing(name, title, HEADS, tuple(groups), notes, FIELDS, tuple(records))
+    return Grid(name, title, HEADS, tuple(lines), notes, FIELDS, tuple(records))
 
 
 def _locals(found: Results, cells: Sequence["Cell"]) -> list[Local]:

@@ -1,5 +1,6 @@
 """A table as data: what stands in it, before it is text in any format."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedgloss.report import names
@@ -79,3 +80,18 @@ class Table:
         """The rows under the client optimisers' names, as the paper groups them."""
         clients = dict.fromkeys(row.client for row in self.rows)
         return [(names.CLIENTS[c], [r for r in self.rows if r.client == c]) for c in clients]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words: heads, lines, notes below; `code` in backticks. Its CSV may say more."""
+
+    name: str
+    title: str
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    fields: tuple[str, ...]
+    """The columns of the CSV."""
+    records: tuple[Mapping[str, object], ...]
+    """The lines of the CSV."""

@@ -1,9 +1,10 @@
 """How the paper writes what the configuration spells: methods, data sets, models, columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from fedgloss.errors import InputError
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.settings import is_name
 
@@ -75,6 +76,31 @@ def algorithm(study: "Study", label: str) -> str:
         return METHODS[label].display
     base, _, variant = label.rpartition("-")
     return f"{METHODS[base].display} ({variant})" if base in METHODS and variant else label
+
+
+Shown = Callable[["Study", str], str]
+"""The display name of a label."""
+
+
+def check_distinct(study: "Study") -> None:
+    """InputError if two labels would be shown under one name: rows could not be told apart."""
+    sections: dict[Literal["algorithms", "datasets", "models"], tuple[str, Shown]] = {
+        "algorithms": ("algorithm", algorithm),
+        "datasets": ("dataset", dataset),
+        "models": ("model", model),
+    }
+    for section, (field, shown) in sections.items():
+        labels: dict[str, str] = {}
+        for label in dict.fromkeys(getattr(cell, field) for cell in study.cells):
+            name = shown(study, label)
+            first = labels.setdefault(name, label)
+            if first != label:
+                named = label if study.display(section, label) else first
+                other = first if named == label else label
+                raise InputError(
+                    f"{study.file}: {section}.{named}.name: {name!r} is what {other} is called in"
+                    " tables and figures; give another name"
+                )
 
 
 def client(study: "Study", label: str) -> str:

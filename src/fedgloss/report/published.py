@@ -53,14 +53,26 @@ class Published:
 def published(
     study: "Study", column: Condition, label: str, metric: str, table: str = ""
 ) -> Published | None:
-    """What the paper prints for an algorithm in a column, or None.
+    """What the paper prints for an algorithm's label in a column, or None.
+
+    table: the name of ours."""
+    source = study.datasets[column.dataset].source
+    return lookup(
+        SOURCES.get(source, source), column, study.definition(label).method, metric, table
+    )
+
+
+def lookup(
+    dataset: str, condition: Condition, method: str, metric: str, table: str = ""
+) -> Published | None:
+    """What the paper prints for a method on a data set at a condition's alpha and model, or None.
 
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
     """
     if metric not in METRICS:
         return None
-    found = _matching(study, column, label, lambda printed: printed == METRICS[metric])
+    found = _matching(dataset, condition, method, lambda name: name == METRICS[metric])
     number = "".join(re.findall(r"table(\d+)", table))
     found.sort(key=lambda row: row["table"] != number)
     if not found:
@@ -91,28 +103,33 @@ class PublishedLocals:
 
 
 def local_models(study: "Study", column: Condition, label: str) -> PublishedLocals | None:
-    """What the paper prints for the local models of an algorithm in a column, or None."""
+    """What the paper prints for the local models of an algorithm's label in a column, or None."""
+    source = study.datasets[column.dataset].source
+    rows = _matching(
+        SOURCES.get(source, source),
+        column,
+        study.definition(label).method,
+        lambda name: name.startswith("lambda1_"),
+    )
     found: dict[str, dict[str, float]] = {}
-    diverged = False
-    for row in _matching(study, column, label, lambda printed: printed.startswith("lambda1_")):
-        diverged = diverged or row["status"] == "diverged"
+    for row in rows:
         if named := re.fullmatch(r"lambda1_(local|global)\[(.+)\]", row["metric"]):
             found.setdefault(named[2], {})[named[1]] = float(row["mean"])
-    return PublishedLocals(found, diverged) if found or diverged else None
+    diverged = any(row["status"] == "diverged" for row in rows)
+    return PublishedLocals(found, diverged) if rows else None
 
 
 def _matching(
-    study: "Study", column: Condition, label: str, is_wanted: Callable[[str], bool]
+    dataset: str, condition: Condition, method: str, is_wanted: Callable[[str], bool]
 ) -> list[dict[str, str]]:
-    """The rows on an algorithm in a column whose metric, as it is printed, is wanted."""
-    method = names.METHODS.get(study.definition(label).method)
-    if method is None:
+    """The printed rows on a method under a condition whose metric is wanted."""
+    known = names.METHODS.get(method)
+    if known is None:
         return []
-    client, name = method.published
-    source = study.datasets[column.dataset].source
+    client, name = known.published
     wanted = {
-        "dataset": SOURCES.get(source, source),
-        "model": column.model,
+        "dataset": dataset,
+        "model": condition.model,
         "algorithm": name,
         "client_opt": client,
     }
@@ -121,7 +138,7 @@ def _matching(
         for row in _rows()
         if all(row[key] in ("", value) for key, value in wanted.items())
         and is_wanted(row["metric"])
-        and _same_alpha(row["alpha"], column.alpha)
+        and _same_alpha(row["alpha"], condition.alpha)
     ]
 
 

@@ -1,7 +1,8 @@
 """What the jobs left behind for each cell, read only; what is missing is None, never an error.
 
-So is what is outdated: a run whose settings, data or code are no longer the study's, and what was
-measured on it. No table or figure counts it; `outdated` says why.
+So is what is outdated: a run whose settings, data or code are no longer the study's, or whose
+metrics are not those it wrote, and what was measured on it. No table or figure counts it;
+`outdated` says why.
 """
 
 import csv
@@ -9,7 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from fedgloss.records import (
 )
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import AGAIN, Expectations, harm, is_hessian_of, read_manifest
+from fedgloss.study.outdated import Expectations, is_hessian_of, read_manifest
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -93,21 +94,25 @@ class Results:
         return Expectations(self.study, self.folder)
 
     def outdated(self, cell: "Cell") -> str | None:
-        """Why a cell's run is not the one that the study asks for now; None if it is, or is not."""
-        manifest = self._manifest(cell)
-        return self._expected.fault(cell, manifest) if manifest else None
+        """Why a cell's run is not the one that the study asks for, or its metrics not the run's.
+
+        None if all is well, or there is no run.
+        """
+        return self._outdated(cell)
+
+    @cached_property
+    def _outdated(self) -> Callable[["Cell"], str | None]:
+        def why(cell: "Cell") -> str | None:
+            manifest = self._manifest(cell)
+            return self._expected.why_left_out(cell, manifest) if manifest else None
+
+        return cache(why)
 
     def metrics(self, cell: "Cell") -> Columns | None:
-        """The evaluated rounds: round, accuracy, loss and what else was recorded.
-
-        InputError if the file is gone, or is not the one that the run wrote.
-        """
-        manifest = self.manifest(cell)
-        if manifest is None:
+        """The evaluated rounds: round, accuracy, loss and what else was recorded."""
+        if self.manifest(cell) is None:
             return None
         path = self._layout.metrics(self.study.name, cell)
-        if changed := harm(path.parent, manifest, (path.name,)):
-            raise InputError(f"{path.parent}: {changed}; {AGAIN}")
         columns = self._csv(cell, path, ("round", "accuracy"))
         for name, values in (columns or {}).items():
             if not all(map(NUMBER.fits, values)):
@@ -248,6 +253,13 @@ def summarize(
         elif found is not None:
             values[cell.seed] = found
     return Summary(values, len(cells), diverged, unreached)
+
+
+def part(results: Results, cells: Iterable["Cell"]) -> str:
+    """What a title says where not all of these runs are there, " (12 of 42 runs)", or nothing."""
+    states = [results.status(cell) for cell in cells]
+    there = sum(state in ("completed", "diverged") for state in states)
+    return f" ({there} of {len(states)} runs)" if there < len(states) else ""
 
 
 def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:

@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import communication, local_models, methods, names, results
+from fedgloss.report import claims, communication, local_models, methods, names, results
 from fedgloss.report.definitions import snakemake
-from fedgloss.report.listing import Listing
-from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Row, Table
+from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Grid, Row, Table
 from fedgloss.report.published import published
 from fedgloss.report.results import Results, Summary
 from fedgloss.report.verdict import RULE, verdict
 from fedgloss.study.layout import HERE
-from fedgloss.study.schema.shown import CommunicationTable, LocalsTable, MethodsTable
+from fedgloss.study.schema.shown import ClaimsTable, LocalsTable
+from fedgloss.study.schema.shown import TableOfMethods as Asked
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
-
-
-Asked = MethodsTable | CommunicationTable
 
 
 class Kind(NamedTuple):
@@ -38,7 +35,7 @@ KINDS = {
 }
 
 
-def build(study: "Study", name: str, folder: Path) -> Table | Listing:
+def build(study: "Study", name: str, folder: Path) -> Table | Grid:
     """Build one table of a study from what the results folder has.
 
     Raises InputError for an unknown table, or one that counts against a FedAvg the grid lacks.
@@ -48,6 +45,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Listing:
             f"{study.file}: tables: no table {name!r} (allowed: {', '.join(study.tables)})"
         )
     asked, found = study.tables[name], Results(study, Path(folder))
+    if isinstance(asked, ClaimsTable):
+        return claims.build(found, name, asked)
     if isinstance(asked, LocalsTable):
         return local_models.build(found, name, asked)
     columns = _columns(study, name, asked)
@@ -63,7 +62,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Listing:
         for row in rows
     )
     # A line break in a title would end Markdown's bold face and LaTeX's caption.
-    table = Table(name, " ".join(asked.title.split()), columns, rows, ())
+    title = " ".join(asked.title.split()) + results.part(found, study.cells_behind(asked))
+    table = Table(name, title, columns, rows, ())
     return replace(table, notes=tuple(_notes(found, asked, table)))
 
 

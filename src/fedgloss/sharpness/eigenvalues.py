@@ -84,7 +84,10 @@ def lanczos(
     """
     _check(w, count)
     if max_products < count:
-        raise InputError(f"max_products: {max_products} (allowed: at least {count}, the count)")
+        raise InputError(
+            f"count: {count} (allowed: at most max_products, which is {max_products}: each"
+            " eigenvalue takes a product)"
+        )
     product = objective.hessian(w)
     count = min(count, len(w))
     steps = min(max_products, len(w))

@@ -95,7 +95,7 @@ def eigenvalues(
     Raises InputError, a ValueError, naming the argument that is wrong.
     """
     require_integer("count", count, least=1)
-    require_integer("max_products", max_products, least=count)
+    require_integer("max_products", max_products, least=1)
     require_positive("tolerance", tolerance)
     require_integer("seed", seed, least=0)
     with _measured(model, data, loss, w, pipeline, batch_size, device) as (objective, point):

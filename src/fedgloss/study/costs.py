@@ -7,6 +7,13 @@ from pathlib import Path
 from fedgloss.study.estimate import Job, Need, remaining
 from fedgloss.study.study import Study
 
+WORDS = {
+    "train": ("cell to train", "cells to train"),
+    "hessian": ("Hessian", "Hessians"),
+    "locals": ("set of local models", "sets of local models"),
+    "landscape": ("loss surface", "loss surfaces"),
+}
+"""What is counted of each kind of job: cells, however many of them a job serves."""
 START = 3.0
 """Seconds of one core until a job's Python has torch; of a study of small cells the larger part."""
 
@@ -38,13 +45,19 @@ def by_group(jobs: Sequence[Job], key: Callable[[Job], tuple[str, ...]]) -> list
         groups.setdefault((*key(one), device), []).append(one)
     rows = []
     for (*names, device), members in groups.items():
-        kinds = [member.kind for member in members]
-        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         hours = [f"{max(_hours([member.need for member in members]), 0.01):.2f} {device} h"]
         if device == "GPU" and not has_gpu():
             hours.append(f"or {_hours([member.on_cpu for member in members]):,.0f} CPU h")
-        rows.append([*names, counts, *hours])
+        rows.append([*names, counted(members), *hours])
     return _aligned(rows)
+
+
+def counted(jobs: Sequence[Job]) -> str:
+    """How many cells are to be trained, and how many measured in which way."""
+    cells: dict[str, int] = {}
+    for one in jobs:
+        cells[one.kind] = cells.get(one.kind, 0) + one.cells
+    return ", ".join(f"{n} {WORDS[kind][n != 1]}" for kind, n in cells.items())
 
 
 def total(study: Study, jobs: Sequence[Job]) -> list[str]:
@@ -52,9 +65,8 @@ def total(study: Study, jobs: Sequence[Job]) -> list[str]:
     needs = [job.need for job in jobs]
     devices = {"GPU": [n for n in needs if n.gpu], "CPU": [n for n in needs if not n.gpu]}
     hours = [f"{_amount(_hours(some), device)}" for device, some in devices.items() if some]
-    count = f"{len(jobs)} job{'s' * (len(jobs) != 1)} to run"
-    lines = [f"{study.name}: {count}: {' and '.join(hours) or 'nothing left'}"]
-    lines[0] += _guessed(needs)
+    left = f"{counted(jobs)}: {' and '.join(hours)}" if jobs else "nothing left to run"
+    lines = [f"{study.name}: {left}{_guessed(needs)}"]
     if jobs and not (devices["GPU"] and has_gpu()):
         cores = len(os.sched_getaffinity(0))
         here = [job.on_cpu for job in jobs]
@@ -129,5 +141,8 @@ def _amount(hours: float, device: str) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """A time as 1:02:03, or a short one as 4.5 s."""
+    if seconds < 60:
+        return f"{max(seconds, 0.1):.1f} s"
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"

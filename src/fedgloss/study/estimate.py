@@ -130,7 +130,7 @@ def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Job:
-    """A job still to be run: train, locals or landscape (of a cell), hessian (and its sisters)."""
+    """What is still to be run: train, locals, landscape (a cell), hessian (a method's cells)."""
 
     kind: str
     cell: Cell
@@ -139,6 +139,8 @@ class Job:
     need: Need
     on_cpu: Need
     """The same on one core of a processor."""
+    cells: int = 1
+    """How many cells it is about: `cell` and others that differ from it in the seed."""
 
     @property
     def condition(self) -> str:
@@ -146,14 +148,20 @@ class Job:
         return self.cell.condition
 
 
-def job(study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 0) -> Job:
-    """A job of this kind (train, hessian, locals, landscape) with what it needs."""
+def job(
+    study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 0, cells: int = 1
+) -> Job:
+    """A job of this kind with what it needs; cells: of how many seeds, if it is a hessian."""
     if kind == "train":
         needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
     else:
         measure = {"hessian": hessian, "locals": locals, "landscape": landscape}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
-    return Job(kind, cell, part, *needs)
+    if kind == "hessian":
+        share = cells / len(study.asked.seeds)
+        needs = [replace(need, seconds=need.seconds * share) for need in needs]
+    need, on_cpu = needs
+    return Job(kind, cell, part, need, on_cpu, cells)
 
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
@@ -173,28 +181,35 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
     for cell in cells:
         if cell in left:
-            rounds = min(states.rounds(cell), study.settings(cell).training["rounds"])
-            yield job(study, "train", cell, parts.get(cell, ""), rounds)
+            yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
     sharp: set[str] = set()
     single: dict[str, set[Cell]] = {"locals": set(), "landscape": set()}
     for entry in entries.values():
-        if "hessian" in entry.sources:
-            sharp.update(cell.condition for cell in study.cells_behind(entry))
-        for kind, shown in single.items():
-            if kind in entry.sources:
-                shown.update(study.cells_behind(entry))
+        for cell in study.cells_behind(entry):
+            sources = study.sources(entry, cell)
+            if "hessian" in sources:
+                sharp.add(cell.condition)
+            for kind in single.keys() & {*sources}:
+                single[kind].add(cell)
     layout = Layout(results)
-    again = {cell.condition for cell in left}  # of an outdated run nothing stays
-    for condition, cell in {cell.condition: cell for cell in cells}.items():
-        there = condition not in again and _is_measured(study, layout.hessian(study.name, cell))
-        if condition in sharp and not there:
-            yield job(study, "hessian", cell, parts.get(cell, ""))
+    unmeasured: dict[str, list[Cell]] = {}
+    for cell in cells:  # of an outdated run nothing stays
+        there = cell not in left and _is_measured(study, layout.hessian(study.name, cell))
+        if cell.condition in sharp and not there:
+            unmeasured.setdefault(cell.condition, []).append(cell)
+    for cell, *others in unmeasured.values():
+        yield job(study, "hessian", cell, parts.get(cell, ""), cells=1 + len(others))
     files = {"locals": layout.locals, "landscape": layout.landscape}
-    for kind, shown in single.items():
+    for kind, wanted in single.items():
         for cell in cells:
             there = files[kind](study.name, cell).is_file() and cell not in left
-            if cell in shown and not there:
+            if cell in wanted and not there:
                 yield job(study, kind, cell, parts.get(cell, ""))
+
+
+def rounds_done(states: States, cell: Cell) -> int:
+    """The rounds that a cell's checkpoints spare."""
+    return min(states.rounds(cell), states.study.settings(cell).training["rounds"])
 
 
 def _is_measured(study: Study, file: Path) -> bool:

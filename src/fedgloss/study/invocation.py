@@ -5,6 +5,7 @@ reads lists and mappings of `--config` as text. profiles/default has `check_comm
 first of all; the workflow reads `--config` and its targets with the other two.
 """
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.configuration import studies_at_hand
+from fedgloss.study.configuration import read_yaml, studies_at_hand
+from fedgloss.study.layout import HERE
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -95,6 +97,27 @@ def config_values(entries: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def check_keys(values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """InputError for a key of `--config` that a study does not have, nor a call of its own."""
+    for key in values:
+        if key not in allowed:
+            raise InputError(f"--config: {key}: unknown key{did_you_mean(key, allowed)}")
+
+
+def of_values(error: InputError, file: str) -> InputError:
+    """What is wrong with a study that `--config` has changed, said of `--config` if it is that.
+
+    It is if the study's file is fine without.
+    """
+    from fedgloss.study.study import load_study
+
+    try:
+        load_study(file)
+    except InputError:
+        return error
+    return InputError(f"--config: {str(error).removeprefix(f'{file}: ')}")
+
+
 def merge(config: Any, changes: Any) -> Any:
     """A study with values of the command line in it: keys below keys, all else replaced."""
     if not isinstance(config, Mapping) or not isinstance(changes, Mapping):
@@ -108,6 +131,26 @@ def check_target(target: str, makes: bool, known: Sequence[str]) -> None:
         raise InputError(
             f"there is no target {target!r} in this study{did_you_mean(target, known)}"
         )
+
+
+def check_study_of(target: str, study: "Study") -> None:
+    """InputError for a target that is a result of another study than the one that is built."""
+    owner = HERE.study_of(Path(os.path.relpath(target)))
+    if owner is None or owner == study.name:
+        return
+    files = [file for file in studies_at_hand(study.file) if _name_in(file) == owner]
+    raise InputError(
+        f"{target!r} is of the study {owner!r}, and {study.file} is {study.name!r}; needs"
+        f" --configfile{f'={files[0]}' if files else ' with the file of that one'}"
+    )
+
+
+def _name_in(file: str) -> Any:
+    """The name of the study in a file, if it can be read."""
+    try:
+        return read_yaml(file).get("study")
+    except InputError:
+        return None
 
 
 def cells_below(study: "Study", path: str, others: Sequence[str] = ()) -> "list[Cell]":

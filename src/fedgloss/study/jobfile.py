@@ -2,7 +2,8 @@
 
 The workflow writes the files of the jobs that it is about to start; `fedgloss job` prints one. A
 file's name has a hash of its content: two calls of Snakemake with other settings never write into
-each other's, and nothing is written twice. Paths are relative to the working folder.
+each other's, and nothing is written twice. As a cell is made again, its files of other settings go.
+Paths are relative to the working folder.
 """
 
 import hashlib

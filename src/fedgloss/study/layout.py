@@ -74,6 +74,15 @@ class Layout:
                 return str(file.relative_to(folder).parent)
         return None
 
+    def study_of(self, file: Path) -> str | None:
+        """The name of the study that a file below the results folder belongs to; None if of all."""
+        if not file.is_relative_to(self.results):
+            return None
+        kind, *below = file.relative_to(self.results).parts or ("",)
+        if kind in ("runs", "analysis", "tables", "figures") and len(below) > 1:
+            return below[0]
+        return file.stem if kind == "report" and file.suffix == ".html" else None
+
     def _analysis(self, study: str, cell: object) -> Path:
         return self.results / "analysis" / study / str(cell)
 

@@ -1,7 +1,8 @@
 """What a run of the workflow says: how long it will take, then a line for each job that ends."""
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from fedgloss.errors import InputError, printable
 from fedgloss.files import read_json
 from fedgloss.progress import clock
 from fedgloss.study import costs, estimate
+from fedgloss.study.layout import HERE, MANIFEST
+from fedgloss.study.outdated import AGAIN, Expectations, read_manifest
 from fedgloss.study.own import missing_data
+from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
 KINDS = {
@@ -35,15 +39,13 @@ class Messages:
 
     def __init__(self, study: Study, jobs: Mapping[int, Planned]) -> None:
         self.study, self.jobs = study, jobs
+        self.states = States(study, HERE.results)
         by_path = {str(cell): cell for cell in study.cells}
         self.cells = {
             number: [by_path["/".join(Path(file).parts[-6:-1])] for file in _files(job)]
             for number, job in jobs.items()
         }
-        self.costs = {
-            number: [estimate.job(study, job.rule, cell) for cell in self._priced(number)]
-            for number, job in jobs.items()
-        }
+        self.costs = {number: [*self._priced(number)] for number in jobs}
         self.to_train = sum(len(self.cells[n]) for n, job in jobs.items() if job.rule == "train")
         self.trained = 0
         self.begun = time.monotonic()
@@ -106,10 +108,17 @@ class Messages:
         if left > 0:
             yield f"{clock((time.monotonic() - self.begun) * left / done)} left"
 
-    def _priced(self, number: int) -> list[Cell]:
-        """The cells whose costs are a job's: each that it trains; one stands for its sisters."""
-        cells = self.cells[number]
-        return cells if self.jobs[number].rule == "train" else cells[:1]
+    def _priced(self, number: int) -> Iterator[estimate.Job]:
+        """What a job costs: each cell that it trains, what a checkpoint spares left out."""
+        cells, kind = self.cells[number], self.jobs[number].rule
+        if kind == "train":
+            for cell in cells:
+                done = 0
+                with contextlib.suppress(InputError):  # what cannot be read spares nothing
+                    done = estimate.rounds_done(self.states, cell)
+                yield estimate.job(self.study, kind, cell, rounds_done=done)
+        elif cells:
+            yield estimate.job(self.study, kind, cells[0], cells=len(cells))
 
     def _label(self, number: int) -> str:
         """What a job is about, in words."""
@@ -130,6 +139,29 @@ class Messages:
                 title = f"{field} " if field in ("alpha", "seed") else ""
                 words.append(f"{title}{here.pop():<{max(map(len, there))}}")
         return "  ".join(words)
+
+
+def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
+    """A line on runs that are outdated although none of the jobs that make them is to be run.
+
+    Snakemake knows what it has made itself; such a run was put there by hand, or changed since.
+    """
+    expected = Expectations(study, HERE.results)
+    made = {Path(file).parent for job in kept for file in _files(job) if job.rule == "train"}
+    cells = [cell for cell in study.cells if HERE.run(study.name, cell) in made]
+    reasons = {cell: why for cell in cells if (why := _fault(expected, cell))}
+    if reasons:
+        cell, why = next(iter(reasons.items()))
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        yield f"outdated, so left out of tables and figures: {cell}: {why}{more}; {AGAIN}"
+
+
+def _fault(expected: Expectations, cell: Cell) -> str | None:
+    try:
+        manifest = read_manifest(HERE.run(expected.study.name, cell) / MANIFEST, {})
+        return expected.why_left_out(cell, manifest) if manifest else None
+    except InputError as error:  # its manifest cannot be read
+        return str(error).removesuffix(f"; {AGAIN}")
 
 
 def _files(job: Planned) -> list[str]:

@@ -81,6 +81,14 @@ class Expectations:
             found = "its code differs: it has been edited since the run"
         return found
 
+    def why_left_out(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
+        """Why a run with this manifest counts in no table, in words; None if it does.
+
+        It does without its models, which are large and may have been deleted.
+        """
+        run = self.layout.run(self.study.name, cell)
+        return self.fault(cell, manifest) or harm(run, manifest, ("metrics.csv",))
+
 
 def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a run, None if there is none; InputError if it is not as `wanted`."""

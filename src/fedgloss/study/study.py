@@ -16,10 +16,11 @@ from fedgloss.files import parse_json, read_json
 from fedgloss.study import checking, inputs, resolving
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
+from fedgloss.study.paper_claims import measured_in
 from fedgloss.study.resolving import Definition
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import Methods
-from fedgloss.study.schema.shown import Condition, Figure, Shown, Table
+from fedgloss.study.schema.shown import CellFile, ClaimsTable, Condition, Figure, Shown, Table
 from fedgloss.study.settings import Settings
 
 E = TypeVar("E", bound=Shown)
@@ -133,9 +134,40 @@ class Study:
     def cells_behind(self, entry: Shown) -> list[Cell]:
         """The cells that a table or figure is made from: FedAvg need not be a row to be needed."""
         cells = self.cells_of(entry)
+        if isinstance(entry, ClaimsTable):
+            return [cell for cell in cells if self._claimed(cell)]
         if entry.against_fedavg:
             cells += [cell for column in entry.columns for cell in self.baselines(column)]
         return list(dict.fromkeys(cells))
+
+    def sources(self, entry: Shown, cell: Cell) -> tuple[CellFile, ...]:
+        """The files of a cell that a table or figure is made from, beside the manifest."""
+        if isinstance(entry, ClaimsTable) and "lambda1" in self._claimed(cell):
+            return (*entry.sources, "hessian")
+        return entry.sources
+
+    def _claimed(self, cell: Cell) -> frozenset[str]:
+        """The metrics of a cell that the paper's claims are about."""
+        method = self.definition(cell.algorithm).method
+        known = {cell.algorithm, method}
+        names = [name for name in known if self.stands_for(name, cell.column) == cell.algorithm]
+        return frozenset[str]().union(*(measured_in(cell.column, name) for name in names))
+
+    def stands_for(self, method: str, column: Condition) -> str | None:
+        """The label of a method in a column: that of its name, or else its only one."""
+        labels = self._labels.get(column, ())
+        if method in labels:
+            return method
+        same = [label for label in labels if self.definition(label).method == method]
+        return same[0] if len(same) == 1 else None
+
+    @cached_property
+    def _labels(self) -> dict[Condition, list[str]]:
+        """The algorithms of each column."""
+        found: dict[Condition, dict[str, None]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.column, {})[cell.algorithm] = None
+        return {column: [*labels] for column, labels in found.items()}
 
     def baselines(self, column: Condition) -> list[Cell]:
         """FedAvg's cells in a column, whatever its label: fedavg itself, or else the first."""

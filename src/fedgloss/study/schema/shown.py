@@ -89,6 +89,17 @@ class LocalsTable(Shown):
         return ("locals",)
 
 
+class ClaimsTable(Shown):
+    """Which of the paper's claims hold: of the cells that some claim is about."""
+
+    kind: Literal["claims"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Metrics; a study adds the eigenvalues that a claim compares."""
+        return ("metrics",)
+
+
 class CurvesFigure(Shown):
     """A quantity over the rounds."""
 
@@ -134,5 +145,7 @@ class LandscapeFigure(Shown):
         return ("landscape",)
 
 
-Table = Annotated[MethodsTable | CommunicationTable | LocalsTable, Field(discriminator="kind")]
+TableOfMethods = MethodsTable | CommunicationTable
+"""Whose rows are methods, and whose columns are conditions."""
+Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminator="kind")]
 Figure = Annotated[CurvesFigure | EigenvaluesFigure | LandscapeFigure, Field(discriminator="kind")]

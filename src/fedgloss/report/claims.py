@@ -1,0 +1,164 @@
+"""Tables of kind claims: which of the paper's claims hold here, and in the paper's own numbers."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedgloss.report import communication, names, results
+from fedgloss.report.judging import RULE, Judgement, Number, judge
+from fedgloss.report.methods import VALUES
+from fedgloss.report.model import Grid
+from fedgloss.report.published import Published, lookup
+from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.study.paper_claims import claims
+from fedgloss.study.schema.claims import Claim
+from fedgloss.study.schema.shown import ClaimsTable, Condition
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell
+
+LAST = ("delta_epsilon", "w_norm")
+"""Columns of a run's metrics of which the last evaluated round counts."""
+HEADS = ("Claim", "The paper says", "Here", "In the paper's numbers", "Where")
+FIELDS = (
+    *("id", "where", "quote", "ours", "early", "paper"),
+    *("comparison", "ours_verdict", "paper_comparison", "paper_verdict"),
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what came of it in our runs, and in the numbers that the paper prints."""
+
+    claim: Claim
+    ours: Judgement
+    paper: Judgement
+
+
+def judged(found: Results) -> list[Judged]:
+    """Each claim of the paper."""
+    ours = functools.cache(functools.partial(_ours, found))
+    return [Judged(c, judge(c, ours), judge(c, _printed, "not printed")) for c in claims()]
+
+
+def build(found: Results, name: str, asked: ClaimsTable) -> Grid:
+    """The table of all claims: a line each, and in the CSV a line for each comparison."""
+    every = judged(found)
+    lines = tuple(
+        (
+            f"`{one.claim.id}`",
+            f"“{' '.join(one.claim.quote.split())}”",
+            _word(one.ours),
+            _word(one.paper),
+            one.claim.where,
+        )
+        for one in every
+    )
+    records = tuple(_record(one, i) for one in every for i in range(len(one.ours.comparisons)))
+    return Grid(
+        name, asked.title, HEADS, lines, tuple(_notes(found, asked, every)), FIELDS, records
+    )
+
+
+def _word(judgement: Judgement) -> str:
+    made, count = judgement.judged, len(judgement.comparisons)
+    some = f" ({made} of {count})" if 0 < made < count else ""
+    early = f", {judgement.early}" if judgement.early else ""
+    return f"{judgement.verdict}{some}{early}"
+
+
+def _record(one: Judged, i: int) -> dict[str, str]:
+    ours, paper = one.ours.comparisons[i], one.paper.comparisons[i]
+    return {
+        "id": one.claim.id,
+        "where": one.claim.where,
+        "quote": " ".join(one.claim.quote.split()),
+        "ours": one.ours.verdict,
+        "early": ours.early,
+        "paper": one.paper.verdict,
+        "comparison": ours.text,
+        "ours_verdict": ours.verdict,
+        "paper_comparison": paper.text,
+        "paper_verdict": paper.verdict,
+    }
+
+
+def _notes(found: Results, asked: ClaimsTable, every: list[Judged]) -> Iterator[str]:
+    for whose, verdicts in (
+        ("Here", Counter(one.ours.verdict for one in every)),
+        ("In the paper's own tables", Counter(one.paper.verdict for one in every)),
+    ):
+        counts = names.listed([f"{count} {word}" for word, count in verdicts.most_common()])
+        yield f"{whose}, of {len(every)} claims: {counts}."
+    yield RULE
+    yield "Each comparison with its numbers is in the CSV file."
+    yield from results.left_out(found, found.study.cells_behind(asked))
+
+
+def _ours(found: Results, condition: Condition, method: str, metric: str) -> Number | None:
+    """A number of our runs; None if the study has no such cells, or they are not all done."""
+    label = found.study.stands_for(method, condition)
+    if label is None:
+        return None
+    cells = found.study.select(condition, algorithm=label)
+    if metric == "communication_cost":
+        cost = results.communication_cost(found, cells)
+        return None if cost is None else Number(cost)
+    summary = _summary(found, cells, condition, metric)
+    if summary is None or (summary.missing and not summary.diverged):
+        return None
+    return Number(
+        summary.mean,
+        summary.std,
+        summary.n,
+        summary.values,
+        bool(summary.diverged),
+        bool(summary.unreached),
+        _early(found, cells, condition, method),
+    )
+
+
+def _summary(
+    found: Results, cells: list["Cell"], condition: Condition, metric: str
+) -> Summary | None:
+    if metric in VALUES:
+        return summarize(found, cells, lambda cell: VALUES[metric](found, cell))
+    if metric in LAST:
+        return summarize(found, cells, lambda cell: _last(found, cell, metric))
+    if not found.study.baselines(condition):
+        return None
+    return communication.reached(found, cells, condition, metric)
+
+
+def _last(found: Results, cell: "Cell", metric: str) -> float | None:
+    metrics = found.metrics(cell)
+    return metrics[metric][-1] if metrics and metrics.get(metric) else None
+
+
+def _early(found: Results, cells: list["Cell"], condition: Condition, method: str) -> str:
+    """How long the runs are, where that is less than the paper's."""
+    paper = _printed_as(condition, method, "accuracy")
+    rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}
+    if paper and paper.rounds and rounds and max(rounds) < paper.rounds:
+        return f"after {max(rounds):,} of {paper.rounds:,} rounds"
+    return ""
+
+
+def _printed(condition: Condition, method: str, metric: str) -> Number | None:
+    """A number of the paper's tables."""
+    found = _printed_as(condition, method, metric)
+    if found is None:
+        return None
+    return Number(
+        found.mean,
+        found.std,
+        found.n,
+        diverged=found.status == "diverged",
+        unreached=found.status == "not_reached",
+    )
+
+
+def _printed_as(condition: Condition, method: str, metric: str) -> Published | None:
+    return lookup(condition.dataset, condition, method, metric)

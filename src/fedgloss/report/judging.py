@@ -1,0 +1,202 @@
+"""Whether a claim holds by some numbers: ours, or those that the paper prints."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fedgloss.report.verdict import welch
+from fedgloss.student import mean_interval
+from fedgloss.study.schema.claims import Claim, Side
+from fedgloss.study.schema.shown import Condition
+
+LOWER_IS_BETTER = ("lambda1", "communication_cost", "rounds", "cost", "delta_epsilon", "w_norm")
+TIMES_SHARE = 0.9
+"""A number that is to be n times another may be a tenth less: the paper says "nearly"."""
+
+HOLDS, FAILS, UNCLEAR = "holds", "fails", "unclear"
+NO_NUMBER = "no number"
+JUDGED = (HOLDS, FAILS, UNCLEAR)
+RULE = (
+    "A claim is a comparison, made in each condition that it names. A claim of more or less `holds`"
+    " where the difference has the claimed sign and its 95 % interval does not contain 0, `fails`"
+    " where it has the other sign and does not, and is `unclear` otherwise. The interval is of the"
+    " differences over paired seeds, for the paper's own numbers Welch's; of single runs the sign"
+    " decides. A claim of a size (about, at least, n times, the same) holds where the difference is"
+    " within the margin stated, is unclear where only its interval reaches there, and fails"
+    " otherwise. A method that diverged is worse than any that did not; rounds that never reach the"
+    " accuracy are more than any that do. The whole claim fails if one comparison fails; holds if"
+    " all hold; is open while some are missing, and else unclear."
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of one method in one condition."""
+
+    mean: float | None = None
+    std: float | None = None
+    n: int = 1
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    """Our runs, so that they are compared in pairs; empty for what is printed."""
+    diverged: bool = False
+    unreached: bool = False
+    early: str = ""
+    """Where the runs are shorter than the paper's: how long they are, in words."""
+
+
+Numbers = Callable[[Condition, str, str], Number | None]
+"""(condition, method, metric) -> the number; None where there is none (yet)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one comparison of a claim came to."""
+
+    text: str
+    verdict: str
+    early: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a claim came to, with each of its comparisons."""
+
+    verdict: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def judged(self) -> int:
+        """How many comparisons could be made."""
+        return sum(c.verdict in JUDGED for c in self.comparisons)
+
+    @property
+    def early(self) -> str:
+        """How long the runs are, if shorter than the paper's; the first of several."""
+        return next((c.early for c in self.comparisons if c.early), "")
+
+
+def judge(claim: Claim, numbers: Numbers, missing: str = "not run") -> Judgement:
+    """Make all comparisons of a claim and add them up by RULE.
+
+    missing: the word for a comparison of which a number is not there.
+    """
+    if claim.diverges:
+        made = [
+            _diverges(place, method, numbers, missing)
+            for place in claim.places
+            for method in claim.diverges
+        ]
+    else:
+        made = [
+            _compared(claim, place, more, less, numbers, missing)
+            for place in claim.places
+            for more in claim.more
+            for less in claim.less
+        ]
+    return Judgement(_whole([comparison.verdict for comparison in made]), tuple(made))
+
+
+def _whole(verdicts: Iterable[str]) -> str:
+    found = [*verdicts]
+    if FAILS in found:
+        return FAILS
+    if not {*found}.intersection(JUDGED):
+        return found[0]
+    if not {*found} <= {*JUDGED}:
+        return "open"
+    return UNCLEAR if UNCLEAR in found else HOLDS
+
+
+def _where(place: Condition) -> str:
+    return f"{place.dataset}, alpha {place.alpha}, {place.model}"
+
+
+def _diverges(place: Condition, method: str, numbers: Numbers, missing: str) -> Comparison:
+    found = numbers(place, method, "accuracy")
+    if found is None:
+        return Comparison(f"{_where(place)}: {method}", missing)
+    word = "diverged" if found.diverged else f"{found.mean:.1f}"
+    verdict = HOLDS if found.diverged else FAILS
+    return Comparison(f"{_where(place)}: {method} {word}", verdict, found.early)
+
+
+def _compared(
+    claim: Claim, place: Condition, more: Side, less: Side, numbers: Numbers, missing: str
+) -> Comparison:
+    sides = [
+        numbers(side.at(place), side.algorithm, side.metric or claim.metric or "")
+        for side in (more, less)
+    ]
+    names = f"{_where(place)}: {_name(more, place)} {{}}, {_name(less, place)} {{}}"
+    a, b = sides
+    if a is None or b is None:
+        return Comparison(names.format(*map(_text, sides)), missing)
+    text, early = names.format(_text(a), _text(b)), a.early or b.early
+    if a.diverged or b.diverged or a.unreached or b.unreached:
+        return Comparison(text, _without_means(claim, a, b), early)
+    if a.mean is None or b.mean is None:
+        return Comparison(text, NO_NUMBER, early)
+    difference, half = interval(a, b)
+    text += f": {difference:+.3g}" + (f" ± {half:.2g}" if half is not None else "")
+    return Comparison(text, _verdict(claim, difference, half or 0.0, b.mean), early)
+
+
+def _name(side: Side, place: Condition) -> str:
+    """A side in words: its method, and what of it is another than the claim's condition."""
+    there = side.at(place)
+    changed = [
+        getattr(there, k) for k in Condition.model_fields if getattr(there, k) != getattr(place, k)
+    ]
+    changed += [side.metric] if side.metric else []
+    return f"{side.algorithm} ({', '.join(changed)})" if changed else side.algorithm
+
+
+def _text(number: Number | None) -> str:
+    if number is None:
+        return "–"
+    if number.diverged:
+        return "diverged"
+    if number.unreached:
+        return "not reached"
+    return "–" if number.mean is None else f"{number.mean:.4g}"
+
+
+def _without_means(claim: Claim, more: Number, less: Number) -> str:
+    """Where a side diverged or never got there: it is the worse one, by however much."""
+    lower = claim.metric in LOWER_IS_BETTER
+    better, worse = (less, more) if lower else (more, less)
+    lost, won = (side.diverged or side.unreached for side in (worse, better))
+    if claim.same:
+        return HOLDS if lost and won else FAILS
+    if lost and won:
+        return NO_NUMBER
+    return HOLDS if lost else FAILS
+
+
+def interval(more: Number, less: Number) -> tuple[float, float | None]:
+    """The difference of two numbers and half its 95 % interval; None where no spread is known."""
+    seeds = [seed for seed in more.by_seed if seed in less.by_seed]
+    if seeds:
+        return mean_interval([more.by_seed[seed] - less.by_seed[seed] for seed in seeds])
+    assert more.mean is not None and less.mean is not None
+    return more.mean - less.mean, welch((more.std, more.n), (less.std, less.n))
+
+
+def _verdict(claim: Claim, difference: float, half: float, base: float) -> str:
+    if claim.times:
+        wanted = (TIMES_SHARE * claim.times - 1) * base
+        return _at_least(difference, half, wanted)
+    if claim.least:
+        return _at_least(difference, half, claim.least - claim.margin)
+    if claim.by or claim.same:
+        distance = abs(difference - (claim.by or 0.0))
+        return _at_least(-distance, half, -claim.margin)
+    if abs(difference) <= half or not difference:
+        return UNCLEAR
+    return HOLDS if difference > 0 else FAILS
+
+
+def _at_least(value: float, half: float, wanted: float) -> str:
+    if value >= wanted or math.isclose(value, wanted, rel_tol=1e-9):
+        return HOLDS
+    return UNCLEAR if value + half >= wanted else FAILS

@@ -1,0 +1,70 @@
+"""Tables and figures: their files, and the cells and files that they are made from.
+
+REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk)
+PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk's rules; lost_files
+"""
+
+import json
+
+from fedgloss.study.layout import MANIFEST, RUN_FILES
+
+
+def shown(entries):
+    """The names of these tables or figures that show a cell of the wanted part."""
+    return [name for name, entry in entries.items() if wanted(STUDY.cells_of(entry))]
+
+
+def table_files(name):
+    """What building a table makes."""
+    return [*LAYOUT.table(STUDY.name, name).values()]
+
+
+def figure_files(name):
+    """What drawing a figure makes."""
+    return [*LAYOUT.figure(STUDY.name, name).values()]
+
+
+def entry_of(wildcards):
+    """What the study says about a table or figure, the whole of it."""
+    if "table" in wildcards.keys():
+        return STUDY.tables[wildcards.table]
+    return STUDY.figures[wildcards.figure]
+
+
+def files_behind(entry):
+    """What a table or figure is made from, of its wanted cells."""
+    for cell in wanted(STUDY.cells_behind(entry)):
+        yield LAYOUT.run(STUDY.name, cell) / MANIFEST
+        for kind in STUDY.sources(entry, cell):
+            yield getattr(LAYOUT, kind)(STUDY.name, cell)
+
+
+def entry_files(wildcards):
+    """A rule's input: what its table or figure is made from."""
+    return [*files_behind(entry_of(wildcards))]
+
+
+def entry_cells(wildcards):
+    """A rule's parameter: the wanted cells that its table or figure is made from."""
+    return [*map(str, wanted(STUDY.cells_behind(entry_of(wildcards))))]
+
+
+def entry_text(wildcards):
+    """A rule's parameter: what the study says about its table or figure, as JSON."""
+    return json.dumps(entry_of(wildcards).given())
+
+
+def lost_files(wildcards):
+    """What was deleted since the report was made, which Snakemake by itself would not miss."""
+    if not LAYOUT.report(STUDY.name).is_file():
+        return []
+    files = [file for name in shown(STUDY.tables) for file in table_files(name)]
+    files += [file for name in shown(STUDY.figures) for file in figure_files(name)]
+    for name in shown(STUDY.tables):
+        files += files_behind(STUDY.tables[name])
+    for name in shown(STUDY.figures):
+        files += files_behind(STUDY.figures[name])
+    for cell in PART:
+        run = LAYOUT.run(STUDY.name, cell)
+        files += [run / name for name in (MANIFEST, *RUN_FILES)]
+    return [file for file in dict.fromkeys(files) if not file.is_file()]
