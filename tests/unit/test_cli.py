@@ -26,7 +26,17 @@ SUBPARSERS = next(
 )
 COMMANDS = SUBPARSERS.choices
 EXPECTED = {
-    *("prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"),
+    *(
+        "prepare",
+        "partition",
+        "train",
+        "hessian",
+        "locals",
+        "landscape",
+        "table",
+        "figure",
+        "report",
+    ),
     *("check", "cells", "job", "status"),
 }
 
@@ -206,7 +216,7 @@ def test_bad_options_of_training(option, words, refuse, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"', "{", ""])
-@pytest.mark.parametrize("command", ["train", "hessian", "landscape"])
+@pytest.mark.parametrize("command", ["train", "hessian", "locals", "landscape"])
 def test_job_files_that_are_none(command, text, refuse, tmp_path):
     (tmp_path / "job.json").write_text(text)
     refuse(command, "job.json", words=["job.json"])
