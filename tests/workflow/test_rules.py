@@ -47,7 +47,9 @@ def expected_jobs(study):
         and getattr(entry, "seed", None) in (None, cell.seed)
     }
     sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
-    surfaces = {cell for cell, kind in spots if kind == "landscape"}
+    single = {
+        name: {cell for cell, kind in spots if kind == name} for name in ("locals", "landscape")
+    }
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
     counts = {
@@ -56,7 +58,7 @@ def expected_jobs(study):
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
         "hessian_seeds": len(sharp),
-        "landscape": len(surfaces),
+        **{name: len(cells) for name, cells in single.items()},
         "table": len(study.tables),
         "figure": len(study.figures),
         "report": 1,
@@ -249,7 +251,8 @@ print("RULES", _json.dumps({rule.name: {
     "params": [*rule.params.keys()],
 } for rule in workflow.rules}))
 """
-JOBS = {"prepare", "partition", "train", "hessian", "landscape", "table", "figure", "report"}
+JOBS = {"prepare", "partition", "train", "hessian", "locals", "landscape"}
+JOBS |= {"table", "figure", "report"}
 PACKED = {"train_seeds", "hessian_seeds"}
 
 

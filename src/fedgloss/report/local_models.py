@@ -74,7 +74,9 @@ def build(found: Results, name: str, asked: LocalsTable) -> Grid:
     cells = study.cells_of(asked)
     title = " ".join(asked.title.split()) + results.part(found, cells)
     notes = tuple(_notes(found, asked, cells))
-    return Grid(name, title, HEADS, tuple(lines), notes, FIELDS, tuple(records))
+    used = [i for i, head in enumerate(HEADS) if head != "paper" or any(row[i] for row in lines)]
+    heads, *shown = (tuple(row[i] for i in used) for row in (HEADS, *lines))
+    return Grid(name, title, heads, tuple(shown), notes, FIELDS, tuple(records))
 
 
 def _locals(found: Results, cells: Sequence["Cell"]) -> list[Local]:
@@ -185,8 +187,8 @@ def _notes(found: Results, asked: LocalsTable, cells: Sequence["Cell"]) -> Itera
     yield (
         "Local models: those of the last round's participants, before the server averages them."
         " λ₁ local: largest eigenvalue of the Hessian of the mean loss over the client's own"
-        f" training images; λ₁ global: over {definitions.images(measured)}. Lower is flatter."
-        f"{definitions.by_method(measured)}"
+        f" training images; λ₁ global: over {definitions.images(measured)}"
+        f"{definitions.by_method(measured)}. Lower is flatter."
     )
     yield (
         "Each method's first line: median (smallest–largest) over all participants of all seeds,"
