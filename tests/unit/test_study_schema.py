@@ -158,7 +158,7 @@ def test_what_may_be_said_of_the_spectrum():
     [
         ({"method": "power"}, ["hessian.method", "lanczos", "pyhessian", "eigsh"]),
         ({"images": "some"}, ["hessian.images", "all"]),
-        ({"images": 0}, ["hessian.images", "1"]),
+        ({"images": 99}, ["hessian.images", "100"]),
         ({"data": []}, ["hessian.data"]),
         ({"data": "papers"}, ["hessian.data", "paper", "official_code"]),
         ({"data": ["paper", "paper"]}, ["hessian.data", "twice"]),

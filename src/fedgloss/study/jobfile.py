@@ -17,6 +17,7 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
 from fedgloss.records import COUNT, NUMBER, TEXT, Kind, check_record
 from fedgloss.records import POSITIVE as AT_LEAST_ONE
+from fedgloss.sharpness.auto import LEAST
 from fedgloss.study.layout import Layout
 from fedgloss.study.settings import Settings
 
@@ -153,8 +154,8 @@ ENTRIES = {
     "models": some_of(MODELS),
     "method": Kind(f"one of {', '.join(METHODS)}", lambda value: value in METHODS),
     "images": Kind(
-        "all, auto, or an integer of at least 1",
-        lambda value: value in ("all", "auto") or AT_LEAST_ONE.fits(value),
+        f"all, auto, or an integer of at least {LEAST}",
+        lambda value: value in ("all", "auto") or (COUNT.fits(value) and value >= LEAST),
     ),
     "trace": AT_LEAST_ONE.or_null,
     "density": Kind(

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from fedgloss.records import TEXT, is_finite
+from fedgloss.sharpness.auto import LEAST
 from fedgloss.study.settings import check_alpha
 
 T = TypeVar("T")
@@ -178,7 +179,8 @@ HessianData = Annotated[
     Field(description="paper, official_code, or both: the first is reported"),
 ]
 Images = Annotated[
-    Annotated[Literal["all", "auto"], Tag("by name")] | Annotated[Count, Tag("number")],
+    Annotated[Literal["all", "auto"], Tag("by name")]
+    | Annotated[int, Field(ge=LEAST, le=2**31 - 1), Tag("number")],
     Discriminator(lambda value: "by name" if isinstance(value, str) else "number"),
     Field(description="a number of images, all, or auto"),
 ]
