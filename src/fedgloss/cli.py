@@ -191,6 +191,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)
+    sub.add_argument(
+        "--watch", action="store_true", help="show it again whenever it changes, until all is done"
+    )
+    sub.add_argument(
+        "--every",
+        type=_at_least(1, float),
+        default=5,
+        help="watch: seconds between two looks (default 5)",
+    )
     sub = command("estimate", commands.estimate, "show what the rest of a study will cost")
     _add_study(sub)
     sub.add_argument(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from fedgloss.errors import InputError
+from fedgloss.files import write_json
 from fedgloss.report import figures, html, tables
 from fedgloss.report.writing import write
+from fedgloss.study.layout import Layout
 from test_report_results import SEEDS, cell, make_study, write_cell, write_results
 
 
@@ -95,6 +97,37 @@ def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
         "results/runs/toy/cifar10/alpha-0/cnn/fedgloss/seed-{0,42,200299}/metrics.csv",
     ):
         assert part in text, part
+
+
+def test_the_page_adds_up_the_verdicts_and_names_what_differs_most(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = " ".join(filter(None, map(str.strip, Page(page(folder, tmp_path)).words)))
+    outcomes = "agrees close uncertain above below diverged or not reached in one no verdict"
+    assert f"Table {outcomes} Accuracy (18 of 24 runs) 4 1 1 2" in text
+    assert f"Method {outcomes} FedAvg 3 SCAFFOLD 1 2 FedDyn + SAM 1 1 1 FedGloSS 4" in text
+    assert "FedDyn + SAM CIFAR-10, α = 0 rounds 8,000 ± 0 3,000 above" in text
+    digits = {"source": "digits", "partition": {"scheme": "iid", "clients": 5}}
+    own = make_study(datasets={"cifar10": digits, "cifar100": digits})
+    html.write_report(own, tmp_path, tmp_path / "own.html")  # of which the paper has nothing
+    assert "Against the paper" not in (tmp_path / "own.html").read_text(encoding="utf-8")
+
+
+def test_the_page_says_and_shows_what_was_trained_on(folder: Path, tmp_path: Path) -> None:
+    study = make_study()
+    file = Layout(tmp_path).partition(study.partition_folder("cifar10", "0"), "0")
+    statistics = {"clients": 100, "images": 50000, "smallest": 400, "largest": 600}
+    about = {"images": "official_overlap", "test_images": 10000}
+    record = {"dataset": about, "statistics": statistics | {"classes_per_client": 1.0}}
+    write_json(file, record | {"scheme": "dirichlet", "seed": 3})
+    file.with_suffix(".png").write_bytes(b"\x89PNG")
+    text = page(tmp_path, tmp_path)
+    assert (
+        "CIFAR-10, α = 0: 100 clients with 400 to 600 training images each, 50,000 in all (the"
+        " released code's images, some of which are test images, too); 10,000 test images; 1"
+        " classes a client on average; scheme dirichlet, seed 3."
+    ) in Page(text).text
+    assert text.count("data:image/png;base64,iVBORw==") == 1
 
 
 def test_outdated_runs_are_counted_as_such_and_not_shown(folder: Path, tmp_path: Path) -> None:

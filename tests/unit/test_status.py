@@ -255,3 +255,21 @@ def test_what_began_and_kept_nothing_is_missing(looked):
     (looked.folder / "checkpoints" / "smoke" / str(looked.study.cells[1])).mkdir(parents=True)
     text = looked()
     assert "0 running" in text and "1 interrupted" in text and "3 missing" in text
+
+
+def test_watching_shows_each_change_once_and_ends_when_all_is_done(looked, monkeypatch):
+    looked.run(0)
+    looks = iter([lambda: None, lambda: looked.run(1), *[lambda: None] * 3])
+
+    def sleep(seconds):
+        assert seconds == 2
+        if (look := next(looks, None)) is None:
+            raise KeyboardInterrupt  # as a person would, since the study is not done
+        look()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    arguments = ["status", SMOKE, "--results", str(looked.folder), "--watch", "--every", "2"]
+    assert main(arguments) == 0
+    shown = looked.capsys.readouterr().out
+    assert shown.count("alpha") == 2 * looked().count("alpha")  # two states, and no third look
+    assert "\x1b" not in shown  # no terminal

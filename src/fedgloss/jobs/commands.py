@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -206,11 +207,21 @@ def status(options: argparse.Namespace) -> None:
     from fedgloss.study.estimate import remaining
     from fedgloss.study.status import grid
 
-    study = _study(options)
-    print(grid(study, options.results))
-    jobs = [*remaining(study, options.results)]
-    if jobs:
-        print("\n".join(total(study, jobs)))
+    study, shown, live = _study(options), "", sys.stdout.isatty()
+    while True:
+        jobs = [*remaining(study, options.results)]
+        lines = [grid(study, options.results), *(total(study, jobs) if jobs else [])]
+        text = "\n".join(lines)
+        if text != shown:
+            # On a terminal from its top left corner, and nothing of before stays.
+            print("\x1b[H\x1b[2J" * live * options.watch + text, flush=True)
+        if not options.watch or not jobs:
+            return
+        shown = text
+        try:
+            time.sleep(options.every)
+        except KeyboardInterrupt:
+            return
 
 
 def estimate(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
-from fedgloss.report import definitions, formats, names
+from fedgloss.report import definitions, formats, names, partitions, summary
 from fedgloss.report.model import LOWER_IS_BETTER, Grid, Table
 from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
@@ -37,6 +37,8 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     folder = Path(results_folder)
     found = Results(study, folder)
     tables = [_table(study, name, folder) for name in study.tables]
+    numeric = [table for table in tables if isinstance(table, Table)]
+    judged = summary.pairs(numeric)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -52,7 +54,14 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         study=study,
         title=(study.asked.title or study.name) + part(found, study.cells),
         note=study.asked.note,
-        reading=list(_reading(found, [t for t in tables if isinstance(t, Table)])),
+        reading=list(_reading(found, numeric)),
+        outcomes=list(summary.OUTCOMES.values()),
+        verdicts={
+            "Table": list(summary.counted(judged, lambda pair: pair.table)),
+            "Method": list(summary.counted(judged, lambda pair: pair.row)),
+        },
+        farthest=summary.farthest(judged),
+        cuts=list(partitions.cuts(found)),
         tables=tables,
         figures=[_figure(study, name, folder) for name in study.figures],
         grid=_grid(found),

@@ -78,7 +78,12 @@ def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) ->
 
 def near(difference: float, base: float, metric: str) -> bool:
     """Whether a difference is small: in points, or relative to `base` for what is no percentage."""
-    return abs(difference) <= (NEAR_POINTS if metric in IN_POINTS else NEAR_SHARE * abs(base))
+    return abs(difference) <= margin(base, metric)
+
+
+def margin(base: float, metric: str) -> float:
+    """The largest difference from `base` that is small."""
+    return NEAR_POINTS if metric in IN_POINTS else NEAR_SHARE * abs(base)
 
 
 def half_interval(ours: Summary, paper: Published) -> float:
