@@ -32,11 +32,10 @@ def measured(model: str, images: int, method: str, device: str) -> list[object]:
     """A row of the table."""
     with prepared(device, 1) as where:
         torch.manual_seed(0)
-        network, shape = build_model(model, SHAPES.get(model, (3, 32, 32)), 10), SHAPES.get(model)
-        inputs = torch.randn(images, *(shape or (3, 32, 32)))
-        objective = Objective(
-            network.to(where), inputs.to(where), torch.arange(images).to(where) % 10
-        )
+        shape = SHAPES.get(model, (3, 32, 32))
+        network = build_model(model, shape, 10).to(where)
+        inputs, targets = torch.randn(images, *shape).to(where), torch.arange(images).to(where) % 10
+        objective = Objective(network, inputs, targets)
         w = 1.5 * flatten(objective.model)
         objective = fitting(objective, w)
         before = _memory(where)
