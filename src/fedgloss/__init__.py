@@ -1,7 +1,7 @@
 """FedGloSS, rebuilt: the paper's methods on your own models and data, and their sharpness.
 
-`train` runs any of `METHODS`; `eigenvalues`, `trace`, `density` and `landscape` measure how sharp a
-model is.
+`train` runs any of `METHODS`; `eigenvalues`, `trace`, `density`, `landscape` and `line` measure how
+sharp a model is.
 """
 
 from importlib import import_module
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from fedgloss.errors import InputError
     from fedgloss.sharpness.density import Density
     from fedgloss.sharpness.eigenvalues import Spectrum
-    from fedgloss.sharpness.measure import Landscape, density, eigenvalues, landscape, trace
+    from fedgloss.sharpness.measure import (
+        Landscape,
+        Line,
+        density,
+        eigenvalues,
+        landscape,
+        line,
+        trace,
+    )
     from fedgloss.sharpness.trace import Trace
 
 METHODS: dict[str, str]
@@ -31,6 +39,7 @@ __all__ = [
     "InputError",
     "Interrupted",
     "Landscape",
+    "Line",
     "Pipeline",
     "Result",
     "Spectrum",
@@ -38,6 +47,7 @@ __all__ = [
     "density",
     "eigenvalues",
     "landscape",
+    "line",
     "trace",
     "train",
 ]
@@ -50,6 +60,7 @@ _HOMES = {
     "InputError": "fedgloss.errors",
     "Interrupted": "fedgloss.engine.checkpoint",
     "Landscape": "fedgloss.sharpness.measure",
+    "Line": "fedgloss.sharpness.measure",
     "METHODS": "fedgloss.algorithms",
     "Pipeline": "fedgloss.engine.clients",
     "Result": "fedgloss.engine.assembly",
@@ -58,6 +69,7 @@ _HOMES = {
     "density": "fedgloss.sharpness.measure",
     "eigenvalues": "fedgloss.sharpness.measure",
     "landscape": "fedgloss.sharpness.measure",
+    "line": "fedgloss.sharpness.measure",
     "trace": "fedgloss.sharpness.measure",
     "train": "fedgloss.engine.train",
 }

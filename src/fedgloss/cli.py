@@ -27,6 +27,7 @@ The steps, in the order of the workflow (each has its own --help):
   hessian      the largest Hessian eigenvalues of a trained cell
   locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
+  line         the loss on the line between two models
   table        one table of a study: Markdown, LaTeX, CSV
   figure       one figure of a study: PNG, PDF
   report       one self-contained HTML page for a study
@@ -161,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_jobs(sub)
     sub = command("landscape", commands.landscape, "write the loss surfaces around cells as CSV")
     _add_jobs(sub)
+    sub = command("line", commands.line, "write the loss between two models as CSV")
+    _add_jobs(sub)
 
     for name, run, help in (
         ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
@@ -185,9 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         "kind",
         nargs="?",
         default="train",
-        choices=["train", "hessian", "locals", "landscape"],
+        choices=["train", "hessian", "locals", "landscape", "line"],
         metavar="kind",
-        help="train (default), hessian, locals, or landscape",
+        help="train (default), hessian, locals, landscape, or line",
     )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)

@@ -9,10 +9,16 @@ from fedgloss.errors import InputError
 
 
 class Progress:
-    """Reports rounds per second, images per second, the last accuracy, and the time left."""
+    """Reports rounds per second, images per second, the last accuracy, and the time left.
 
-    def __init__(self, label: str, rounds: int, images_per_round: float) -> None:
+    unit: what is counted, where it is not rounds: points of a surface, for example.
+    """
+
+    def __init__(
+        self, label: str, rounds: int, images_per_round: float, unit: str = "round"
+    ) -> None:
         self.label, self.rounds, self.images = label, rounds, images_per_round
+        self.unit = unit
         self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.begun = self.reported = time.monotonic()
         self.first: int | None = None
@@ -30,9 +36,11 @@ class Progress:
         speed = (t - self.first) / max(now - self.begun, 1e-9)
         left = (self.rounds - t) / speed if speed else 0.0
         accuracy = "" if self.accuracy is None else f"  accuracy {self.accuracy:5.2f} %"
-        facts = f"{speed:.1f} rounds/s  {speed * self.images:,.0f} images/s{accuracy}"
+        facts = f"{speed:.1f} {self.unit}s/s  {speed * self.images:,.0f} images/s{accuracy}"
         if not self.live:
-            self._say(f"{self.label}: round {t} of {self.rounds}  {facts}  {clock(left)} left")
+            self._say(
+                f"{self.label}: {self.unit} {t} of {self.rounds}  {facts}  {clock(left)} left"
+            )
             return
         filled = 24 * t // max(self.rounds, 1)
         bar = "█" * filled + "░" * (24 - filled)

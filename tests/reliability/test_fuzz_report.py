@@ -29,6 +29,7 @@ def reading(project, kind, name, *command, good=None, every=1):
     return Damage(file, [*command, "--results", "results"], out, good, every)
 
 
+AROUND = "landscape-average-all-within-1.csv"
 WRITES = {"table": "tables", "figure": "figures", "report": "report", "status": "none"}
 USED = ("status", "diverged_in", "accuracy", "accuracy_at_half", "parameters", "bytes_down")
 USED += ("bytes_up", "backend", "device", "precision", "code", "threads", "wall_seconds", "inputs")
@@ -83,7 +84,7 @@ def test_every_key_that_is_dropped_is_named(project):
         ("runs", "metrics.csv", ["figure", "study.yaml", "curves"]),
         ("analysis", "hessian.json", ["table", "study.yaml", "numbers"]),
         ("analysis", "hessian.json", ["figure", "study.yaml", "bars"]),
-        ("analysis", "landscape.csv", ["figure", "study.yaml", "surfaces"]),
+        ("analysis", AROUND, ["figure", "study.yaml", "surfaces"]),
     ],
     ids=lambda value: f"{value}"[:40],
 )
@@ -116,18 +117,42 @@ TWO = "0,0,1,5\n0,1,1,5\n1,0,1,5\n1,1,1,5\n"
         ("runs", "metrics.csv", METRICS + "77,5,1\n", "round"),
         ("runs", "metrics.csv", METRICS + "x" * 200_000 + ",1,1\n", "not a CSV file"),
         ("runs", "metrics.csv", METRICS + "\udcff,1,1\n", "not a CSV file"),
-        ("analysis", "landscape.csv", "x,y\n0,0\n", "'loss'"),
-        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n", "grid"),
-        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n0,1,1,5\n1,0,1,5\n", "grid"),
-        ("analysis", "landscape.csv", SURFACE + "0,0,1,5\n1,0,1,5\n0,1,1,5\n1,1,1,5\n", "grid"),
-        ("analysis", "landscape.csv", SURFACE + TWO.replace("1,1,1", "1,nan,1"), "grid"),
-        ("analysis", "landscape.csv", SURFACE + TWO.replace("1,1,1", "1,1,1e300"), "bounds"),
+        ("analysis", AROUND, "x,y\n0,0\n", "'loss'"),
+        ("analysis", AROUND, SURFACE + "0,0,1,5\n", "grid"),
+        (
+            "analysis",
+            AROUND,
+            SURFACE + "0,0,1,5\n0,1,1,5\n1,0,1,5\n",
+            "grid",
+        ),
+        (
+            "analysis",
+            AROUND,
+            SURFACE + "0,0,1,5\n1,0,1,5\n0,1,1,5\n1,1,1,5\n",
+            "grid",
+        ),
+        (
+            "analysis",
+            AROUND,
+            SURFACE + TWO.replace("1,1,1", "1,nan,1"),
+            "grid",
+        ),
+        (
+            "analysis",
+            AROUND,
+            SURFACE + TWO.replace("1,1,1", "1,1,1e300"),
+            "bounds",
+        ),
         ("analysis", "hessian.json", '{"data": "paper", "lambda1": 1e308}', "lambda1"),
         ("analysis", "hessian.json", '{"data": "paper", "lambda1": NaN}', "lambda1"),
     ],
 )
 def test_results_that_were_not_refused_in_one_line(project, kind, name, text, word):
-    drawn = {"metrics.csv": "curves", "landscape.csv": "surfaces", "hessian.json": "bars"}[name]
+    drawn = {
+        "metrics.csv": "curves",
+        AROUND: "surfaces",
+        "hessian.json": "bars",
+    }[name]
     file = project / "results" / kind / "toy" / CELL / name
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
     if name == "metrics.csv":  # as if the run had written it
@@ -142,7 +167,7 @@ def test_results_that_were_not_refused_in_one_line(project, kind, name, text, wo
 @pytest.mark.parametrize("rows", ["", TWO.replace(",1,5", ",nan,5"), TWO.replace(",1,5", ",inf,5")])
 def test_a_surface_without_a_finite_loss_is_left_out(project, rows):
     """A diverged run's surface is a file without rows, and must not stop the figure."""
-    for file in (project / "results/analysis/toy").rglob("landscape.csv"):
+    for file in (project / "results/analysis/toy").rglob(AROUND):
         file.write_text(SURFACE + rows)
         command = ["figure", "study.yaml", "surfaces", "--results", "results"]
         assert accepted(str(file), command, project / "results" / "figures")

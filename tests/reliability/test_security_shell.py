@@ -10,7 +10,7 @@ import yaml
 
 from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
-from fedgloss.jobs.sharpness import landscape
+from fedgloss.jobs.landscape import landscape
 from fedgloss.models import build_model
 from fedgloss.study.jobfile import LandscapeJob
 from fedgloss.tensors import save_tensors
@@ -107,7 +107,8 @@ def test_hostile_values_build_a_study_and_run_nothing(tmp_path):
     names = ["report/hostile.html", "tables/hostile/t.tex", "figures/hostile/f.png"]
     assert all((made / name).is_file() for name in names)
     page = Tags((made / "report/hostile.html").read_text(encoding="utf-8"))
-    assert "script" not in page.tags and "onerror" not in page.attributes
+    # The surfaces as data, plotly, and what draws them with it.
+    assert page.tags.count("script") == 3 and "onerror" not in page.attributes
     (prepared,) = made.glob("data/evil+*/manifest.json")
     assert json.loads(prepared.read_text())["classes"] == sorted(EVIL_CLASSES)
     # Changed on the command line, the whole study travels in the commands.
@@ -176,5 +177,6 @@ def test_library_functions_take_paths_as_they_are(project):
     load_partition(odd / "p.json", load(odd / "data"))
     run = project / "results/runs/toy" / CELL
     where = {"run": run, "data": odd / "data", "partition": odd / "p.json"}
-    landscape(LandscapeJob(**where, out=odd / "l.csv", points=2, extent=1.0, seed=0))
+    around = {"model": "average", "on": "all", "images": "auto", "code": "code"}
+    landscape(LandscapeJob(**where, **around, out=odd / "l.csv", points=2, extent=1.0, seed=0))
     assert (odd / "l.csv").is_file()

@@ -105,7 +105,12 @@ def make_project(folder: Path) -> Path:
         run("train", job_file(folder / "cell.json", **training(str(cell), out)))
         measured = {**INPUTS, "run": out, "out": f"{made}/hessian.json"}
         run("hessian", job_file(folder / "hessian.json", "hessian", **measured))
-        drawn = {**INPUTS, "run": out, "out": f"{made}/landscape.csv", "points": 3}
+        drawn = {
+            **INPUTS,
+            "run": out,
+            "out": f"{made}/landscape-average-all-within-1.csv",
+            "points": 3,
+        }
         run("landscape", job_file(folder / "landscape.json", "landscape", **drawn))
     job_file(folder / "job.json", **training(CELL, "new/run"))
     return folder

@@ -65,7 +65,23 @@ JOBS = {
         **{"images": "auto", "trace": None, "density": None},
     },
     "locals": {"method": "lanczos", "images": "auto"},
-    "landscape": {"points": 2, "extent": 1.0, "seed": 0},
+    "landscape": {
+        "model": "average",
+        "on": "all",
+        "images": "auto",
+        "points": 2,
+        "extent": 1.0,
+        "seed": 0,
+        "code": "code",
+    },
+    "line": {
+        "model": "average",
+        "other_model": "final",
+        "images": "auto",
+        "points": 2,
+        "seed": 0,
+        "code": "code",
+    },
 }
 
 

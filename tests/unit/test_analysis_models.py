@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import switches
 from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
-from fedgloss.jobs.sharpness import landscape
+from fedgloss.jobs.landscape import landscape
 from fedgloss.jobs.spectrum import hessian
 from fedgloss.models.cnn import smallcnn
 from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
@@ -563,7 +563,8 @@ def test_a_run_of_a_users_model_is_analysed(tmp_path) -> None:
     )
     found = json.loads((tmp_path / "h.json").read_text())
     assert found["lambda1"] > 0
-    landscape(LandscapeJob(**where, out=tmp_path / "l.csv", points=3, extent=0.5, seed=0), "cpu")
+    around = {"model": "average", "on": "all", "images": "auto", "code": "code", "seed": 0}
+    landscape(LandscapeJob(**where, **around, out=tmp_path / "l.csv", points=3, extent=0.5), "cpu")
     middle = (tmp_path / "l.csv").read_text().splitlines()[5].split(",")
     assert middle[:2] == ["0.0", "0.0"] and np.isfinite(float(middle[2]))
     assert result.w.dtype == torch.float64

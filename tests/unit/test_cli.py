@@ -33,6 +33,7 @@ EXPECTED = {
         "hessian",
         "locals",
         "landscape",
+        "line",
         "table",
         "figure",
         "report",
@@ -216,7 +217,7 @@ def test_bad_options_of_training(option, words, refuse, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"', "{", ""])
-@pytest.mark.parametrize("command", ["train", "hessian", "locals", "landscape"])
+@pytest.mark.parametrize("command", ["train", "hessian", "locals", "landscape", "line"])
 def test_job_files_that_are_none(command, text, refuse, tmp_path):
     (tmp_path / "job.json").write_text(text)
     refuse(command, "job.json", words=["job.json"])
@@ -242,7 +243,7 @@ def test_cells_trained_together_have_one_data_set(refuse, inputs, tmp_path):
         ("hessian", {"count": 0}, ["job.json", "count", "0", "at least 1"]),
         ("hessian", {"choices": ["papers"]}, ["choices", "papers", "official_code"]),
         ("hessian", {"method": "power"}, ["method", "'power'", "lanczos, pyhessian, eigsh"]),
-        ("hessian", {"images": 0}, ["images", "0", "all, auto"]),
+        ("hessian", {"images": 0}, ["images", "0", "auto, all"]),
         ("hessian", {"density": {"starts": 3}}, ["density", "starts and steps"]),
         ("locals", {}, ["absent", "cannot be read"]),
         ("locals", {"count": 1}, ["count", "unknown key"]),
@@ -314,6 +315,10 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     Path("job.json").write_text(json.dumps({**told, "points": 3, "out": "landscape.csv"}))
     run("landscape", "job.json")
     assert len(Path("landscape.csv").read_text().splitlines()) == 10
+    told = json.loads(run("job", SMOKE, cell, "line"))
+    Path("job.json").write_text(json.dumps({**told, "points": 5, "out": "line.csv"}))
+    run("line", "job.json")
+    assert len(Path("line.csv").read_text().splitlines()) == 8
     run("table", SMOKE, "accuracy")
     run("figure", SMOKE, "curves")
     run("report", SMOKE)

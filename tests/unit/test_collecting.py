@@ -39,11 +39,13 @@ def fates(study, archive, results):
 def test_an_archive_has_metrics_manifests_and_what_was_measured(place, study):
     (place / "theirs" / HESSIAN).parent.mkdir(parents=True)
     (place / "theirs" / HESSIAN).write_text("{}")
+    (place / "theirs" / HESSIAN).with_name(".line.csv.kept").touch()  # by a killed job
     names = zipfile.ZipFile(packed(place, study)).namelist()
     assert names[0] == "archive.json" and HESSIAN in names
     ours = {f"{RUN}/manifest.json", f"{RUN}/metrics.csv"}
     assert {name for name in names if name.startswith(RUN)} == ours
     assert {PARTITION, "data/digits/manifest.json"} < {*names}
+    assert not any(name.endswith(".kept") for name in names)
 
 
 def test_the_same_results_make_the_same_bytes(place, study):

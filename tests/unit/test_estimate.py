@@ -185,13 +185,20 @@ def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):
         jobs = list(remaining(study, tmp_path, target))
         return {
             kind: sum(job.kind == kind for job in jobs)
-            for kind in ("train", "hessian", "landscape")
+            for kind in ("train", "hessian", "landscape", "line")
         }
 
-    assert kinds("") == {"train": len(study.cells), "hessian": 48, "landscape": 6}
-    assert kinds("fig6a") == kinds("figure_fig6a") == {"train": 2, "hessian": 0, "landscape": 2}
-    assert kinds("table7") == {"train": 24, "hessian": 8, "landscape": 0}
-    assert kinds("cifar10/alpha-0/cnn/fedsam/") == {"train": 3, "hessian": 1, "landscape": 1}
+    views = [seen for figure in study.figures.values() for seen in study.views(figure)]
+    surfaces = {seen for seen in views if seen[1].kind == "landscape"}
+    lines = {"landscape": len(surfaces), "line": len({*views} - surfaces)}
+    assert kinds("") == {"train": len(study.cells), "hessian": 48, **lines}
+    nothing = dict.fromkeys(("train", "hessian", "landscape", "line"), 0)
+    two = {**nothing, "train": 2, "landscape": 2}
+    assert kinds("fig6a") == kinds("figure_fig6a") == two
+    # Two panels: FedGloSS's local models on their own data and on all, FedSAM's on all.
+    assert kinds("fig4ab") == {**nothing, "train": 2, "landscape": 6}
+    assert kinds("lines-seeds") == {**nothing, "train": 16, "line": 8}
+    assert kinds("table7") == {**nothing, "train": 24, "hessian": 8}
     with pytest.raises(InputError, match=r"'tabel7' is no table.*did you mean 'table7'"):
         kinds("tabel7")
 
@@ -210,7 +217,8 @@ def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, caps
     assert ["table4", "resnet18", "66", "cells"] in [line.split()[:4] for line in lines]
     assert all(line.endswith("GPU h") for line in lines)
     hours = sum(float(line.split()[-3]) for line in lines)
-    counts = "438 cells to train, 144 Hessians, 66 sets of local models, 6 loss surfaces"
+    counts = "438 cells to train, 144 Hessians, 66 sets of local models, 33 loss surfaces"
+    counts += ", 14 lines between models"
     assert f"paper: {counts}: {hours:.0f} GPU hours, 100% of it guessed" in total
     assert "guessed" in guesses and "resources.yaml" in guesses
 
@@ -233,7 +241,7 @@ def test_a_machine_without_a_gpu_is_told_how_long_it_takes_itself(
     spectra = 21 * row["cpu"]["hessian"] * AUTO / row["images"]  # a part of the images, here
     assert (cells + spectra) / 3600 == pytest.approx(20.162, rel=1e-3)
     line, _, on_gpu, here, _ = shown(
-        capsys, PAPER, "cifar10/alpha-0/cnn/fedavg", "--results", tmp_path
+        capsys, PAPER, "cifar10/alpha-0/cnn/scaffold", "--results", tmp_path
     )
     assert line.endswith("GPU h  or 20 CPU h") and ": 0.6 GPU hours" in on_gpu
     assert here == f"without a GPU, as here, on {cores} cores: about {text}, 11% of it guessed"

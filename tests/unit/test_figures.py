@@ -1,5 +1,6 @@
 """Figures: the same bytes every time, every kind of gap drawn, labels that do not collide."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgloss.errors import InputError
-from fedgloss.report import figures, panels, tables
+from fedgloss.report import figures, landscapes, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
-from fedgloss.report.surfaces import Surface, _quads
+from fedgloss.report.results import Results
+from fedgloss.report.surfaces import Panel, Surface, _quads, _threads, heights
 from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
-from test_report_results import C10, ROWS, make_study, write_results
+from fedgloss.study.views import Line
+from test_report_results import C10, C100, ROWS, make_study, write_results
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,6 @@ def test_an_empty_results_folder_makes_a_figure_too(tmp_path: Path, name: str) -
 
 def test_curves_say_what_is_missing_and_what_diverged(folder: Path) -> None:
     from fedgloss.report.curves import draw_curves
-    from fedgloss.report.results import Results
 
     study = make_study()
     figure = draw_curves(Results(study, folder), study.figures["curves"])
@@ -63,7 +65,6 @@ def test_curves_say_what_is_missing_and_what_diverged(folder: Path) -> None:
 
 def test_a_band_is_one_sample_standard_deviation(folder: Path) -> None:
     from fedgloss.report.curves import draw_curves
-    from fedgloss.report.results import Results
 
     study = one({"kind": "curves", "columns": [C10], "rows": ["fedavg"]})
     figure = draw_curves(Results(study, folder), study.figures["one"])
@@ -96,7 +97,7 @@ def test_a_figure_of_one_seed_takes_that_seed(folder: Path) -> None:
 
 
 def test_every_kind_of_the_schema_is_made() -> None:
-    made = [*tables.KINDS, "claims"]  # whose rows are no methods
+    made = [*tables.KINDS, "locals", "claims"]  # whose rows are no methods
     for union, kinds in ((shown.Table, made), (shown.Figure, figures.KINDS)):
         classes = get_args(get_args(union)[0])
         asked = [get_args(one.model_fields["kind"].annotation)[0] for one in classes]
@@ -152,9 +153,103 @@ def test_curves_keep_the_regular_evaluations_and_the_last() -> None:
     assert _evenly([10, 20, 21, 22, 23], [1, 2, 3, 4, 5], 10) == ([10, 20, 23], [1, 2, 5])
 
 
+def bowl(points: int = 31, top: float = 8.0, **kind) -> Surface:
+    axis = np.linspace(-1, 1, points)
+    loss = 0.1 + top * (axis[:, None] ** 2 + axis**2) / 2
+    return Surface("", "#0072B2", axis, axis, loss, **kind)
+
+
 def test_surfaces_leave_out_what_is_not_finite() -> None:
     axis = np.linspace(-1, 1, 4)
     loss = np.ones((4, 4))
     assert len(_quads(Surface("", "#000000", axis, axis, loss))) == 9
     loss[0, 0] = np.inf
     assert len(_quads(Surface("", "#000000", axis, axis, loss))) == 8
+
+
+def test_a_nets_meshes_are_wide_and_its_threads_go_through_every_point() -> None:
+    pieces = _threads(bowl(31, net=True))
+    assert len(pieces) == 2 * 16 * 30  # 15 meshes a side, each thread through 31 points
+    for place in (-1.0, 1.0):
+        assert (pieces[:, :, 0] == place).any() and (pieces[:, :, 1] == place).any()
+    assert len(_threads(bowl(9, net=True))) == 2 * 9 * 8  # a coarse grid's lines are all threads
+
+
+def test_heights_are_one_scale_for_all_panels_with_round_numbers_apart() -> None:
+    low, top, ticks = heights([Panel("", (bowl(),)), Panel("", (bowl(top=40.0),))])
+    assert (low, top) == (0.0, pytest.approx(40.1))
+    assert ticks == [0, 1, 5, 10, 20]
+    high = Surface("", "#000000", *2 * (np.array([0.0, 1.0]),), np.array([[4.0, 5.0], [4.5, 4.0]]))
+    assert heights([Panel("", (high,))])[0] == 4.0  # an axis from 0 would show a flat plate
+
+
+# What the figures of surfaces and lines show
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with local models' surfaces and with lines, whose losses name them."""
+    folder = write_results(tmp_path_factory.mktemp("seen"))
+    study = make_study()
+    for label in ("fedavg", "feddyn-sam"):
+        (cell, other, _) = study.select(dataset="cifar10", algorithm=label)
+        at = folder / "analysis" / "toy" / str(cell)
+        rows = [f"{x},{y},{1 + x * x + y * y},50" for x in (-1, 0, 1) for y in (-1, 0, 1)]
+        for place in (1, 2):
+            for on in ("own", "all"):
+                file = at / f"landscape-local-{place}-{on}-within-1.csv"
+                file.write_text("\n".join(["x,y,loss,accuracy", *rows]) + "\n")
+                facts = {"status": "completed", "data": on, "client": 6 + place, "class": "cat"}
+                facts |= {"images": 500, "of": 50_000 if on == "all" else 500}
+                file.with_suffix(".json").write_text(json.dumps(facts))
+        for line in (Line(other), Line(cell, "final")):
+            file = at / f"line-{line.name}.csv"
+            file.write_text("t,loss,accuracy\n-0.5,3,40\n0,1,60\n0.5,2,50\n1,1,60\n1.5,3,40\n")
+            facts = {"status": "completed", "data": "all", "images": 50_000, "of": 50_000}
+            file.with_suffix(".json").write_text(json.dumps(facts))
+    return folder
+
+
+def local(**more) -> Study:
+    return one({"kind": "landscape", "seed": 0, "columns": [C10], "rows": ["fedavg"], **more})
+
+
+def test_a_local_model_is_drawn_on_its_own_data_and_on_all_with_a_net_to_compare(seen) -> None:
+    for rows, reference in ((["fedavg"], "global model"), (["fedavg", "feddyn-sam"], None)):
+        study = local(participants=[1, 2], rows=rows)
+        panels = landscapes.panels_of(Results(study, seen), study.figures["one"])
+        assert [panel.title for panel in panels] == ["Client 7: class cat", "Client 8: class cat"]
+        reference = reference or "FedDyn + SAM, all data"
+        for panel in panels:
+            assert [s.name for s in panel.surfaces] == ["own data", "all data", reference]
+            assert [s.net for s in panel.surfaces] == [False, False, True]
+            assert len({s.colour for s in panel.surfaces}) == 3
+
+
+def test_columns_are_panels_and_what_is_not_there_is_left_out_and_said(seen) -> None:
+    study = local(columns=[C10, C100], rows=["fedavg", "feddyn-sam"])
+    asked, found = study.figures["one"], Results(study, seen)
+    first, second = landscapes.panels_of(found, asked)
+    assert (len(first.surfaces), len(second.surfaces)) == (2, 1)  # diverged there
+    said = figures.caption(study, "one", seen)
+    for words in ("5,000 of the 50,000 training images", "FedDyn + SAM is drawn as a net"):
+        assert words in said
+    assert "Left out: FedDyn + SAM at α = 0" in said
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"between": "seeds"}, ["of seed 0 to that of seed 42", "all 50,000 training images"]),
+        ({"between": "models", "seed": 0}, ["to the last of these models (seed 0)"]),
+        ({"between": "methods", "seed": 0}, ["of FedAvg to that of each other method", "Left out"]),
+    ],
+    ids=lambda value: value.get("between") if isinstance(value, dict) else "",
+)
+def test_lines_go_from_model_to_model(seen, tmp_path, entry, words) -> None:
+    study = one({"kind": "lines", "columns": [C10], "rows": ["fedavg", "feddyn-sam"], **entry})
+    said = figures.caption(study, "one", seen)
+    assert all(word in said for word in words), said
+    for again in ("a", "b"):
+        figures.draw(study, "one", seen, tmp_path / again)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,4 +1,4 @@
-"""Loss surfaces: the directions of Li et al. 2018 and the grid."""
+"""Loss surfaces: the directions of Li et al. 2018 and the grid; and lines between models."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch.nn.utils import vector_to_parameters
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
 from fedgloss.errors import InputError
 from fedgloss.models.cnn import smallcnn
-from fedgloss.sharpness.landscape import filter_normalized_directions, surface
+from fedgloss.sharpness.landscape import along, filter_normalized_directions, line, surface
 from fedgloss.sharpness.objective import Objective
 
 
@@ -71,6 +71,21 @@ def test_directions_are_normal_draws_of_the_seed() -> None:
     assert torch.equal(again[0], first)
     other = filter_normalized_directions(layer, w, seed=1, count=1)[0]
     assert abs(torch.dot(first, other)) / 40_000 < 5 / 200
+
+
+def test_models_that_are_compared_move_along_one_pair_of_directions(model) -> None:
+    """Each filter the same way, and as far as its own weights are long."""
+    w = flatten(model)
+    longer = w * torch.rand(len(w), generator=torch.Generator().manual_seed(0)).add(1)
+    shapes = parameter_shapes(model)
+    pairs = [filter_normalized_directions(model, at, seed=0) for at in (w, longer)]
+    for one, other in zip(*pairs, strict=True):
+        for name in ("0.weight", "4.weight"):
+            a, b = (unflatten(d, shapes)[name].flatten(1) for d in (one, other))
+            torch.testing.assert_close(
+                a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+            )
+            assert (b.norm(dim=1) > a.norm(dim=1)).all()
 
 
 def test_quadratic_surface_is_exact() -> None:
@@ -148,3 +163,37 @@ def test_bad_input_is_named_in_one_line(model, data) -> None:
         with pytest.raises(InputError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+# Lines
+
+
+def test_a_line_goes_through_both_models_exactly_and_a_quarter_beyond(model, data) -> None:
+    objective, start = Objective(model, *data, batch_size=20), flatten(model)
+    end = start + torch.linspace(-0.3, 0.3, len(start))
+    found = line(objective, start, end, points=9)
+    assert found["t"].tolist() == [i / 8 for i in range(-2, 11)]
+    for t, w in ((0, start), (1, end)):
+        (at,) = np.flatnonzero(found["t"] == t)
+        assert (found["loss"][at], found["accuracy"][at]) == objective.loss(w)
+
+
+def test_a_line_on_a_quadratic_is_a_parabola() -> None:
+    start, end = torch.tensor([[0.3, -0.2, 0.1], [1.0, 2.0, -1.0]], dtype=torch.float64)
+    found = line(Quadratic(), start, end, points=11)
+    curvature = float((Quadratic.a * (end - start) ** 2).sum())
+    np.testing.assert_allclose(np.diff(found["loss"], 2), curvature / 100, rtol=1e-9)
+
+
+@pytest.mark.parametrize("points", [2, 4, 5, 31])
+def test_a_line_has_its_points_between_the_models(points: int) -> None:
+    t = along(points)
+    assert ((t >= 0) & (t <= 1)).sum() == points
+    assert -0.25 <= t[0] <= 0 and t[0] == pytest.approx(1 - t[-1])
+
+
+def test_a_line_between_models_of_two_shapes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^end: has shape \[4\] \(allowed: \[3\]\)$"):
+        line(Quadratic(), torch.zeros(3), torch.zeros(4))
+    with pytest.raises(InputError, match=r"^points: 1 \(allowed: at least 2\)$"):
+        line(Quadratic(), torch.zeros(3), torch.ones(3), points=1)

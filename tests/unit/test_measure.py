@@ -198,6 +198,20 @@ def test_the_mode_around_a_call_makes_no_difference(mode, device, model) -> None
     assert (inside.loss == grid.loss).all()
 
 
+def test_the_line_between_two_models_ends_at_their_losses(model) -> None:
+    other, (x, y) = copy.deepcopy(model), samples()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.1
+    found = fedgloss.line(model, other, (x, y), points=5)
+    for t, end in ((0, model), (1, other)):
+        expected = F.cross_entropy(copy.deepcopy(end).eval()(x), y).item()
+        assert found.loss[found.t == t] == pytest.approx(expected, rel=1e-12)
+    back = fedgloss.line(other, flatten(model), (x, y), points=5)
+    np.testing.assert_allclose(back.loss, found.loss[::-1])
+    assert repr(found).startswith("Line(loss ") and len(found.t) == 7
+
+
 # What is shown and what is refused
 
 
@@ -256,6 +270,13 @@ def test_numbers_out_of_range(model) -> None:
     for name, value in (("points", 1), ("points", 3.0), ("extent", 0), ("extent", float("nan"))):
         with refused(f"{name}: {value!r}", "allowed: "):
             fedgloss.landscape(model, (X, Y), **{name: value})
+    for other, words in (
+        (torch.zeros(3), ["other: has shape [3]"]),
+        (None, ["other: is a NoneType"]),
+        (nn.Linear(2, 2), ["other: has shape [6]"]),
+    ):
+        with refused(*words):
+            fedgloss.line(model, other, (X, Y))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The HTML page: complete, self-contained, escaped, and never at odds with the tables' files."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import plotly.graph_objects
 import pytest
 
 from fedgloss.errors import InputError
@@ -68,8 +71,35 @@ def test_the_page_asks_nothing_of_the_network(folder: Path, tmp_path: Path) -> N
     assert not seen.open
     assert all(a.startswith(("#", "data:image/png;base64,")) for a in seen.addresses)
     assert sum(a.startswith("data:") for a in seen.addresses) == 3
-    assert not seen.tags & {"script", "link", "iframe", "object"}
-    assert not re.search(r"https?://|@import|url\(", text)
+    assert not seen.tags & {"link", "iframe", "object"}
+    assert "default-src 'none'" in text and text.index("default-src") < text.index("<style>")
+
+
+def test_only_surfaces_bring_a_script_once_and_where_there_are_none_there_is_none(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = page(folder, tmp_path)
+    assert text.count("plotly.js v") == 1 and text.count("Plotly.newPlot(") == 1
+    assert text.count('<script type="application/json">') == 1
+    without = page(folder, tmp_path, figures={"curves": {"kind": "curves"}})
+    assert "script" not in Page(without).tags and "script-src" not in without
+    assert not re.search(r"https?://|@import|url\(", without)
+
+
+def test_surfaces_can_be_turned_around_and_their_text_cannot_end_the_script(
+    folder: Path, tmp_path: Path
+) -> None:
+    hostile = "</script><script>alert(1)</script>"
+    text = page(folder, tmp_path, algorithms={"fedavg": {"name": hostile}}, tables={})
+    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert "<" not in found
+    drawn = json.loads(found)
+    plotly.graph_objects.Figure(data=drawn["data"], layout=drawn["layout"])  # knows every key
+    solid, net = drawn["data"]
+    assert (solid["type"], solid["name"]) == ("surface", hostile)
+    assert (net["type"], net["name"]) == ("scatter3d", "FedGloSS")
+    loss = 0.1 + 20 * (np.linspace(-1, 1, 7)[:, None] ** 2 + np.linspace(-1, 1, 7) ** 2) / 2
+    np.testing.assert_allclose(solid["z"], np.log1p(loss), rtol=1e-3)
 
 
 def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
@@ -175,7 +205,8 @@ def test_verdicts_do_not_rely_on_colour(folder: Path, tmp_path: Path) -> None:
 
 def test_everything_is_escaped(folder: Path, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script> & `code`"
-    text = page(folder, tmp_path, title=hostile, note=hostile)
+    curves = {"curves": {"kind": "curves"}}
+    text = page(folder, tmp_path, title=hostile, note=hostile, figures=curves)
     assert "<script" not in text
     assert Page(text).text.count("<script>alert(1)</script> & `code`") == 3
 

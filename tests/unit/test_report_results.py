@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fedgloss.report import results
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import Cell, Study, constants
+from fedgloss.study.views import Surface
 
 SEEDS = (0, 42, 200299)
 C10 = {"dataset": "cifar10", "alpha": "0", "model": "cnn"}
@@ -30,6 +32,7 @@ FINAL = {
 }
 LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
 TWICE = ("scaffold",)
+AROUND = Surface(1.0)
 PARAMETERS = 1000
 TRAINING = {"evaluate_every": 1000, "last": 1000, "record": []}
 
@@ -125,7 +128,10 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
         grid = [i / 3 for i in range(-3, 4)]
         lines = [f"{x},{y},{0.1 + lambda1 * (x * x + y * y) / 2},50" for x in grid for y in grid]
         text = "\n".join(["x,y,loss,accuracy", *lines]) + "\n"
-        (analysis / "landscape.csv").write_text(text)
+        (analysis / f"landscape-{AROUND.name}.csv").write_text(text)
+        facts = {"status": "completed", "model": "average", "data": "all"}
+        facts |= {"images": 5000, "of": 50000}
+        (analysis / f"landscape-{AROUND.name}.json").write_text(json.dumps(facts))
 
 
 def write_results(folder: Path, study: Study | None = None) -> Path:
@@ -154,7 +160,8 @@ def test_reads_what_the_jobs_wrote(tmp_path: Path) -> None:
     assert found.metrics(done)["accuracy"][-1] == 59.0
     assert found.manifest(done)["accuracy"] == 59.0
     assert found.hessian(done)["lambda1"] == 20.0
-    assert len(found.landscape(done)["loss"]) == 49
+    seen = found.view(done, AROUND)
+    assert len(seen.columns["loss"]) == 49 and seen.facts["images"] == 5000
     assert found.status(done) == "completed"
     assert found.status(cell("cifar10", "scaffold", 42)) == "diverged"
 
@@ -162,7 +169,7 @@ def test_reads_what_the_jobs_wrote(tmp_path: Path) -> None:
 def test_what_is_missing_is_none(tmp_path: Path) -> None:
     found = Results(make_study(), tmp_path / "nowhere")
     missing = cell("cifar10", "fedavg", 0)
-    readers = (found.metrics, found.manifest, found.hessian, found.landscape)
+    readers = (found.metrics, found.manifest, found.hessian, partial(found.view, view=AROUND))
     assert [read(missing) for read in readers] == [None] * 4
     assert found.status(missing) == "missing"
 
@@ -212,7 +219,7 @@ def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: 
     found = Results(make_study(**OUTDATED[what]), write_results(tmp_path))
     old = cell("cifar10", "fedavg", 0)
     assert found.status(old) == "outdated" and found.outdated(old)
-    readers = (found.metrics, found.manifest, found.hessian, found.landscape)
+    readers = (found.metrics, found.manifest, found.hessian, partial(found.view, view=AROUND))
     assert [read(old) for read in readers] == [None] * 4
     cells = found.study.select(dataset="cifar10", algorithm="fedavg")
     summary = summarize(found, cells, lambda one: results.accuracy(found, one))

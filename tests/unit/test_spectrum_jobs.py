@@ -11,8 +11,7 @@ from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.files import write_json
-from fedgloss.jobs.sharpness import training_objective
-from fedgloss.jobs.spectrum import hessian, locals_of_last_round
+from fedgloss.jobs.spectrum import hessian, locals_of_last_round, training_objective
 from fedgloss.progress import Products
 from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.study.jobfile import HessianJob, LocalsJob
@@ -150,12 +149,12 @@ def test_local_models_of_another_kind_are_refused(run, tmp_path):
     (folder / "manifest.json").write_text((run[0]["run"] / "manifest.json").read_text())
     tensors = load_tensors(run[0]["run"] / "locals.safetensors")
     other = ({**run[0], "run": folder}, None)
-    for changed in (
-        {key: t for key, t in tensors.items() if key != "clients"},
-        {key: t[:, :1] if t.dim() > 1 else t for key, t in tensors.items()},
+    for changed, words in (
+        ({key: t for key, t in tensors.items() if key != "clients"}, "participants"),
+        ({key: t[:, :1] if t.dim() > 1 else t for key, t in tensors.items()}, "this model"),
     ):
         save_tensors(folder / "locals.safetensors", changed)
-        with refused("locals.safetensors", "one for each client"):
+        with refused("locals.safetensors: does not hold the", words):
             locals_of(other, tmp_path)
     broken = {key: t * np.nan if key != "clients" else t for key, t in tensors.items()}
     save_tensors(folder / "locals.safetensors", broken)

@@ -68,11 +68,36 @@ def test_what_it_says_itself_counts():
     assert {cell.alpha for cell in study.cells_of(study.tables["columns"])} == {"0.5"}
 
 
-def test_a_landscape_is_of_one_column():
-    figure = {"figures": {"f": {"kind": "landscape", "seed": 0}}}
-    assert digits(**figure)
+def figure(**entries):
+    return {"figures": {"f": {"kind": "landscape", "seed": 0, **entries}}}
+
+
+def test_local_models_are_of_one_column_two_methods_and_participants_that_there_are():
+    two = ["0", "0.5"]
+    assert digits(alphas=two, **figure()) and digits(**figure(participants=[1, 5]))
     with refused("figures.f.columns", "one column", "digits/0/smallcnn, digits/0.5/smallcnn"):
-        digits(alphas=["0", "0.5"], **figure)
+        digits(alphas=two, **figure(participants=[1]))
+    with refused("figures.f.participants: 6", "digits/alpha-0/smallcnn/fedavg has 5"):
+        digits(**figure(participants=[1, 6]))
+    with refused("figures.f.rows: 3 rows", "one to compare them with"):
+        digits(labels=["fedavg", "fedsam", "fedgloss"], **figure(participants=[1]))
+    with refused("figures.f.participants[0]", "0", "at least 1"):
+        digits(**figure(participants=[0]))
+
+
+def test_a_line_needs_two_models():
+    def lines(between, **more):
+        return {"figures": {"f": {"kind": "lines", "between": between, **more}}}
+
+    assert digits(**lines("models")) and digits(seeds=[0, 1], **lines("seeds"))
+    with refused("figures.f.between: seeds", "has one", "methods, models"):
+        digits(**lines("seeds"))
+    with refused("figures.f.seed", "first two"):
+        digits(seeds=[0, 1], **lines("seeds", seed=1))
+    with refused("figures.f.rows", "two rows"):
+        digits(**lines("methods"))
+    with refused("figures.f.between", '"all" is unknown', "seeds, methods, models"):
+        digits(**lines("all"))
 
 
 def test_a_part_of_the_papers_table_has_its_numbers():

@@ -45,7 +45,7 @@ def test_the_defaults_of_the_analyses_are_those_of_the_types():
     study = check_study(config, "quickstart.yaml")
     assert (study.hessian.data, study.hessian.count) == ("paper", 5)
     assert study.hessian.models == ("average", "final")
-    assert (study.landscape.points, study.landscape.extent) == (21, 1.0)
+    assert (study.landscape.points, study.landscape.extent) == (25, 1.0)
     study = check_study(config | {"hessian": {"count": 2}, "landscape": {"points": 5}}, "q.yaml")
     assert (study.hessian.count, study.hessian.data, study.landscape.points) == (2, "paper", 5)
 

@@ -91,6 +91,7 @@ def test_the_command_trains_and_measures(unchanged, inputs, tmp_path):
         "train": {"settings": SETTINGS, **told},
         "hessian": {**told, "out": tmp_path / "h.json"},
         "landscape": {**told, "out": tmp_path / "l.csv"},
+        "line": {**told, "other_run": tmp_path / "run", "out": tmp_path / "b.csv"},
     }
     for kind, entries in jobs.items():
         assert main([kind, job_file(tmp_path / kind, kind, **entries), "--device", "cpu"]) == 0

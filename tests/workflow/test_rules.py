@@ -47,9 +47,8 @@ def expected_jobs(study):
         and getattr(entry, "seed", None) in (None, cell.seed)
     }
     sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
-    single = {
-        name: {cell for cell, kind in spots if kind == name} for name in ("locals", "landscape")
-    }
+    local = {cell for cell, kind in spots if kind == "locals"}
+    seen = {(cell, view) for figure in study.figures.values() for cell, view in study.views(figure)}
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
     counts = {
@@ -58,7 +57,9 @@ def expected_jobs(study):
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
         "hessian_seeds": len(sharp),
-        **{name: len(cells) for name, cells in single.items()},
+        "locals": len(local),
+        "landscape": sum(view.kind == "landscape" for _, view in seen),
+        "line": sum(view.kind == "line" for _, view in seen),
         "table": len(study.tables),
         "figure": len(study.figures),
         "report": 1,
@@ -251,8 +252,18 @@ print("RULES", _json.dumps({rule.name: {
     "params": [*rule.params.keys()],
 } for rule in workflow.rules}))
 """
-JOBS = {"prepare", "partition", "train", "hessian", "locals", "landscape"}
-JOBS |= {"table", "figure", "report"}
+JOBS = {
+    "prepare",
+    "partition",
+    "train",
+    "hessian",
+    "locals",
+    "landscape",
+    "line",
+    "table",
+    "figure",
+    "report",
+}
 PACKED = {"train_seeds", "hessian_seeds"}
 
 

@@ -1,8 +1,8 @@
-"""Sharpness of trained cells: Hessian eigenvalues and loss surfaces.
+"""Sharpness of trained cells: Hessian eigenvalues, loss surfaces, and lines between models.
 
 REQUIRES  a cell's run, its data and its partition
 PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.locals, those of the last round's local
-          models; LAYOUT.landscape, the surface as CSV
+          models; LAYOUT.view, a surface or a line as CSV, with what it is of as JSON beside it
 """
 
 from fedgloss.study.layout import CELL, SEED
@@ -84,19 +84,21 @@ rule locals:
 
 
 rule landscape:
-    """The loss surface around a cell's averaged model."""
+    """The loss surface around a model of a cell: averaged, or local of the last round."""
     input:
-        manifest=run_files("manifest.json"),
+        manifest=viewed_files("landscape", "manifest.json"),
         # A model changes with its run, and a run leaves a new manifest.
-        average=ancient(run_files("average.safetensors")),
+        average=ancient(viewed_files("landscape", "average.safetensors")),
+        local=ancient(viewed_files("landscape", "locals.safetensors")),
         data=ancient(prepared("data.safetensors")),
         partition=partition_of,
     output:
-        LAYOUT.landscape("{study}", CELL),
+        surface=LAYOUT.view("{study}", CELL, "landscape", "{view}"),
+        facts=LAYOUT.view("{study}", CELL, "landscape", "{view}").with_suffix(".json"),
     log:
-        LAYOUT.log("landscape", f"{{study}}/{CELL}"),
+        LAYOUT.log("landscape", f"{{study}}/{CELL}/{{view}}"),
     benchmark:
-        LAYOUT.benchmark("landscape", f"{{study}}/{CELL}")
+        LAYOUT.benchmark("landscape", f"{{study}}/{CELL}/{{view}}")
     priority: 1  # before eigenvalues: of the two, the longer job must not come last
     conda:
         "../../envs/fedgloss.yaml"
@@ -106,8 +108,38 @@ rule landscape:
         runtime=needs("landscape", "minutes"),
         mem_mb=needs("landscape", "memory"),
     params:
-        asked=asked("landscape", "points", "extent", "seed"),
+        asked=asked("landscape", "points", "images", "seed"),
         code=analysis_code("landscape"),
         jobs=job_files("landscape"),
     shell:
         "fedgloss landscape {params.jobs:q} --threads {threads} 2> {log:q}"
+
+
+rule line:
+    """The loss on the straight line from a cell's averaged model to another."""
+    input:
+        manifest=viewed_files("line", "manifest.json"),
+        average=ancient(viewed_files("line", "average.safetensors")),
+        final=ancient(viewed_files("line", "final.safetensors")),
+        data=ancient(prepared("data.safetensors")),
+        partition=partition_of,
+    output:
+        line=LAYOUT.view("{study}", CELL, "line", "{view}"),
+        facts=LAYOUT.view("{study}", CELL, "line", "{view}").with_suffix(".json"),
+    log:
+        LAYOUT.log("line", f"{{study}}/{CELL}/{{view}}"),
+    benchmark:
+        LAYOUT.benchmark("line", f"{{study}}/{CELL}/{{view}}")
+    conda:
+        "../../envs/fedgloss.yaml"
+    threads: 1
+    resources:
+        gpu=needs("line", "gpu"),
+        runtime=needs("line", "minutes"),
+        mem_mb=needs("line", "memory"),
+    params:
+        asked=asked("line", "points", "images", "seed"),
+        code=analysis_code("landscape"),
+        jobs=job_files("line"),
+    shell:
+        "fedgloss line {params.jobs:q} --threads {threads} 2> {log:q}"

@@ -1,6 +1,6 @@
 """The cells that a job is about: inputs, parameters and resources of its rule.
 
-REQUIRES  STUDY, SEEDS, LAYOUT (study.smk)
+REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk)
 PROVIDES  cells_of, and functions of wildcards: what the cells' jobs read, what decides their
           numbers, and what they need
 """
@@ -75,7 +75,8 @@ def asked(kind, *entries):
     """A rule's parameter: these entries of a job's file, as JSON."""
 
     def values(wildcards):
-        job = job_of(kind, STUDY, cells_of(wildcards)[0], LAYOUT)
+        view = view_of(kind, wildcards)
+        job = job_of(kind, STUDY, cells_of(wildcards)[0], LAYOUT, view)
         return json.dumps({name: getattr(job, name) for name in entries})
 
     return values
@@ -83,7 +84,7 @@ def asked(kind, *entries):
 
 @functools.cache
 def need_of(kind, cell):
-    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, locals or landscape."""
+    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, locals, landscape or line."""
     return getattr(estimate, kind)(STUDY, cell)
 
 

@@ -7,6 +7,7 @@ PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk'
 import json
 
 from fedgloss.study.layout import MANIFEST, RUN_FILES
+from fedgloss.study.views import cells_in
 
 
 def shown(entries):
@@ -37,6 +38,10 @@ def files_behind(entry):
         yield LAYOUT.run(STUDY.name, cell) / MANIFEST
         for kind in STUDY.sources(entry, cell):
             yield getattr(LAYOUT, kind)(STUDY.name, cell)
+    for cell, view in STUDY.views(entry):
+        cells = {*cells_in(cell, view)}
+        if cells == {*wanted(cells)}:
+            yield LAYOUT.view(STUDY.name, cell, view.kind, view.name)
 
 
 def entry_files(wildcards):

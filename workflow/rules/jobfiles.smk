@@ -1,6 +1,6 @@
 """What jobs are told, in files below results/jobs: see fedgloss.study.jobfile.
 
-REQUIRES  STUDY, CHANGED_STUDY, LAYOUT (study.smk), cells_of (cells.smk)
+REQUIRES  STUDY, CHANGED_STUDY, LAYOUT (study.smk), cells_of (cells.smk), view_of (views.smk)
 PROVIDES  the parameters job_files and study_argument; tell_jobs, called before jobs start
 """
 
@@ -54,8 +54,12 @@ def job_files(kind):
     """
 
     def files(wildcards, output):
+        view = view_of(kind, wildcards)
         return [
-            tell(LAYOUT.jobs(kind, STUDY.name, cell), to_json(job_of(kind, STUDY, cell, LAYOUT)))
+            tell(
+                LAYOUT.jobs(kind, STUDY.name, cell),
+                to_json(job_of(kind, STUDY, cell, LAYOUT, view)),
+            )
             for cell in cells_of(wildcards)
         ]
 

@@ -43,7 +43,7 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
         names = RUN_FILES if weights else SMALL
         fates[cell] = _fate(run, cell, expected, names)
         if fates[cell] == "collected":
-            measured = sorted(layout.hessian(study.name, cell).parent.glob("*"))
+            measured = sorted(layout.hessian(study.name, cell).parent.glob("[!.]*"))
             found = [*(run / name for name in (MANIFEST, *names)), *filter(Path.is_file, measured)]
             found += filter(Path.is_file, expected.files(cell).values())
             files |= {file.relative_to(results).as_posix(): file for file in found}

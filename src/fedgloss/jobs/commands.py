@@ -125,11 +125,21 @@ def locals_(options: argparse.Namespace) -> None:
 
 
 def landscape(options: argparse.Namespace) -> None:
-    from fedgloss.jobs.sharpness import landscape
+    from fedgloss.jobs.landscape import landscape
+    from fedgloss.progress import Progress
     from fedgloss.study.jobfile import LandscapeJob, read_job
 
     for job in [read_job(file, LandscapeJob) for file in options.job]:
-        landscape(job, device=options.device, threads=options.threads)
+        landscape(job, options.device, options.threads, watch=Progress)
+
+
+def line(options: argparse.Namespace) -> None:
+    from fedgloss.jobs.landscape import line
+    from fedgloss.progress import Progress
+    from fedgloss.study.jobfile import LineJob, read_job
+
+    for job in [read_job(file, LineJob) for file in options.job]:
+        line(job, options.device, options.threads, watch=Progress)
 
 
 def table(options: argparse.Namespace) -> None:

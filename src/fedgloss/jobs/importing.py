@@ -85,7 +85,7 @@ def _add_inputs(study: Study, source: Path, results: Path) -> None:
 def _add_measured(study: Study, cell: Cell, source: Path, results: Path) -> None:
     """Copy what was measured on a run, where it is not here."""
     there, here = (Layout(folder).hessian(study.name, cell).parent for folder in (source, results))
-    for file in sorted(there.glob("*")):
+    for file in sorted(there.glob("[!.]*")):  # not what a killed job has kept
         if not (here / file.name).exists():
             _copy_file(file, here / file.name)
 

@@ -13,19 +13,10 @@ from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import Dataset
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.data.subset import balanced_subset
-from fedgloss.engine.flat import parameter_shapes
 from fedgloss.engine.start import prepared
 from fedgloss.errors import InputError
 from fedgloss.files import write_json
-from fedgloss.jobs.sharpness import (
-    MANIFEST,
-    data_and_model,
-    finite,
-    parameters,
-    training_objective,
-    union_of_clients,
-)
-from fedgloss.records import read_record
+from fedgloss.jobs.measured import client_of, data_and_model, manifest_of, parameters
 from fedgloss.sharpness.auto import AUTO
 from fedgloss.sharpness.eigenvalues import Spectrum, power_iteration
 from fedgloss.sharpness.krylov import Watch, unwatched
@@ -68,7 +59,7 @@ def hessian(
     the whole test set, swapped normalisation for CIFAR, batches of 64, 20 steps of power iteration.
     """
     choice, *besides = job.choices
-    manifest = read_record(job.run / "manifest.json", MANIFEST)
+    manifest = manifest_of(job.run)
     result: dict[str, Any] = {
         "status": manifest["status"],
         "data": choice,
@@ -80,7 +71,7 @@ def hessian(
         write_json(job.out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
         return
     with prepared(device, threads) as where:
-        dataset, model = data_and_model(job, manifest, where)
+        dataset, model = data_and_model(job.data, job.run, manifest, where)
         points = {name: parameters(job.run, name, model, where) for name in job.models}
         found = {
             name: _spectra(job, name, dataset, model, points, watching) for name in job.choices
@@ -162,7 +153,7 @@ def locals_of_last_round(
     Each on its client's own data, all of it, and on the union of all clients' (lambda_1,l and
     lambda_1,g there). A client is known by the class that most of its images have.
     """
-    manifest = read_record(job.run / "manifest.json", MANIFEST)
+    manifest = manifest_of(job.run)
     result: dict[str, Any] = {
         "status": manifest["status"],
         "method": job.method,
@@ -172,8 +163,8 @@ def locals_of_last_round(
         write_json(job.out, {**result, "locals": []})
         return
     with prepared(device, threads) as where:
-        dataset, model = data_and_model(job, manifest, where)
-        points = _local_parameters(job.run / "locals.safetensors", model, where)
+        dataset, model = data_and_model(job.data, job.run, manifest, where)
+        points = _local_parameters(job.run, model, where)
         clients = load_partition(job.partition, dataset).clients
         union = union_of_clients(job.partition, dataset)
         everyone = _of_training(dataset, model, union, job.images, where)
@@ -227,6 +218,25 @@ def _majority(dataset: Dataset, index: Tensor) -> dict[str, Any]:
     }
 
 
+def union_of_clients(partition: Path, dataset: Dataset) -> Tensor:
+    """The indices of all training images that clients hold, sorted, int64 [N]."""
+    return torch.cat(load_partition(partition, dataset).clients).sort().values
+
+
+def training_objective(
+    dataset: Dataset, model: nn.Module, index: Tensor, where: torch.device
+) -> Objective:
+    """The mean loss over these training images [n], normalised and not augmented."""
+    mean, std = dataset.mean, dataset.std
+    dtype = next(model.parameters()).dtype
+    return Objective(
+        model,
+        dataset.train_images[index].to(where),
+        dataset.train_labels[index].to(where),
+        transform=lambda x: normalize(x, mean, std, dtype),
+    )
+
+
 def _of_training(
     dataset: Dataset, model: nn.Module, union: Tensor, images: int | str, where: torch.device
 ) -> Objective:
@@ -252,13 +262,11 @@ def _as_released(dataset: Dataset, model: nn.Module, where: torch.device) -> Obj
     )
 
 
-def _local_parameters(path: Path, model: nn.Module, where: torch.device) -> dict[int, Tensor]:
+def _local_parameters(run: Path, model: nn.Module, where: torch.device) -> dict[int, Tensor]:
     """The flat parameters [P] of the last round's local models, by client."""
-    tensors = load_tensors(path)
-    shapes = parameter_shapes(model)
-    clients = tensors.pop("clients", torch.tensor([]))
-    expected = {f"model.{key}": (len(clients), *shape) for key, shape in shapes.items()}
-    if {key: tuple(t.shape) for key, t in tensors.items()} != expected or not len(clients):
-        raise InputError(f"{path}: does not hold local models of this kind, one for each client")
-    rows = torch.cat([tensors[f"model.{key}"].flatten(1) for key in shapes], dim=1).to(where)
-    return {int(client): finite(path, row) for client, row in zip(clients, rows, strict=True)}
+    path = run / "locals.safetensors"
+    clients = load_tensors(path).get("clients")
+    if clients is None or not len(clients):
+        raise InputError(f"{path}: does not hold the models of a round's participants")
+    names = [f"local-{place}" for place in range(1, len(clients) + 1)]
+    return {client_of(run, name): parameters(run, name, model, where) for name in names}

@@ -1,11 +1,14 @@
 """What the numbers mean, in words, with the settings that the runs' own manifests name."""
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgloss.report.results import Results
+from fedgloss.report import names
+from fedgloss.report.results import Results, Seen
+from fedgloss.study.views import View
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -39,7 +42,7 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
     data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
     measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
     over = " or ".join(
-        images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
+        of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
     )
     unconverged = sum(not h.get("converged", True) for h in measured)
     return (
@@ -51,7 +54,7 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
     )
 
 
-def images(measured: Iterable[Mapping[str, Any]]) -> str:
+def of_images(measured: Iterable[Mapping[str, Any]]) -> str:
     """Which training images the Hessians of these results are of, and what their choice may do."""
     cut = [found for found in measured if found.get("samples", 0) < found.get("population", 0)]
     if not cut:
@@ -77,6 +80,31 @@ def by_method(measured: Iterable[Mapping[str, Any]]) -> str:
     others = dict.fromkeys(found.get("method", "lanczos") for found in measured)
     named = [name for name in others if name != "lanczos"]
     return f" (`method: {', '.join(named)}`)" if named else ""
+
+
+def images(facts: Iterable[Mapping[str, Any]]) -> str:
+    """Over which images losses were computed, as a sentence; "" if none were."""
+    counts = dict.fromkeys((f["images"], f["of"]) for f in facts if f["status"] == "completed")
+    said = [
+        f"all {of:,} training images"
+        if some == of
+        else f"{some:,} of the {of:,} training images, a seeded draw of as many of each class"
+        for some, of in counts
+    ]
+    return f"Over {' or '.join(said)}, without augmentation." if said else ""
+
+
+def not_drawn(found: Results, views: Iterable[tuple["Cell", View, Seen | None]]) -> str:
+    """A sentence on the surfaces or lines that there are not; "" if there are all."""
+    absent = {
+        f"{names.algorithm(found.study, cell.algorithm)} at {names.alpha(cell.alpha)}": (
+            "diverged" if seen else "not computed"
+        )
+        for cell, _, seen in views
+        if not seen or not any(map(math.isfinite, seen.columns["loss"]))
+    }
+    listed = names.listed([f"{name} ({why})" for name, why in absent.items()])
+    return f" Left out: {listed}." if absent else ""
 
 
 def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
-from fedgloss.report import bars, curves, surfaces
+from fedgloss.report import bars, curves, landscapes, lines
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
@@ -25,12 +25,15 @@ class Kind(NamedTuple):
 
     draw: Callable[[Results, Any], Figure]
     caption: Callable[[Results, Any], str]
+    turned: Callable[[Results, Any], str | None] = lambda found, asked: None
+    """What plotly draws on the page, JSON, for what can be turned around."""
 
 
 KINDS = {
     "curves": Kind(curves.draw_curves, curves.caption),
     "eigenvalues": Kind(bars.draw_eigenvalues, bars.caption),
-    "landscape": Kind(surfaces.draw_landscape, surfaces.caption),
+    "landscape": Kind(landscapes.draw, landscapes.caption, landscapes.turned),
+    "lines": Kind(lines.draw, lines.caption),
 }
 STYLE = Path(__file__).with_name("style.mplstyle")
 # Neither format may carry the date, nor the version of what drew it.
@@ -56,6 +59,12 @@ def draw(study: "Study", name: str, folder: Path, out_stem: Path) -> None:
             with atomic(f"{out_stem}.{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix, metadata=metadata)
         plt.close(figure)
+
+
+def turned(study: "Study", name: str, folder: Path) -> str | None:
+    """The figure as the arguments of plotly, JSON; None if there is nothing to turn around."""
+    asked = study.figures[name]
+    return KINDS[asked.kind].turned(Results(study, Path(folder)), asked)
 
 
 def caption(study: "Study", name: str, folder: Path) -> str:

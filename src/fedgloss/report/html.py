@@ -34,6 +34,8 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     import jinja2
     import markupsafe
 
+    from fedgloss.report import interactive
+
     folder = Path(results_folder)
     found = Results(study, folder)
     tables = [_table(study, name, folder) for name in study.tables]
@@ -50,6 +52,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         re.sub(r"`([^`]*)`", _code, str(markupsafe.escape(text)))
     )
     environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
+    figures = [_figure(study, name, folder) for name in study.figures]
     page = environment.get_template("report.html").render(
         study=study,
         title=(study.asked.title or study.name) + part(found, study.cells),
@@ -63,7 +66,8 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         farthest=summary.farthest(judged),
         cuts=list(partitions.cuts(found)),
         tables=tables,
-        figures=[_figure(study, name, folder) for name in study.figures],
+        figures=figures,
+        plotly=interactive.script() if any(figure["turned"] for figure in figures) else None,
         grid=_grid(found),
         hyperparameters=_hyperparameters(found),
         training=_training(found),
@@ -90,16 +94,17 @@ def _table(study: "Study", name: str, folder: Path) -> Table | Grid:
 
 
 def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
-    from fedgloss.report.figures import caption
+    from fedgloss.report.figures import caption, turned
 
     file = Layout(folder).figure(study.name, name)["png"]
-    shown = {"name": name, "caption": caption(study, name, folder), "source": None}
+    shown = {"name": name, "caption": caption(study, name, folder), "source": None, "turned": None}
     if file.exists():
         png = file.read_bytes()
         if len(png) < 24 or not png.startswith(b"\x89PNG"):
             raise InputError(f"{file}: not a PNG file; draw the figure again first")
         width, height = struct.unpack(">II", png[16:24])  # of the header chunk, at 200 dpi
         shown |= {"width": width // 2, "height": height // 2}
+        shown["turned"] = turned(study, name, folder)
         shown["source"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return shown
 

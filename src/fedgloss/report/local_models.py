@@ -187,7 +187,7 @@ def _notes(found: Results, asked: LocalsTable, cells: Sequence["Cell"]) -> Itera
     yield (
         "Local models: those of the last round's participants, before the server averages them."
         " λ₁ local: largest eigenvalue of the Hessian of the mean loss over the client's own"
-        f" training images; λ₁ global: over {definitions.images(measured)}"
+        f" training images; λ₁ global: over {definitions.of_images(measured)}"
         f"{definitions.by_method(measured)}. Lower is flatter."
     )
     yield (

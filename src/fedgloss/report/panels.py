@@ -61,6 +61,14 @@ def cells_at(study: "Study", figure: Shown, label: str, column: Condition) -> li
     return [cell for cell in cells if figure.one_seed in (None, cell.seed)]
 
 
+def nothing_yet(what: str) -> Figure:
+    """A figure that says so."""
+    figure = plt.figure(figsize=(4.8, 1.2))
+    text = f"{what} has been computed yet."
+    figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
+    return figure
+
+
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` axes, two to a row; `height` of each in inches."""
     across = min(count, 2)

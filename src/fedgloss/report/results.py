@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from fedgloss.records import (
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, is_hessian_of, read_manifest
+from fedgloss.study.views import View, cells_in
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -76,6 +78,15 @@ LOCAL = {
     **{"local": LARGEST, "global": LARGEST},
 }
 """What the report needs to know of a run, of its Hessian, and of its local models'."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A surface or a line, and what it is of."""
+
+    columns: Columns
+    facts: Mapping[str, Any]
+    """`status`; if completed, `images`, of how many; of a local model `client` and `class`."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +160,32 @@ class Results:
         wanted = {"method": asked.method, "images": asked.images}
         return found if all(found[key] == value for key, value in wanted.items()) else None
 
-    def landscape(self, cell: "Cell") -> Columns | None:
-        """The loss surface: x, y, loss, accuracy; x slowest. No rows if the run diverged."""
-        path = self._layout.landscape(self.study.name, cell)
-        columns = self._csv(cell, path, ("x", "y", "loss"))
-        if columns is not None:
-            xs, ys = ([*dict.fromkeys(columns[name])] for name in ("x", "y"))
-            places = [*zip(columns["x"], columns["y"], strict=True)]
-            whole = places == [(x, y) for x in sorted(xs) for y in sorted(ys)]
-            if places and (not whole or len(xs) < 2 or len(ys) < 2):
-                raise InputError(f"{path}: x and y are not those of a grid, x slowest")
-            if not all(map(NUMBER.fits, (*xs, *ys, *filter(math.isfinite, columns["loss"])))):
-                raise InputError(f"{path}: holds numbers out of all bounds")
-        return columns
+    def view(self, cell: "Cell", view: View) -> Seen | None:
+        """A loss surface: x, y, loss, accuracy, x slowest; or a line: t, loss, accuracy.
+
+        No rows if a run diverged; None also where one of a line's runs is outdated.
+        """
+        path = self._layout.view(self.study.name, cell, view.kind, view.name)
+        axes = ("x", "y") if view.kind == "landscape" else ("t",)
+        if any(map(self.outdated, cells_in(cell, view))):
+            return None
+        columns = self._csv(cell, path, (*axes, "loss", "accuracy"))
+        if columns is None:
+            return None
+        places = [*zip(*(columns[name] for name in axes), strict=True)]
+        along = [sorted({*columns[name]}) for name in axes]
+        if places and (places != [*product(*along)] or min(map(len, along)) < 2):
+            raise InputError(f"{path}: {' and '.join(axes)} are not those of a grid, x slowest")
+        finite = filter(math.isfinite, (*columns["loss"], *columns["accuracy"]))
+        if not all(map(NUMBER.fits, (*chain(*along), *finite))):
+            raise InputError(f"{path}: holds numbers out of all bounds")
+        facts = read_record(path.with_suffix(".json"), {"status": STATUS})
+        if facts["status"] == "completed":
+            local = {"client": COUNT, "class": TEXT} if "client" in facts else {}
+            check_record(
+                path.with_suffix(".json"), facts, {"images": POSITIVE, "of": POSITIVE, **local}
+            )
+        return Seen(columns, facts)
 
     def status(self, cell: "Cell") -> str:
         """`completed`, `diverged`, `outdated` (left out of everything else here) or `missing`."""

@@ -1,7 +1,12 @@
-"""Two or more loss surfaces in one picture, as the paper's Fig. 6: one a net, the others solid."""
+"""Loss surfaces side by side: in each panel some in one 3-D axes, and their contours below.
+
+Heights and contours are evenly spaced in log(1 + loss): as the loss itself near a minimum, whose
+curvature is what a picture is for, while walls, tens of times as high, do not press it flat.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,15 +18,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from fedgloss.report import definitions, names
-from fedgloss.report.panels import cells_at, colour
-from fedgloss.report.results import Results
-from fedgloss.study.schema.shown import LandscapeFigure
-
-LEVELS = 15
+ACROSS = 3
+"""Panels to a row."""
+LEVELS = 16
 LIGHT = np.array([-0.5, -0.6, 1.0]) / np.linalg.norm([-0.5, -0.6, 1.0])
-HEIGHT, RELIEF, CONTOUR, BAR = 2.9, 3.0, 1.85, 0.1
-"""Inches: of the figure, and the widths of its parts."""
+WIDE, RELIEF, HEAD, FOOT, GAP, RIGHT = 3.1, 2.5, 0.55, 0.3, 0.12, 0.7
+"""Inches: a panel's width, the 3-D axes' height, what is above them and below the contours, what is
+between those, and what is left for the bar."""
+MESHES = 16
+"""Of a net, a side, at most."""
+FROM_ZERO = 0.35
+"""Heights begin at a loss of 0 where the lowest is below this share of the axis."""
+APART = 0.12
+"""The least distance of two ticks, as a share of the axis."""
+TICKS = (0, 0.01, 0.03, 0.1, 0.3, 1, 2, 5, 10, 20, 50, 100, 300, 1000, 1e4, 1e5, 1e6)
 
 
 @dataclass(frozen=True)
@@ -36,127 +46,152 @@ class Surface:
     """[m]"""
     loss: np.ndarray
     """[n, m]"""
+    net: bool = False
+    """Drawn as a net, through which the others can be seen."""
 
 
-def draw_landscape(found: Results, asked: LandscapeFigure) -> Figure:
-    """The surfaces of a landscape's rows that there are; a diverged run's has no points."""
-    study, (column,) = found.study, asked.columns
-    surfaces = []
-    for label in asked.rows:
-        cells = cells_at(study, asked, label, column)
-        grid = found.landscape(cells[0]) if cells else None
-        if grid is not None and np.isfinite(grid["loss"]).any():
-            x, y = np.unique(grid["x"]), np.unique(grid["y"])
-            loss = np.array(grid["loss"]).reshape(len(x), len(y))
-            surface = Surface(names.algorithm(study, label), colour(study, label), x, y, loss)
-            surfaces.append(surface)
-    return draw_surfaces(surfaces) if surfaces else _nothing()
+@dataclass(frozen=True)
+class Panel:
+    """Surfaces that are compared in one 3-D axes."""
+
+    title: str
+    surfaces: tuple[Surface, ...]
 
 
-def _nothing() -> Figure:
-    figure = plt.figure(figsize=(4.8, 1.2))
-    text = "No loss landscape has been computed yet."
-    figure.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
-    return figure
+def draw_surfaces(panels: Sequence[Panel]) -> Figure:
+    """All panels with one scale of heights, contours and colours."""
+    across, down = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
+    most = max(len(panel.surfaces) for panel in panels)
+    map_side = min((WIDE - 0.45 - (most - 1) * GAP) / most, 1.35)
+    high = HEAD + RELIEF + 0.3 + map_side + FOOT
+    size = (across * WIDE + RIGHT, down * high)
+    figure = plt.figure(figsize=size)
 
+    def place(left: float, bottom: float, wide: float, tall: float, **kind: str) -> Axes:
+        place = (left / size[0], bottom / size[1], wide / size[0], tall / size[1])
+        return figure.add_axes(place, **kind)
 
-def caption(found: Results, asked: LandscapeFigure) -> str:
-    """What the surfaces show and how to read them."""
-    manifests = [m for m in map(found.manifest, found.study.cells_of(asked)) if m]
-    last = definitions.training_values(manifests, "last")
-    return (
-        f"Loss around the average of the last {last} rounds' global models"
-        f" ({names.columns(found.study, asked.columns)[0]}, seed {asked.seed}) along two random"
-        " directions, scaled filter by filter to the weights. Left: the surfaces, one of them as a"
-        " net. Right: the same as contours with common levels; the cross is the model itself."
+    low, top, ticks = heights(panels)
+    levels = np.expm1(np.linspace(np.log1p(low), np.log1p(top), LEVELS))
+    for number, panel in enumerate(panels):
+        left, bottom = number % across * WIDE, (down - 1 - number // across) * high
+        relief = place(left, bottom + FOOT + map_side + 0.3, WIDE, RELIEF, projection="3d")
+        _relief(relief, panel.surfaces, low, top, ticks)
+        place(left, bottom, WIDE, high).set_axis_off()
+        middle = (left + WIDE / 2) / size[0]
+        figure.text(middle, (bottom + high - 0.12) / size[1], panel.title, ha="center", va="top")
+        taken = len(panel.surfaces) * (map_side + GAP) - GAP
+        start = left + (WIDE - taken) / 2 + 0.1
+        for index, surface in enumerate(panel.surfaces):
+            axes = place(start + index * (map_side + GAP), bottom + FOOT, map_side, map_side)
+            filled = _contours(axes, surface, levels)
+            if index:  # the same square
+                axes.set(xticklabels=[], yticklabels=[])
+    bar = figure.colorbar(
+        filled,
+        cax=place(across * WIDE + 0.12, FOOT, 0.1, map_side),
+        format="%.3g",
+        ticks=ticks,
+        spacing="uniform",
     )
-
-
-def draw_surfaces(surfaces: Sequence[Surface]) -> Figure:
-    """The surfaces in one 3-D axes (the last as a net), and each as filled contours beside it."""
-    width = RELIEF + len(surfaces) * (CONTOUR + 0.2) + 0.95
-    figure = plt.figure(figsize=(width, HEIGHT))
-
-    def place(left: float, wide: float, bottom: float, high: float, **kind: str) -> Axes:
-        return figure.add_axes((left / width, bottom / HEIGHT, wide / width, high / HEIGHT), **kind)
-
-    finite = np.concatenate([s.loss[np.isfinite(s.loss)] for s in surfaces])
-    low, high = float(finite.min()), float(finite.max())
-    relief = place(-0.05, RELIEF - 0.1, 0.0, HEIGHT - 0.22, projection="3d")
-    _relief(relief, surfaces, low, high)
-    # A flat bottom and steep walls share the picture: levels spaced evenly in the square root.
-    levels = low + max(high - low, 1e-12) * np.linspace(0, 1, LEVELS) ** 2
-    left, bottom = RELIEF + 0.3, 0.52
-    for surface in surfaces:
-        axes = place(left, CONTOUR, bottom, CONTOUR)
-        filled = _contours(axes, surface, levels)
-        if surface is not surfaces[0]:
-            axes.set_yticklabels([])
-        left += CONTOUR + 0.2
-    bar = figure.colorbar(filled, cax=place(left, BAR, bottom, CONTOUR), format="%.2g")
-    bar.set_ticks(levels[:: (LEVELS - 1) // 7])
     bar.ax.tick_params(which="both", length=0)
     bar.set_label("Loss")
     bar.outline.set_visible(False)
     return figure
 
 
-def _relief(axes: Axes, surfaces: Sequence[Surface], low: float, high: float) -> None:
-    # All quadrilaterals go into one collection: matplotlib then hides by distance what is behind,
-    # across surfaces too, which it does not between collections.
-    corners, faces, edges, widths, handles = [], [], [], [], []
+def heights(panels: Sequence[Panel]) -> tuple[float, float, list[float]]:
+    """The lowest and the highest loss to show, one pair for all panels, and round ones between."""
+    finite = [s.loss[np.isfinite(s.loss)] for panel in panels for s in panel.surfaces]
+    low, top = (float(f(np.concatenate(finite))) for f in (np.min, np.max))
+    low = 0.0 if 0 < np.log1p(low) < FROM_ZERO * np.log1p(top) else low
+    top = max(top, low + 1e-6)
+    ticks: list[float] = []
+    for loss in TICKS:
+        above = np.log1p(loss) - np.log1p(ticks[-1] if ticks else -0.9)
+        if low <= loss <= top and above >= APART * (np.log1p(top) - np.log1p(low)):
+            ticks.append(loss)
+    return low, top, ticks
+
+
+def _relief(
+    axes: Axes, surfaces: Sequence[Surface], low: float, top: float, ticks: Sequence[float]
+) -> None:
+    # All pieces go into one collection: matplotlib then hides by distance what is behind, across
+    # surfaces too, which it does not between collections.
+    pieces, faces, edges, handles = [], [], [], []
     for surface in surfaces:
-        quads = _quads(surface)
         base = np.array(colors.to_rgb(surface.colour))
-        if surface is surfaces[-1]:
-            face, edge, line = np.array([[1, 1, 1, 0.0]]), np.array([[*base, 1.0]]), 0.7
-            handles.append(Line2D([], [], color=base, marker="+", label=f"{surface.name} (net)"))
+        if surface.net:
+            found = _threads(surface)
+            face, edge = np.zeros((1, 4)), np.array([[*base, 1.0]])
+            handles.append(Line2D([], [], color=base, marker="+", label=surface.name))
         else:
-            rgb = base + (1 - base) * _lightened(quads, high - low)[:, None]
-            face = edge = np.column_stack([rgb, np.full(len(quads), 0.95)])
-            line = 0.3
+            found = _quads(surface)
+            rgb = base + (1 - base) * _lightened(found, np.log1p(top) - np.log1p(low))[:, None]
+            face = edge = np.column_stack([rgb, np.full(len(found), 0.95)])
             handles.append(Patch(facecolor=base, label=surface.name))
-        corners.append(quads)
-        faces.append(np.broadcast_to(face, (len(quads), 4)))
-        edges.append(np.broadcast_to(edge, (len(quads), 4)))
-        widths += [line] * len(quads)
+        pieces += [*found]
+        faces.append(np.broadcast_to(face, (len(found), 4)))
+        edges.append(np.broadcast_to(edge, (len(found), 4)))
     axes.add_collection3d(
         Poly3DCollection(
-            np.concatenate(corners),
+            pieces,
             facecolors=np.concatenate(faces),
             edgecolors=np.concatenate(edges),
-            linewidths=widths,
+            linewidths=0.6,  # one for all: matplotlib does not sort widths by distance
         )
     )
     x, y = surfaces[0].x, surfaces[0].y
-    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(low, high))
+    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(np.log1p(low), np.log1p(top)))
     axes.set(xticks=[x[0], 0, x[-1]], yticks=[y[0], 0, y[-1]], xticklabels=[], yticklabels=[])
+    axes.set(zticks=np.log1p(ticks), zticklabels=[f"{tick:g}" for tick in ticks])
     axes.tick_params(pad=-2)
-    axes.zaxis.set_major_locator(plt.MaxNLocator(4))
     axes.set_zlabel("Loss", labelpad=-6)
-    axes.view_init(elev=20, azim=-58)
-    axes.set_box_aspect((1, 1, 0.8), zoom=0.95)
+    axes.view_init(elev=23, azim=-58)
+    axes.set_box_aspect((1, 1, 0.8), zoom=1.12)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.pane.set_facecolor("#F7F7F7")
         axis.pane.set_edgecolor("#DDDDDD")
     axes.legend(
         handles=handles,
         loc="upper center",
-        bbox_to_anchor=(0.52, 1.1),
-        ncols=len(handles),
+        bbox_to_anchor=(0.5, 1.1),
+        ncols=min(len(handles), 2),
         frameon=False,
         handlelength=1.2,
         columnspacing=1.2,
     )
 
 
+def _points(surface: Surface) -> np.ndarray:
+    """The grid in the axes' coordinates, [n, m, 3]."""
+    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
+    return np.stack([x, y, np.log1p(surface.loss)], axis=-1)
+
+
 def _quads(surface: Surface) -> np.ndarray:
     """The grid's quadrilaterals, [(n - 1)(m - 1), 4 corners, 3]; those not finite are left out."""
-    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
-    points = np.stack([x, y, surface.loss], axis=-1)
+    points = _points(surface)
     around = [points[:-1, :-1], points[1:, :-1], points[1:, 1:], points[:-1, 1:]]
     corners = np.stack(around, axis=2).reshape(-1, 4, 3)
     return corners[np.isfinite(corners).all(axis=(1, 2))]
+
+
+def _threads(surface: Surface) -> np.ndarray:
+    """The pieces of a net's threads, [pieces, 2 ends, 3]: not every line of a fine grid is one.
+
+    Each goes through all points of its line, so that a wide mesh has no kinks.
+    """
+    points = _points(surface)
+    threads = []
+    for lines in (points, points.swapaxes(0, 1)):
+        step = -(-(len(lines) - 1) // MESHES)
+        while (len(lines) - 1) % step:  # so that both edges are threads
+            step += 1
+        threads += [np.stack([*pairwise(line)]) for line in lines[::step]]
+    pieces = np.concatenate(threads)
+    return pieces[np.isfinite(pieces).all(axis=(1, 2))]
 
 
 def _lightened(corners: np.ndarray, height: float) -> np.ndarray:
@@ -164,7 +199,7 @@ def _lightened(corners: np.ndarray, height: float) -> np.ndarray:
     scaled = corners / np.array([1, 1, max(height, 1e-12)])
     normals = np.cross(scaled[:, 2] - scaled[:, 0], scaled[:, 3] - scaled[:, 1])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return 0.1 + 0.6 * np.clip(normals @ LIGHT, 0, 1)
+    return 0.05 + 0.5 * np.clip(normals @ LIGHT, 0, 1)
 
 
 def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> ScalarMappable:
@@ -173,9 +208,9 @@ def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> ScalarMappabl
     loss = np.ma.masked_invalid(surface.loss)
     filled = axes.contourf(x, y, loss, levels=levels, norm=norm, cmap="cividis_r")
     axes.contour(x, y, loss, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
-    for shade, thick in (("white", 3.0), ("#222222", 1.3)):
-        axes.plot(0, 0, "x", color=shade, markersize=5, markeredgewidth=thick)
-    axes.set_title(surface.name)
+    for colour, thick in (("white", 3.0), ("#222222", 1.3)):
+        axes.plot(0, 0, "x", color=colour, markersize=5, markeredgewidth=thick)
+    axes.set_title(surface.name.replace(", ", "\n"), fontsize="small", fontweight="normal", pad=3)
     axes.grid(False)
     axes.set(xticks=[surface.x[0], 0, surface.x[-1]], yticks=[surface.y[0], 0, surface.y[-1]])
     return filled

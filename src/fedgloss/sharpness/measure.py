@@ -1,4 +1,4 @@
-"""`fedgloss.eigenvalues`, `trace`, `density`, `landscape`: how sharp your own model is."""
+"""`fedgloss.eigenvalues`, `trace`, `density`, `landscape`, `line`: how sharp your own model is."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from fedgloss.errors import InputError
 from fedgloss.sharpness.density import Density, spectral_density
 from fedgloss.sharpness.eigenvalues import Spectrum, top_eigenvalues
 from fedgloss.sharpness.landscape import filter_normalized_directions, surface
+from fedgloss.sharpness.landscape import line as line_between
 from fedgloss.sharpness.objective import (
     Objective,
     parameter_views,
@@ -52,6 +53,23 @@ class Landscape:
             f"Landscape({points} x {points} points, {-extent:g} to {extent:g};"
             f" loss {low:.4g} to {high:.4g})"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Loss and accuracy on the straight line through two models."""
+
+    t: np.ndarray
+    """Places, float64 [n]: the first model is at 0, the other at 1."""
+    loss: np.ndarray
+    """Mean loss, float64 [n]; can be inf or NaN far out."""
+    accuracy: np.ndarray
+    """Percent, float64 [n]; NaN where targets are no classes."""
+
+    def __repr__(self) -> str:
+        ends = (float(self.loss[self.t == t][0]) for t in (0, 1))
+        between = np.nanmax(self.loss[(self.t >= 0) & (self.t <= 1)])
+        return "Line(loss {:.4g} to {:.4g}, at most {:.4g} between)".format(*ends, between)
 
 
 @torch.inference_mode(False)
@@ -195,6 +213,43 @@ def landscape(
     with _measured(model, data, loss, w, pipeline, batch_size, device) as (objective, point):
         directions = filter_normalized_directions(objective.model, point, seed)
         return Landscape(**surface(objective, point, directions, extent, points))
+
+
+@torch.inference_mode(False)
+def line(
+    model: nn.Module,
+    other: nn.Module | Tensor,
+    data: Data,
+    *,
+    points: int = 21,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    w: Tensor | None = None,
+    pipeline: Pipeline | None = None,
+    batch_size: int = 2000,
+    device: torch.device | str | None = None,
+) -> Line:
+    """Loss and accuracy on the straight line from a model to another, and a quarter beyond either.
+
+        between = fedgloss.line(result.model, result.average, my_clients)
+        plt.plot(between.t, between.loss)
+
+    other: a model of the same kind, or its parameters [P].
+    points: from one model to the other; the losses at t = 0 and t = 1 are theirs, exactly.
+    The other arguments are those of `eigenvalues`.
+
+    Raises InputError, a ValueError, naming the argument that is wrong.
+    """
+    require_integer("points", points, least=2)
+    if isinstance(other, nn.Module):
+        check_parameters(other)
+        other = flatten(other)
+    with _measured(model, data, loss, w, pipeline, batch_size, device) as (objective, start):
+        try:
+            require_finite(other)
+            parameter_views(objective.model, other)
+        except InputError as error:
+            raise InputError(str(error).replace("w:", "other:", 1)) from None
+        return Line(**line_between(objective, start, other.detach().to(start), points))
 
 
 @contextmanager

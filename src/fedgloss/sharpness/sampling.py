@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgloss.errors import InputError
 from fedgloss.sharpness.arithmetic import arithmetic, derivative
 from fedgloss.sharpness.krylov import dot, finite
 from fedgloss.sharpness.objective import Objective
@@ -33,6 +34,8 @@ def sampling_error(objective: Objective, w: Tensor, v: Tensor, population: int) 
         part = order[start : start + size]
         group = replace(objective, inputs=objective.inputs[part], targets=objective.targets[part])
         curvatures.append(dot(v, finite(group.hessian_vector(w, v))))
+    if len(curvatures) < 2:
+        raise InputError(f"images: {count} (allowed: at least 2, for their sampling error)")
     spread = float(np.std(curvatures, ddof=1)) / math.sqrt(len(curvatures))
     return spread * math.sqrt(1 - count / population)
 

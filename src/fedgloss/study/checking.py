@@ -16,6 +16,7 @@ from fedgloss.study.schema.shown import (
     CurvesFigure,
     Figure,
     LandscapeFigure,
+    LinesFigure,
     LocalsTable,
     MethodsTable,
     Table,
@@ -228,11 +229,10 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
         raise InputError(
             f"{where}.show: lambda1_official is not computed: put official_code into hessian.data"
         )
-    if isinstance(entry, LandscapeFigure) and len(entry.columns) > 1:
-        raise InputError(
-            f"{where}.columns: a landscape is of one column; allowed: one of"
-            f" {', '.join(map(str, entry.columns))}"
-        )
+    if isinstance(entry, LandscapeFigure) and entry.participants:
+        _check_participants(study, where, entry)
+    if isinstance(entry, LinesFigure):
+        _check_lines(study, where, entry)
     if isinstance(entry, CurvesFigure) and entry.record is not None:
         for cell in study.cells_of(entry):
             if entry.record not in study.settings(cell).training["record"]:
@@ -240,6 +240,39 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
                     f"{where}.metric: {entry.metric} is not recorded by {cell.condition}: put"
                     f" {entry.record} into its training.record"
                 )
+
+
+def _check_participants(study: "Study", where: str, entry: LandscapeFigure) -> None:
+    """Local models are of one column, and of so many participants as the last round has."""
+    if len(entry.columns) > 1:
+        raise InputError(
+            f"{where}.columns: local models are of one column; allowed: one of"
+            f" {', '.join(map(str, entry.columns))}"
+        )
+    if len(entry.rows) > 2:
+        raise InputError(
+            f"{where}.rows: {len(entry.rows)} rows (allowed: the method whose local models are"
+            " shown, and one to compare them with)"
+        )
+    for label in entry.rows:
+        cells = study.select(entry.columns[0], algorithm=label)
+        if not cells:
+            raise InputError(f"{where}.rows: {label} is not in the grid at {entry.columns[0]}")
+        there = study.settings(cells[0]).training["clients_per_round"]
+        if (last := max(entry.participants)) > there:
+            raise InputError(
+                f"{where}.participants: {last}, but a round of {cells[0].condition} has {there}"
+            )
+
+
+def _check_lines(study: "Study", where: str, entry: LinesFigure) -> None:
+    """A line needs two models."""
+    if entry.between == "seeds" and len(study.asked.seeds) < 2:
+        raise InputError(f"{where}.between: seeds, but the study has one; allowed: methods, models")
+    if entry.between == "seeds" and entry.seed is not None:
+        raise InputError(f"{where}.seed: is not for lines between seeds, the study's first two")
+    if entry.between == "methods" and len(entry.rows) < 2:
+        raise InputError(f"{where}.rows: lines between methods need two rows")
 
 
 def warnings(study: "Study") -> Iterator[str]:

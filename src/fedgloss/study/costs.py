@@ -12,6 +12,7 @@ WORDS = {
     "hessian": ("Hessian", "Hessians"),
     "locals": ("set of local models", "sets of local models"),
     "landscape": ("loss surface", "loss surfaces"),
+    "line": ("line between models", "lines between models"),
 }
 """What is counted of each kind of job: cells, however many of them a job serves."""
 START = 3.0

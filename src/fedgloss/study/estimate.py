@@ -24,6 +24,7 @@ from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
+from fedgloss.study.views import View, cells_in
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
 PRODUCTS = 60
@@ -96,8 +97,13 @@ def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
-    """What the loss surface of a cell needs."""
+    """What the loss surface around a model of a cell needs, on the data of all clients."""
     return _analysis(study, cell, "landscape", study.landscape.points**2, on_cpu)
+
+
+def line(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
+    """What the line from a cell's model to another needs."""
+    return _analysis(study, cell, "landscape", 1.5 * study.landscape.points, on_cpu)
 
 
 def _spectra(study: Study, cell: Cell, times: float, on_cpu: bool) -> Need:
@@ -112,7 +118,10 @@ def _spectra(study: Study, cell: Cell, times: float, on_cpu: bool) -> Need:
 
 def _analysis(study: Study, cell: Cell, kind: str, times: float, on_cpu: bool) -> Need:
     row, other = _rows("analysis", study, study.settings(cell))
+    images, asked = row["images"], study.landscape.images
     row = _on_cpu(row, other) if on_cpu else row
+    if kind == "landscape" and asked != "auto":
+        times *= (images if asked == "all" else min(asked, images)) / row["images"]
     return Need(row[kind] * times, row["gpu"], row["mem_mb"], row["basis"])
 
 
@@ -130,7 +139,7 @@ def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Job:
-    """What is still to be run: train, locals, landscape (a cell), hessian (a method's cells)."""
+    """What is to be run: train, locals (a cell), hessian (a method's cells), landscape or line."""
 
     kind: str
     cell: Cell
@@ -155,7 +164,7 @@ def job(
     if kind == "train":
         needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
     else:
-        measure = {"hessian": hessian, "locals": locals, "landscape": landscape}[kind]
+        measure = {"hessian": hessian, "locals": locals, "landscape": landscape, "line": line}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
     if kind == "hessian":
         share = cells / len(study.asked.seeds)
@@ -183,14 +192,16 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         if cell in left:
             yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
     sharp: set[str] = set()
-    single: dict[str, set[Cell]] = {"locals": set(), "landscape": set()}
+    local: set[Cell] = set()
+    views: dict[tuple[Cell, View], None] = {}
     for entry in entries.values():
+        views.update(dict.fromkeys(study.views(entry)))
         for cell in study.cells_behind(entry):
             sources = study.sources(entry, cell)
             if "hessian" in sources:
                 sharp.add(cell.condition)
-            for kind in single.keys() & {*sources}:
-                single[kind].add(cell)
+            if "locals" in sources:
+                local.add(cell)
     layout = Layout(results)
     unmeasured: dict[str, list[Cell]] = {}
     for cell in cells:  # of an outdated run nothing stays
@@ -199,12 +210,15 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             unmeasured.setdefault(cell.condition, []).append(cell)
     for cell, *others in unmeasured.values():
         yield job(study, "hessian", cell, parts.get(cell, ""), cells=1 + len(others))
-    files = {"locals": layout.locals, "landscape": layout.landscape}
-    for kind, wanted in single.items():
-        for cell in cells:
-            there = files[kind](study.name, cell).is_file() and cell not in left
-            if cell in wanted and not there:
-                yield job(study, kind, cell, parts.get(cell, ""))
+    for cell in cells:
+        there = cell not in left and layout.locals(study.name, cell).is_file()
+        if cell in local and not there:
+            yield job(study, "locals", cell, parts.get(cell, ""))
+    asked = {*cells}
+    for cell, view in views:
+        there = layout.view(study.name, cell, view.kind, view.name).is_file()
+        if cell in asked and (left.intersection(cells_in(cell, view)) or not there):
+            yield job(study, view.kind, cell, parts.get(cell, ""))
 
 
 def rounds_done(states: States, cell: Cell) -> int:

@@ -8,18 +8,20 @@ Paths are relative to the working folder.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from fedgloss import fingerprint
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import read_json
 from fedgloss.records import COUNT, NUMBER, TEXT, Kind, check_record
 from fedgloss.records import POSITIVE as AT_LEAST_ONE
-from fedgloss.sharpness.auto import LEAST
 from fedgloss.study.layout import Layout
 from fedgloss.study.settings import Settings
+from fedgloss.study.views import Line, Surface, View
 
 if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is installed
     from fedgloss.study.study import Cell, Study
@@ -115,35 +117,75 @@ class LocalsJob:
 
 @dataclass(frozen=True)
 class LandscapeJob:
-    """The loss surface around a run's averaged model.
+    """The loss surface around one of a run's models.
 
     Attributes
       run, data, partition  as in the job that trained it
-      out     the file to write (CSV)
+      out     the file to write (CSV); what it is of goes into one beside it (JSON)
+      model   average, final, or local-1, local-2, ...: of the last round's participants
+      on      all: the training images of all clients; own: those of the local model's client
+      images  how many of them, of each class equally many; or all, or auto: all on a GPU
       points  points a side, at least 2
       extent  half-width of the square
-      seed    of the two directions
+      seed    of the two directions, and of the images that are chosen
+      code    the fingerprint of the code that decides its numbers
     """
 
     run: Path
     data: Path
     partition: Path
     out: Path
+    model: str
+    on: str
+    images: int | str
     points: int
     extent: float
     seed: int
+    code: str
 
 
-Job = TrainingJob | HessianJob | LocalsJob | LandscapeJob
-OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LocalsJob, LandscapeJob)
+@dataclass(frozen=True)
+class LineJob:
+    """Loss on the straight line between the models of two runs, or two models of one.
+
+    Attributes
+      run, data, partition  as in the job that trained the first, on whose data both are tested
+      other_run             the other's
+      model, other_model    of either run, as for a surface
+      points                from one model to the other, at least 2
+      out, images, seed, code  as for a surface
+    """
+
+    run: Path
+    other_run: Path
+    data: Path
+    partition: Path
+    out: Path
+    model: str
+    other_model: str
+    images: int | str
+    points: int
+    seed: int
+    code: str
+
+
+Job = TrainingJob | HessianJob | LocalsJob | LandscapeJob | LineJob
+OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LocalsJob, LandscapeJob, LineJob)
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainingJob,
     "hessian": HessianJob,
     "locals": LocalsJob,
     "landscape": LandscapeJob,
+    "line": LineJob,
 }
-PATHS = {"data", "partition", "weights", "run", "checkpoints", "out"}
+PATHS = {"data", "partition", "weights", "run", "other_run", "checkpoints", "out"}
+MODEL = Kind(
+    "average, final, local-1, local-2, ...",
+    lambda value: (
+        TEXT.fits(value) and re.fullmatch("average|final|local-[1-9][0-9]{0,8}", value) is not None
+    ),
+)
 ENTRIES = {
     "settings": Kind("keys and values", lambda value: isinstance(value, dict)),
     **dict.fromkeys(PATHS, PATH),
@@ -153,10 +195,6 @@ ENTRIES = {
     "count": AT_LEAST_ONE,
     "models": some_of(MODELS),
     "method": Kind(f"one of {', '.join(METHODS)}", lambda value: value in METHODS),
-    "images": Kind(
-        f"all, auto, or an integer of at least {LEAST}",
-        lambda value: value in ("all", "auto") or (COUNT.fits(value) and value >= LEAST),
-    ),
     "trace": AT_LEAST_ONE.or_null,
     "density": Kind(
         "starts and steps, each an integer of at least 1",
@@ -166,6 +204,12 @@ ENTRIES = {
             and all(map(AT_LEAST_ONE.fits, value.values()))
         ),
     ).or_null,
+    **dict.fromkeys(("model", "other_model"), MODEL),
+    "on": Kind("one of all, own", lambda value: value in ("all", "own")),
+    "images": Kind(
+        "auto, all, or an integer of at least 1",
+        lambda value: value in ("auto", "all") or AT_LEAST_ONE.fits(value),
+    ),
     "points": Kind("an integer of at least 2", lambda value: COUNT.fits(value) and value >= 2),
     "extent": POSITIVE,
     "seed": COUNT,
@@ -173,10 +217,16 @@ ENTRIES = {
 """What each entry of a job file must be."""
 
 
-def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
-    """The job of a cell; kind: train, hessian, locals or landscape."""
+def job_of(
+    kind: str, study: "Study", cell: "Cell", layout: Layout, view: View | None = None
+) -> Job:
+    """The job of a cell; kind: one of KINDS.
+
+    view: of a landscape, or a line. Where it is not given: the surface around the averaged model,
+    the line from there to the final one.
+    """
     name = study.name
-    common = {
+    common: dict[str, Any] = {
         "data": layout.data(study.data_folder(cell.dataset)),
         "partition": layout.partition(study.partition_folder(cell.dataset, cell.alpha), cell.alpha),
         "run": layout.run(name, cell),
@@ -206,12 +256,31 @@ def job_of(kind: str, study: "Study", cell: "Cell", layout: Layout) -> Job:
     if kind == "locals":
         out = layout.locals(name, cell)
         return LocalsJob(**common, out=out, method=asked.method, images=asked.images)
+    drawing = study.landscape
+    drawn: dict[str, Any] = {
+        "images": drawing.images,
+        "points": drawing.points,
+        "seed": 0,
+        "code": fingerprint.of_analysis("landscape", study.model(cell.model).model),
+    }
+    if kind == "line":
+        line = view if isinstance(view, Line) else Line(cell, "final")
+        return LineJob(
+            **common,
+            **drawn,
+            out=layout.view(name, cell, kind, line.name),
+            model="average",
+            other_run=layout.run(name, line.other),
+            other_model=line.model,
+        )
+    surface = view if isinstance(view, Surface) else Surface(drawing.extent)
     return LandscapeJob(
         **common,
-        out=layout.landscape(name, cell),
-        points=study.landscape.points,
-        extent=study.landscape.extent,
-        seed=0,
+        **drawn,
+        out=layout.view(name, cell, kind, surface.name),
+        model=surface.model,
+        on=surface.on,
+        extent=surface.extent,
     )
 
 

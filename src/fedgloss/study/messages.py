@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from fedgloss.errors import InputError, printable
@@ -20,7 +21,8 @@ KINDS = {
     "train": "metrics.csv",
     "hessian": "hessian.json",
     "locals": "locals.json",
-    "landscape": "landscape.csv",
+    "landscape": "landscape-*.csv",
+    "line": "line-*.csv",
 }
 """The rules whose jobs are about cells, and the file that each leaves for every cell."""
 
@@ -122,9 +124,10 @@ class Messages:
 
     def _label(self, number: int) -> str:
         """What a job is about, in words."""
-        if self.cells[number]:
-            return self._name(self.cells[number])
         wildcards = self.jobs[number].wildcards
+        if self.cells[number]:
+            view = [wildcards["view"]] if "view" in wildcards else []
+            return "  ".join([self._name(self.cells[number]), *view])
         words = [value for name, value in wildcards.items() if name != "study"]
         return " ".join(words) or self.study.name
 
@@ -166,7 +169,7 @@ def _fault(expected: Expectations, cell: Cell) -> str | None:
 
 def _files(job: Planned) -> list[str]:
     """The file of each of a job's cells, if it is about cells."""
-    return [file for file in job.output if Path(file).name == KINDS.get(job.rule)]
+    return [file for file in job.output if fnmatch(Path(file).name, KINDS.get(job.rule, ""))]
 
 
 def _outcome(run: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, read_json
-from fedgloss.study import checking, inputs, resolving
+from fedgloss.study import checking, inputs, resolving, views
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
 from fedgloss.study.paper_claims import measured_in
@@ -22,6 +22,7 @@ from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import Methods
 from fedgloss.study.schema.shown import CellFile, ClaimsTable, Condition, Figure, Shown, Table
 from fedgloss.study.settings import Settings
+from fedgloss.study.views import View, cells_in
 
 E = TypeVar("E", bound=Shown)
 METHODS_FILE = CONSTANTS / "methods.yaml"
@@ -131,14 +132,19 @@ class Study:
             and entry.one_seed in (None, cell.seed)
         ]
 
-    def cells_behind(self, entry: Shown) -> list[Cell]:
+    def cells_behind(self, entry: Table | Figure) -> list[Cell]:
         """The cells that a table or figure is made from: FedAvg need not be a row to be needed."""
-        cells = self.cells_of(entry)
         if isinstance(entry, ClaimsTable):
-            return [cell for cell in cells if self._claimed(cell)]
+            return [cell for cell in self.cells_of(entry) if self._claimed(cell)]
+        seen = [behind for cell, view in self.views(entry) for behind in cells_in(cell, view)]
+        cells = seen or self.cells_of(entry)
         if entry.against_fedavg:
             cells += [cell for column in entry.columns for cell in self.baselines(column)]
         return list(dict.fromkeys(cells))
+
+    def views(self, entry: Table | Figure) -> list[tuple[Cell, View]]:
+        """The surfaces and lines that a figure shows, each with the cell that it starts from."""
+        return list(views.views(self, entry))
 
     def sources(self, entry: Shown, cell: Cell) -> tuple[CellFile, ...]:
         """The files of a cell that a table or figure is made from, beside the manifest."""

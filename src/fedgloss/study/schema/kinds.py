@@ -178,11 +178,16 @@ HessianData = Annotated[
     Discriminator(lambda value: "several" if isinstance(value, (list, tuple)) else "one"),
     Field(description="paper, official_code, or both: the first is reported"),
 ]
-Images = Annotated[
+SampleSize = Annotated[
     Annotated[Literal["all", "auto"], Tag("by name")]
     | Annotated[int, Field(ge=LEAST, le=2**31 - 1), Tag("number")],
     Discriminator(lambda value: "by name" if isinstance(value, str) else "number"),
     Field(description="a number of images, all, or auto"),
+]
+Images = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[Literal["auto", "all"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+    Field(description="a number of images, all, or auto: all on a GPU, fewer on a processor"),
 ]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
 Records = Distinct[Literal["norms", "communication", "delta_epsilon"]]

@@ -81,14 +81,18 @@ class AnalysisOnCpu(Known):
 
     hessian: Positive
     landscape: Positive
+    images: Annotated[int, Field(ge=1)]
 
 
 class AnalysisNeed(Known):
-    """What analyses take: seconds for a model's eigenvalues, for a surface's point; GPUs, MiB."""
+    """What analyses take: seconds for a model's eigenvalues, for a surface's point; GPUs, MiB.
 
-    images: Annotated[int, Field(ge=1)]
+    images: over how many a surface's point is then evaluated.
+    """
+
     hessian: Positive
     landscape: Positive
+    images: Annotated[int, Field(ge=1)]
     gpu: Size
     mem_mb: Annotated[int, Field(ge=1)]
     cpu: AnalysisOnCpu | None = None

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedgloss.study.schema.kinds import Alpha, Model, Name, Seed, Several, Text
+from fedgloss.study.schema.kinds import Alpha, Count, Model, Name, Positive, Seed, Several, Text
 
-CellFile = Literal["metrics", "hessian", "locals", "landscape"]
+CellFile = Literal["metrics", "hessian", "locals"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
 
 
@@ -134,18 +134,35 @@ class EigenvaluesFigure(Shown):
 
 
 class LandscapeFigure(Shown):
-    """Loss surfaces of one seed in one column."""
+    """Loss surfaces of one seed: in each column, or around participants' local models."""
 
     kind: Literal["landscape"]
     seed: Seed
+    extent: Positive | None = None
+    participants: Several[Count] = ()
 
     @property
     def sources(self) -> tuple[CellFile, ...]:
-        """Surfaces alone."""
-        return ("landscape",)
+        """None but what study/views.py names."""
+        return ()
+
+
+class LinesFigure(Shown):
+    """Loss and accuracy on straight lines between the models of each row."""
+
+    kind: Literal["lines"]
+    between: Literal["seeds", "methods", "models"]
+    seed: Seed | None = None
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """None but what study/views.py names."""
+        return ()
 
 
 TableOfMethods = MethodsTable | CommunicationTable
 """Whose rows are methods, and whose columns are conditions."""
 Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminator="kind")]
-Figure = Annotated[CurvesFigure | EigenvaluesFigure | LandscapeFigure, Field(discriminator="kind")]
+Figure = Annotated[
+    CurvesFigure | EigenvaluesFigure | LandscapeFigure | LinesFigure, Field(discriminator="kind")
+]

@@ -21,6 +21,7 @@ from fedgloss.study.schema.kinds import (
     Number,
     Positive,
     Records,
+    SampleSize,
     Scheme,
     Seed,
     Several,
@@ -128,7 +129,7 @@ class Hessian(Model):
     count: Annotated[int, Field(ge=1, le=50)] = 5
     models: Several[Literal["average", "final"]] = ("average", "final")
     method: Literal["lanczos", "pyhessian", "eigsh"] = "lanczos"
-    images: Images = "auto"
+    images: SampleSize = "auto"
     trace: Trace | None = None
     density: Density | None = None
 
@@ -139,10 +140,11 @@ class Hessian(Model):
 
 
 class Landscape(Model):
-    """The square over which a loss surface is computed."""
+    """How loss surfaces are computed, and lines: how finely, how far, over which images."""
 
-    points: Annotated[int, Field(ge=3, le=201)] = 21
+    points: Annotated[int, Field(ge=3, le=201)] = 25
     extent: Positive = 1.0
+    images: Images = "auto"
 
 
 class Study(Model):

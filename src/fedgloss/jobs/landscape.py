@@ -1,0 +1,186 @@
+"""Loss surfaces around the models of finished runs, and lines between them: files to files."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedgloss.data.augment import normalize
+from fedgloss.data.dataset import Dataset
+from fedgloss.data.partition.partition import Partition, load_partition
+from fedgloss.data.subset import balanced_subset
+from fedgloss.engine.start import device_name, prepared
+from fedgloss.errors import InputError
+from fedgloss.files import write_json, write_text
+from fedgloss.jobs.kept import Through, kept
+from fedgloss.jobs.measured import client_of, data_and_model, is_local, manifest_of, parameters
+from fedgloss.sharpness.landscape import along, filter_normalized_directions, surface
+from fedgloss.sharpness.landscape import line as line_between
+from fedgloss.sharpness.objective import Objective
+
+if TYPE_CHECKING:  # what a job is told decides no number by its code
+    from fedgloss.study.jobfile import LandscapeJob, LineJob
+
+ON_A_PROCESSOR = 5000
+"""Images of a surface on a processor, where the study leaves it to the machine: a point of CIFAR's
+CNN then takes a second or two, not 16."""
+
+
+Watch = Callable[[str, int, float, str], Callable[[int, None], None]]
+
+
+def silent(label: str, points: int, images: float, unit: str) -> Callable[[int, None], None]:
+    """Say nothing."""
+    return lambda count, row: None
+
+
+def landscape(
+    job: "LandscapeJob", device: str = "auto", threads: int = 1, watch: Watch = silent
+) -> None:
+    """Write the loss surface around one of a run's models as CSV: x, y, loss, accuracy.
+
+    Beside it, as JSON, what it is of: the model, the data, how many images of how many, and of a
+    local model the client. Of a diverged run there are no rows. A job that was killed goes on.
+
+    watch: what is told of each point, made with a label, the points, the images of each, and what
+    is counted.
+    """
+    manifest = manifest_of(job.run)
+    if manifest["status"] == "diverged":
+        _write(job.out, {"status": "diverged"}, ["x", "y", "loss", "accuracy"], ())
+        return
+    with prepared(device, threads) as where:
+        dataset, model = data_and_model(job.data, job.run, manifest, where)
+        w = parameters(job.run, job.model, model, where)
+        clients = load_partition(job.partition, dataset)
+        facts: dict[str, Any] = {"status": "completed", "model": job.model, "data": job.on}
+        if is_local(job.model):
+            facts |= _client(client_of(job.run, job.model), clients, dataset, job)
+        elif job.on == "own":
+            raise InputError(f"{job.run}: model {job.model} has no data of its own; use data: all")
+        held = _union(clients) if job.on == "all" else clients.clients[facts["client"]]
+        objective, counts = _objective(dataset, model, held, job, where)
+        with _kept(job, facts | counts, [w], dataset, threads, job.points**2, watch) as through:
+            grid = surface(
+                objective,
+                w,
+                filter_normalized_directions(objective.model, w, job.seed),
+                job.extent,
+                job.points,
+                through,
+            )
+            rows = (
+                (x, y, grid["loss"][i, j], grid["accuracy"][i, j])
+                for i, x in enumerate(grid["x"])
+                for j, y in enumerate(grid["y"])
+            )
+            _write(job.out, facts | counts, ["x", "y", "loss", "accuracy"], rows)
+
+
+def line(job: "LineJob", device: str = "auto", threads: int = 1, watch: Watch = silent) -> None:
+    """Write loss and accuracy on the line between two models as CSV: t, loss, accuracy.
+
+    Beside it, as JSON, what it is of, as for a surface.
+    """
+    manifests = [manifest_of(run) for run in (job.run, job.other_run)]
+    if any(manifest["status"] == "diverged" for manifest in manifests):
+        _write(job.out, {"status": "diverged"}, ["t", "loss", "accuracy"], ())
+        return
+    with prepared(device, threads) as where:
+        dataset, model = data_and_model(job.data, job.run, manifests[0], where)
+        ends = [
+            parameters(run, name, model, where)
+            for run, name in ((job.run, job.model), (job.other_run, job.other_model))
+        ]
+        held = _union(load_partition(job.partition, dataset))
+        objective, counts = _objective(dataset, model, held, job, where)
+        facts = {"status": "completed", "data": "all", **counts}
+        with _kept(job, facts, ends, dataset, threads, len(along(job.points)), watch) as through:
+            found = line_between(objective, ends[0], ends[1], job.points, through)
+            _write(job.out, facts, [*found], zip(*found.values(), strict=True))
+
+
+def _union(clients: Partition) -> Tensor:
+    """The indices of all clients' images, sorted."""
+    return torch.cat(clients.clients).sort().values
+
+
+def _client(
+    client: int, clients: Partition, dataset: Dataset, job: "LandscapeJob"
+) -> dict[str, Any]:
+    """A client, and the class that most of its images are of."""
+    if client >= len(clients.clients):
+        raise InputError(f"{job.partition}: has no client {client}, which took part in {job.run}")
+    labels = dataset.train_labels[clients.clients[client]]
+    most = int(torch.bincount(labels.long()).argmax())
+    return {"client": client, "class": dataset.classes[most]}
+
+
+def _objective(
+    dataset: Dataset,
+    model: torch.nn.Module,
+    held: Tensor,
+    job: "LandscapeJob | LineJob",
+    where: torch.device,
+) -> tuple[Objective, dict[str, int]]:
+    """The mean loss over images without augmentation, and of how many images of how many it is."""
+    if isinstance(job.images, int):
+        limit = job.images
+    else:
+        limit = ON_A_PROCESSOR if job.images == "auto" and where.type == "cpu" else len(held)
+    chosen = held[balanced_subset(dataset.train_labels[held], limit, job.seed)]
+    dtype = next(model.parameters()).dtype
+    objective = Objective(
+        model,
+        dataset.train_images[chosen].to(where),
+        dataset.train_labels[chosen].to(where),
+        transform=lambda x: normalize(x, dataset.mean, dataset.std, dtype),
+    )
+    return objective, {"images": len(chosen), "of": len(held)}
+
+
+def _kept(
+    job: "LandscapeJob | LineJob",
+    facts: Mapping[str, Any],
+    models: Iterable[Tensor],
+    dataset: Dataset,
+    threads: int,
+    points: int,
+    watch: Watch,
+) -> AbstractContextManager[Through[Tensor]]:
+    """The job's points through what an earlier, killed one has kept, with a line on progress."""
+    where = next(iter(models)).device
+    identity = {
+        **facts,
+        "points": job.points,
+        "extent": getattr(job, "extent", None),
+        "seed": job.seed,
+        "models": [hashlib.sha256(w.cpu().numpy().tobytes()).hexdigest() for w in models],
+        "dataset": dataset.sha256,
+        "partition": hashlib.sha256(job.partition.read_bytes()).hexdigest(),
+        "code": job.code,
+        # Other machines round otherwise.
+        "device": device_name(where),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    progress = watch(f"{job.run}: {job.out.stem}", points, facts["images"], "point")
+    return kept(job.out, identity, lambda count: progress(count, None))
+
+
+def _write(
+    out: Path, facts: Mapping[str, Any], columns: list[str], rows: Iterable[Iterable[float]]
+) -> None:
+    """The CSV of values, in the shortest digits that are read back as the same numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([repr(float(value)) for value in row] for row in rows)
+    write_json(out.with_suffix(".json"), facts)
+    write_text(out, text.getvalue())

@@ -1,0 +1,90 @@
+"""A finished run that is to be measured: its data, its models and their parameters."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedgloss.data.dataset import Dataset, load
+from fedgloss.engine.flat import parameter_shapes
+from fedgloss.engine.start import initial_model
+from fedgloss.errors import InputError
+from fedgloss.records import COUNT, STATUS, TEXT, read_record
+from fedgloss.tensors import load_tensors
+
+MANIFEST = {
+    "status": STATUS,
+    "inputs": {"data": TEXT},
+    "settings": {"model": TEXT, "seed": COUNT},
+}
+"""What an analysis needs to know of a run."""
+
+
+def manifest_of(run: Path) -> dict[str, Any]:
+    """A run's manifest; InputError if it does not say what an analysis needs to know."""
+    return read_record(run / "manifest.json", MANIFEST)
+
+
+def data_and_model(
+    data: Path, run: Path, manifest: dict[str, Any], where: torch.device
+) -> tuple[Dataset, nn.Module]:
+    """The data set in a folder, which must be the run's own, and the run's model before round 0."""
+    dataset = load(data)
+    if dataset.sha256 != manifest["inputs"]["data"]:
+        raise InputError(f"{data}: is not the data that {run}/manifest.json says it was trained on")
+    settings = manifest["settings"]
+    try:
+        return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
+    except InputError as error:
+        raise InputError(f"{run}/manifest.json: settings.model: {error}") from None
+
+
+def parameters(run: Path, name: str, model: nn.Module, where: torch.device) -> Tensor:
+    """The flat parameters [P] of one of a run's models.
+
+    name: `average`, `final`, or `local-1`, `local-2`, ...: the model of the last round's first,
+    second, ... participant before aggregation.
+    """
+    if is_local(name):
+        path, tensors, place = _locals(run, name)
+        tensors = {
+            key.removeprefix("model."): stacked[place]
+            for key, stacked in tensors.items()
+            if key.startswith("model.")
+        }
+    else:
+        path = run / f"{name}.safetensors"
+        tensors = load_tensors(path)
+    # By parameter: in the model's state, one that is shared has several names.
+    shapes = parameter_shapes(model)
+    if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
+        raise InputError(f"{path}: does not hold the parameters of this model")
+    w = torch.cat([tensors[key].reshape(-1) for key in shapes]).to(where)
+    if not bool(torch.isfinite(w).all()):
+        raise InputError(f"{path}: has parameters that are NaN or infinite")
+    return w
+
+
+def is_local(name: str) -> bool:
+    """Whether a model is that of a participant of the last round."""
+    return re.fullmatch("local-[1-9][0-9]*", name) is not None
+
+
+def client_of(run: Path, name: str) -> int:
+    """The client that a local model is of."""
+    _, tensors, place = _locals(run, name)
+    return int(tensors["clients"][place])
+
+
+def _locals(run: Path, name: str) -> tuple[Path, dict[str, Tensor], int]:
+    """The file of a run's local models, what it holds, and the place in it of one of them."""
+    path, place = run / "locals.safetensors", int(name.removeprefix("local-")) - 1
+    tensors = load_tensors(path)
+    clients = tensors.get("clients")
+    if clients is None or any(len(t) != len(clients) for t in tensors.values() if t.dim()):
+        raise InputError(f"{path}: does not hold the models of a round's participants")
+    if place >= len(clients):
+        raise InputError(f"{path}: has no {name} (allowed: local-1 to local-{len(clients)})")
+    return path, tensors, place
