@@ -23,7 +23,7 @@ RUNS = [
     ("fedgamma", "stacked"),
     ("fedspeed", "autograd"),
 ]
-RECORDED = {"record": ["norms", "communication", "delta_epsilon"]}
+RECORDED = {"record": ["norms", "communication", "delta_epsilon", "consistency"]}
 
 
 def whole(inputs, folder, method, backend, **training):

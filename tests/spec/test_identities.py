@@ -124,6 +124,48 @@ def test_official_admm_term_of_round_one_is_the_papers_over_n():
 
 
 @pytest.mark.parametrize(
+    ("gloss", "plain", "rho_l"), [("fedgloss", "fedsam", RHO_L), ("fedgloss-sgd", "fedavg", None)]
+)
+def test_fedgloss_without_admm_and_server_sam_is_averaging(gloss, plain, rho_l):
+    client = {} if rho_l is None else {"rho_l": rho_l}
+    ours = history(
+        gloss, hyperparameters={"rho": 0, "beta": BETA, **client}, variants="without_admm"
+    )
+    assert_same(ours, history(plain, hyperparameters=client))
+
+
+def test_without_admm_beta_has_no_effect():
+    one, other = (
+        history(
+            "fedgloss",
+            hyperparameters={"rho": RHO, "rho_l": RHO_L, "beta": beta},
+            variants="without_admm",
+        )
+        for beta in (BETA, 1e9)
+    )
+    assert torch.equal(one, other)
+
+
+def test_what_admm_adds_in_round_one_is_the_clients_pull_and_the_servers_dual_step():
+    """beta -> infinity leaves of the clients' part nothing; on the server beta sigma stays."""
+    problem = random_problem(0)
+    options = {"hyperparameters": {"rho": RHO, "rho_l": RHO_L, "beta": 1e14}}
+    ours = problem.train("fedgloss", 4, [[1, 2, 3]], **options)
+    without = problem.train("fedgloss", 4, [[1, 2, 3]], variants="without_admm", **options)
+    assert_same(without.locals, ours.locals)
+    assert torch.allclose(without.w, ours.w + 1e14 * ours.state["sigma"], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(without.w, ours.w)
+
+
+def test_without_admm_the_clients_are_stateless():
+    options = {"hyperparameters": {"rho": RHO, "rho_l": RHO_L, "beta": BETA}}
+    state = (
+        random_problem(0).train("fedgloss", 4, SCHEDULE, variants="without_admm", **options).state
+    )
+    assert state.keys() == {"delta"}
+
+
+@pytest.mark.parametrize(
     ("sam", "sgd"),
     [
         (("fedsam", {"rho_l": 0}), ("fedavg", {})),

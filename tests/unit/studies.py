@@ -91,3 +91,10 @@ def with_datasets(alphas=("0", "0.5"), **datasets):
     return check_study(
         {"study": "s", "seeds": [0], "datasets": datasets, "grid": [block]}, "s.yaml"
     )
+
+
+def digits(algorithms=None, labels=("fedavg",), alphas=("0",), **more):
+    """A study of digits: these labels at these alphas, and what else it is to say."""
+    block = {"dataset": "digits", "alphas": [*alphas], "model": "smallcnn", "algorithms": [*labels]}
+    config = {"study": "s", "seeds": [0], "algorithms": algorithms or {}, "grid": [block]}
+    return check_study(config | more, "s.yaml")

@@ -85,6 +85,11 @@ def test_the_manifest_says_what_was_run_and_what_came_out(trained, inputs):
     assert manifest["inputs"] == {"data": data, "partition": partition}
     last = [row["accuracy"] for row in rows(out) if row["round"] > 8]
     assert manifest["accuracy"] == pytest.approx(sum(last) / 4)
+    by_class = manifest["accuracy_by_class"]
+    labels = load(inputs["data"]).test_labels
+    share = [float((labels == k).float().mean()) for k in range(10)]
+    of_all = sum(a * p for a, p in zip(by_class, share, strict=True))
+    assert of_all == pytest.approx(rows(out)[-1]["accuracy"])
     half = [row["accuracy"] for row in rows(out) if 2 < row["round"] <= 6]
     assert manifest["accuracy_at_half"] == pytest.approx(sum(half) / 2)
     assert manifest["parameters"] == sum(
@@ -152,7 +157,7 @@ def test_another_seed_gives_another_run(trained, run, tmp_path):
 def test_recording_changes_no_number(trained, run, tmp_path):
     out, given = trained
     training = given["training"]
-    for record in ([], ["norms", "communication", "delta_epsilon"]):
+    for record in ([], ["norms", "communication", "delta_epsilon", "consistency", "sharpness"]):
         run(tmp_path / "out", given | {"training": training | {"record": record}})
         for name in OUTPUTS[1:]:
             assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()

@@ -24,7 +24,9 @@ def inputs(tmp_path_factory):
 
 
 def settings_of(method):
-    return cell_settings(method, rounds=ROUNDS, record=["norms", "communication", "delta_epsilon"])
+    return cell_settings(
+        method, rounds=ROUNDS, record=["norms", "communication", "delta_epsilon", "consistency"]
+    )
 
 
 class Crash(Exception):

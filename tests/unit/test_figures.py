@@ -34,7 +34,7 @@ def one(spec: dict) -> Study:
     return replace(study, config={**study.config, "figures": {"one": spec}})
 
 
-@pytest.mark.parametrize("name", ["curves", "sharpness", "landscape"])
+@pytest.mark.parametrize("name", [*make_study().figures])
 def test_figures_are_byte_stable(folder: Path, tmp_path: Path, name: str) -> None:
     for again in ("a", "b"):
         figures.draw(make_study(), name, folder, tmp_path / again)
@@ -44,7 +44,7 @@ def test_figures_are_byte_stable(folder: Path, tmp_path: Path, name: str) -> Non
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["curves", "sharpness", "landscape"])
+@pytest.mark.parametrize("name", [*make_study().figures])
 def test_an_empty_results_folder_makes_a_figure_too(tmp_path: Path, name: str) -> None:
     figures.draw(make_study(), name, tmp_path, tmp_path / "out")
     assert (tmp_path / "out.pdf").stat().st_size > 0
@@ -82,7 +82,7 @@ def test_ticks_are_whole_rounds(rounds, folder: Path, monkeypatch) -> None:
 
     short = ([float(t) for t in rounds], [50.0] * len(rounds))
     curve = curves.Curve("FedAvg", {"color": "k", "linestyle": "-"}, [short], [])
-    monkeypatch.setattr(curves, "_curve", lambda *_: curve)
+    monkeypatch.setattr(curves, "curve_of", lambda *_: curve)
     study = one({"kind": "curves", "columns": [C10], "rows": ["fedavg"]})
     figure = curves.draw_curves(Results(study, folder), study.figures["one"])
     ticks = figure.axes[0].get_xticks()
@@ -106,7 +106,7 @@ def test_every_kind_of_the_schema_is_made() -> None:
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, landscape\)"
+        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, gain, flatness, "
     ):
         figures.draw(make_study(), "x", folder, tmp_path / "x")
     assert not list(tmp_path.iterdir())
@@ -150,7 +150,7 @@ def test_labels_are_apart_in_order_and_stay_where_there_is_room(ends: list[float
 
 
 def test_curves_keep_the_regular_evaluations_and_the_last() -> None:
-    assert _evenly([10, 20, 21, 22, 23], [1, 2, 3, 4, 5], 10) == ([10, 20, 23], [1, 2, 5])
+    assert _evenly([10, 20, 21, 22, 23], 10) == [0, 1, 4]
 
 
 def bowl(points: int = 31, top: float = 8.0, **kind) -> Surface:

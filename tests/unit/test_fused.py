@@ -162,6 +162,7 @@ def rounds_of(backend, methods, participants=2, sizes=(22,) * 4):
     model = build_model("smallcnn", (1, 8, 8), 10)
     gradients = build_gradients(backend, model, F.cross_entropy)
     options = {"batching": Batching(8), "pipeline": Pipeline((0.5,), (0.3,), "image_aug", 1)}
+    options["measure"] = ("consistency",)
     found = []
     for method in methods:
         algorithm = build_algorithm(method)
@@ -188,6 +189,8 @@ def test_recorded_rounds_end_with_smaller_mini_batches():
     assert recorded.graph is not None
     for one, other, w in zip(some, others, start, strict=True):
         assert (one.w - other.w).norm() < 1e-4 * (other.w - w).norm()
+        for name, expected in other.measured[0].latest.items():
+            assert one.measured[0].latest[name].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -143,6 +143,21 @@ def test_methods_trained_together_are_recorded_together():
         compare(some, others)
 
 
+def test_rounds_with_and_without_a_measurement_are_two_recordings_of_one_simulation():
+    """Each leaves models and measurements where it writes itself, whichever was recorded last."""
+    options = {"measure": ("delta_epsilon", "consistency"), "evaluates": {1, 3, 5, 9}.__contains__}
+    torch.manual_seed(0)
+    [one] = simulations(["fedgloss"], **options)
+    torch.manual_seed(0)
+    [other] = simulations(["fedgloss"], **options)
+    recorded = {measured: Replay([one], Tape) for measured in (True, False)}
+    for _ in range(9):
+        recorded[one.measures_perturbation].advance()
+        advance([other])
+        compare([one], [other])
+    assert all(replay.graph is not None for replay in recorded.values())
+
+
 def test_a_restored_simulation_goes_on_from_what_was_restored():
     torch.manual_seed(0)
     [one], [other] = simulations(["fedgloss"]), simulations(["fedgloss"])
@@ -181,7 +196,8 @@ def test_whole_runs_with_evaluation_are_the_same():
         model = build_model("smallcnn", (1, 8, 8), 5).double()
         gradients = build_gradients("stacked", model, F.cross_entropy)
         pipeline = Pipeline((0.5,), (0.3,), "image_aug", 1)
-        course = Course(8, Batching(5), 2, 3, ("norms",), keep_history=True)
+        record = ("norms", "consistency", "delta_epsilon")
+        course = Course(9, Batching(5), 2, 3, record, keep_history=True)
         task = Task(model, F.cross_entropy, pipeline)
         plan = Plan(task, course, gradients, "stacked", new_graph)
         run_rounds(runs, plan)

@@ -70,7 +70,7 @@ def test_the_page_asks_nothing_of_the_network(folder: Path, tmp_path: Path) -> N
     seen = Page(text)
     assert not seen.open
     assert all(a.startswith(("#", "data:image/png;base64,")) for a in seen.addresses)
-    assert sum(a.startswith("data:") for a in seen.addresses) == 3
+    assert sum(a.startswith("data:") for a in seen.addresses) == len(make_study().figures)
     assert not seen.tags & {"link", "iframe", "object"}
     assert "default-src 'none'" in text and text.index("default-src") < text.index("<style>")
 

@@ -34,7 +34,7 @@ LAMBDA1 = {"fedavg": 20.0, "scaffold": 40.0, "feddyn-sam": 9.0, "fedgloss": 2.0}
 TWICE = ("scaffold",)
 AROUND = Surface(1.0)
 PARAMETERS = 1000
-TRAINING = {"evaluate_every": 1000, "last": 1000, "record": []}
+TRAINING = {"evaluate_every": 1000, "last": 1000, "record": ["communication"]}
 
 
 def make_study(**config: object) -> Study:
@@ -72,6 +72,9 @@ def make_study(**config: object) -> Study:
         "figures": {
             "curves": {"kind": "curves", "columns": [C10, C100], "rows": ROWS},
             "sharpness": {"kind": "eigenvalues", "columns": [C10, C100], "rows": ROWS},
+            "gain": {"kind": "gain", "columns": [C10, C100], "rows": ROWS},
+            "flatness": {"kind": "flatness", "columns": [C10, C100], "rows": ROWS},
+            "classes": {"kind": "classes", "columns": [C10, C100], "rows": ROWS},
             "landscape": {
                 "kind": "landscape",
                 "seed": 0,
@@ -94,8 +97,11 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
     training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
-    lines = [f"{(i + 1) * training['rounds'] // 10},{a},{1 / a}" for i, a in enumerate(reached)]
-    (runs / "metrics.csv").write_text("\n".join(["round,accuracy,loss", *lines]) + "\n")
+    lines = ["round,accuracy,loss,bytes_down,bytes_up"]
+    for i, a in enumerate(reached, 1):
+        so_far = sent * i // 10
+        lines.append(f"{i * training['rounds'] // 10},{a},{1 / a},{so_far},{so_far}")
+    (runs / "metrics.csv").write_text("\n".join(lines) + "\n")
     for name in RUN_FILES[1:]:
         (runs / name).touch()
     manifest = {
@@ -103,6 +109,7 @@ def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None
         "diverged_in": 7 if diverged else None,
         "accuracy": None if diverged else final,
         "accuracy_at_half": None if diverged else final / 2,
+        "accuracy_by_class": None if diverged else [final - 2, final + 2, None],
         "settings": settings,
         "bytes_down": sent,
         "bytes_up": sent,
@@ -180,6 +187,8 @@ def test_a_diverged_run_may_have_no_rows(tmp_path: Path) -> None:
         "round": [],
         "accuracy": [],
         "loss": [],
+        "bytes_down": [],
+        "bytes_up": [],
     }
 
 

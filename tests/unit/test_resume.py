@@ -19,7 +19,7 @@ from fedgloss.engine.folders import resume_folder
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)
-RECORD = ("norms", "communication", "delta_epsilon")
+RECORD = ("norms", "communication", "delta_epsilon", "consistency", "sharpness")
 SHARP = {"rho": 0.05, "rho_l": 0.1, "beta": 10.0}
 
 
@@ -279,7 +279,7 @@ OTHER = {
     "evaluate_every": {"evaluate_every": 2},
     "last": {"last": 1},
     "record": {"record": ["norms"]},
-    "test": {"test": None},
+    "test": {"test": samples(12, seed=10)},
     "keep_history": {"keep_history": False},
     "backend": {"backend": "autograd"},
     "loss": {"loss": scaled(3.0)},

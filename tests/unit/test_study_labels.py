@@ -11,7 +11,7 @@ from fedgloss.report import formats, names, tables
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
-from studies import DIGITS, ROOT, STUDIES
+from studies import DIGITS, ROOT, STUDIES, digits
 
 README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 
@@ -32,12 +32,6 @@ def test_the_first_study_of_the_manual_is_whole_in_ten_lines(tmp_path):
     assert study.definition("gentle").method == "fedgloss"
     assert names.algorithm(study, "gentle") in shown != "gentle"
     assert study.cells_of(study.figures["curves"]) == list(study.cells)
-
-
-def digits(algorithms=None, labels=("fedavg",), alphas=("0",), **more):
-    block = {"dataset": "digits", "alphas": [*alphas], "model": "smallcnn", "algorithms": [*labels]}
-    config = {"study": "s", "seeds": [0], "algorithms": algorithms or {}, "grid": [block]}
-    return check_study(config | more, "s.yaml")
 
 
 # Tables and figures

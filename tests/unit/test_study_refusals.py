@@ -132,7 +132,7 @@ BAD = {
     "a kind without a value": (
         "kind: curves",
         "kind:",
-        ["figures.curves.kind: null is unknown", "curves, eigenvalues, landscape, lines"],
+        ["figures.curves.kind: null is unknown", "flatness, classes, landscape, lines"],
     ),
     "landscape of all seeds": (
         "kind: curves",

@@ -116,14 +116,16 @@ def test_without_a_radius_the_sam_methods_are_their_sgd_twins(pair, seed):
 @pytest.mark.parametrize("method", ["fedgloss", "naivefedgloss", "scaffold", "fedavg"])
 def test_recording_changes_no_number(method):
     plain = run(method)
-    recorded = run(method, record=("norms", "communication", "delta_epsilon"))
+    recorded = run(method, record=("norms", "communication", "delta_epsilon", "consistency"))
     assert torch.equal(plain.history, recorded.history)
     for name, value in plain.state.items():
         assert torch.equal(value, recorded.state[name]), name
 
 
 def test_records_are_what_they_say():
-    rows = run("fedgloss", record=("norms", "communication", "delta_epsilon")).metrics
+    rows = run(
+        "fedgloss", record=("norms", "communication", "delta_epsilon", "consistency")
+    ).metrics
     history = run("fedgloss").history
     P, bytes_each = history.shape[1], 8
     participants = [3, 5, 7]  # so far
@@ -314,6 +316,7 @@ BAD = [
     ({"variants": None}, "variants: expected values by name, not None"),
     ({"variants": ["paper"]}, "variants: expected values by name"),
     ({"record": "norms"}, "record: expected a list of names, not 'norms'"),
+    ({"record": ["sharpness"]}, "record: 'sharpness' is measured on the test set; give test, too"),
     ({"record": None}, "record: expected a list of names, not None"),
     ({"last": 4}, "last: 4 of only 3 rounds"),
     ({"last": 0}, "last: 0 is not an integer of at least 1"),
@@ -560,7 +563,7 @@ def under_other_names(method):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_no_name_that_a_method_gives_means_anything_to_the_engine(name):
-    options = {"record": ("norms", "communication", "delta_epsilon"), "seed": 3}
+    options = {"record": ("norms", "communication", "delta_epsilon", "consistency"), "seed": 3}
     theirs = run(name, **options)
     method = under_other_names(build_algorithm(name))
     values = {f"my_{key}": value for key, value in needed(name).items()}

@@ -13,9 +13,11 @@ Scaling = Literal["official_code", "paper"]
 ServerSchedule = Literal["official_code", "paper_ramp", "constant"]
 ClientSchedule = Literal["ramp", "constant"]
 Deviation = Literal["perturbed", "alg1_first_png"]
+Consistency = Literal["admm", "none"]
 
 PRINTED = {"sigma_scaling": "paper", "rho_schedule": "paper_ramp"}
 RELEASED = {"sigma_scaling": "official_code", "rho_schedule": "official_code"}
+WITHOUT_ADMM = {"consistency": "none"}
 
 
 @named(
@@ -23,6 +25,7 @@ RELEASED = {"sigma_scaling": "official_code", "rho_schedule": "official_code"}
     official={**RELEASED},
     official_code={**RELEASED},
     alg1_first_png={**PRINTED, "deviation": "alg1_first_png"},
+    without_admm={**WITHOUT_ADMM},
 )
 def fedgloss(
     *,
@@ -30,6 +33,7 @@ def fedgloss(
     rho_schedule: ServerSchedule = "official_code",
     rho_l_schedule: ClientSchedule = "ramp",
     deviation: Deviation = "perturbed",
+    consistency: Consistency = "admm",
 ) -> Algorithm:
     """FedGloSS with SAM on the clients.
 
@@ -37,7 +41,9 @@ def fedgloss(
     by the n participants (`official_code`). `rho_schedule` (D2): how rho warms up over T_s rounds;
     `official_code` holds rho_l + (rho - rho0) / T_s in rounds 1 .. T_s, as the released code comes
     to do. `rho_l_schedule` (D3): linear from rho0, or none. `deviation` (D6): l. 22 measures from
-    the perturbed model, or, in the first version of Algorithm 1, from w.
+    the perturbed model, or, in the first version of Algorithm 1, from w. `consistency`: ADMM ties
+    the clients to the server, or nothing does (`none`, for Fig. 5): no dual variables and no pull
+    to the model received, so the clients are stateless and `beta` has no effect.
     """
     return server_sharpness(
         "fedgloss",
@@ -45,6 +51,7 @@ def fedgloss(
         sigma_scaling,
         warm_up(rho_schedule, rho_l_schedule),
         deviation,
+        consistency,
         hyperparameters={"rho_l": None},
         gradients=2,
     )
@@ -55,6 +62,7 @@ def fedgloss(
     official={**RELEASED, "client": "official_code"},
     official_code={**RELEASED, "client": "official_code"},
     alg1_first_png={**PRINTED, "deviation": "alg1_first_png"},
+    without_admm={**WITHOUT_ADMM},
 )
 def fedgloss_sgd(
     *,
@@ -62,8 +70,10 @@ def fedgloss_sgd(
     rho_schedule: ServerSchedule = "paper_ramp",
     client: Literal["sgd", "official_code"] = "sgd",
     deviation: Deviation = "perturbed",
+    consistency: Consistency = "admm",
 ) -> Algorithm:
-    """FedGloSS with SGD on the clients; `sigma_scaling` and `deviation` as for `fedgloss`.
+    """FedGloSS with SGD on the clients; `sigma_scaling`, `deviation` and `consistency` as for
+    `fedgloss`.
 
     `client` (D13): a plain gradient, or, as the released code runs it, SAM with a radius that
     falls linearly from rho0 to 0 over T_s rounds. `rho_schedule` (D2) `official_code` is that of
@@ -76,6 +86,7 @@ def fedgloss_sgd(
         sigma_scaling,
         warm_up(rho_schedule, "ramp" if through_sam else "constant"),
         deviation,
+        consistency,
         gradients=2 if through_sam else 1,
     )
 
@@ -114,24 +125,38 @@ def naivefedgloss(
 
 
 def server_sharpness(
-    name, gradient, sigma_scaling, schedule, deviation="perturbed", hyperparameters={}, **facts
+    name,
+    gradient,
+    sigma_scaling,
+    schedule,
+    deviation="perturbed",
+    consistency="admm",
+    hyperparameters={},
+    **facts,
 ) -> Algorithm:
     """Algorithm 1 around a local gradient; line numbers are those of its second version."""
+    admm = consistency == "admm"
 
     def broadcast(w, s, h):
         return Named(w=w + h.rho * unit(s.delta))  # l. 4-5; delta = 0 in round 0
 
     def direction(grad, W, down, c, h):
+        if not admm:
+            return gradient(grad, W, h), c
         return gradient(grad, W, h) - c.sigma_k + (W - down.w) / h.beta, c  # l. 12-15
 
     def finish(W, down, c, h):
+        if not admm:
+            return c, Named(w=W)
         return c.replace(sigma_k=c.sigma_k - (W - down.w) / h.beta), Named(w=W)  # l. 19
 
     def aggregate(w, down, up, s, h):
+        delta = mean(down.w - up.w, h.p)  # l. 23: the perturbed model's pseudo-gradient
+        if not admm:
+            return w - h.eta_s * delta, s.replace(delta=delta)
         moved_from = down.w if deviation == "perturbed" else w
         scale = h.m * h.n if sigma_scaling == "official_code" else h.m
         sigma = s.sigma - total(up.w - moved_from) / (h.beta * scale)  # l. 22
-        delta = mean(down.w - up.w, h.p)  # l. 23: the perturbed model's pseudo-gradient
         w = w - h.eta_s * delta - h.beta * sigma  # l. 24
         return w, s.replace(sigma=sigma, delta=delta)
 
@@ -141,8 +166,8 @@ def server_sharpness(
         aggregate,
         broadcast,
         finish,
-        global_state=("sigma", "delta"),
-        client_state=("sigma_k",),
+        global_state=("sigma", "delta") if admm else ("delta",),
+        client_state=("sigma_k",) if admm else (),
         hyperparameters={
             "rho": None,
             "beta": None,

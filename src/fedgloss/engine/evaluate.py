@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedgloss.algorithms.core import unit
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
@@ -15,6 +16,12 @@ from fedgloss.errors import OWN_ERRORS, InputError, cause
 
 BATCH_SIZE = 2000
 """Samples in a pass: bounds the memory."""
+PART = 200
+"""Samples in a pass that is differentiated, which keeps what is between its layers."""
+
+
+RADIUS = 0.1
+"""How far from the model `sharpness` looks: the same for all methods, so that they compare."""
 
 
 @torch.no_grad()
@@ -26,24 +33,104 @@ def evaluate(
     The model is in eval mode. The loss is that of all samples as one mini-batch, whatever it weighs
     or leaves out; what it leaves out does not count as right or wrong either.
     """
-    model, loss, pipeline = task.model, task.loss, task.pipeline
-    parameters = unflatten(w, parameter_shapes(model))
-    outputs, labels = [], []
-    with evaluating(model, loss), seeded(0, w.device):
-        for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-            x = x.to(w.device, non_blocking=True)
-            # A copy: neither a model nor a loss can then change the data in place.
-            x = x.clone() if pipeline is None else pipeline(x, None, w.dtype)
-            outputs.append(functional_call(model, parameters, (x,)).to(w.dtype))
-            labels.append(y.to(w.device, non_blocking=True))
-        z, y = torch.cat(outputs), torch.cat(labels)
+    loss = task.loss
+    with evaluating(task.model, loss), seeded(0, w.device):
+        z, y = _outputs(task, w, inputs, targets, batch_size)
         result = {"loss": float(loss(z.clone(), y.clone()))}
     if are_classes(z, y):
-        ignored = ignored_label(loss)
-        counted = y >= 0 if ignored is None else y != ignored
+        counted = _counted(task, y)
         correct = (z.argmax(dim=1) == y) & counted
         result = {"accuracy": 100 * int(correct.sum()) / max(int(counted.sum()), 1), **result}
     return result | own_metrics(task, z, y)
+
+
+@torch.no_grad()
+def class_accuracies(
+    task: Task, w: Tensor, inputs: Tensor, targets: Tensor
+) -> list[float | None] | None:
+    """The accuracy in percent on the samples of each class, None for a class that has none.
+
+    None instead of a list where targets are no class indices.
+    """
+    with evaluating(task.model), seeded(0, w.device):
+        z, y = _outputs(task, w, inputs, targets, BATCH_SIZE)
+    if not are_classes(z, y):
+        return None
+    counted = _counted(task, y)
+    correct = (z.argmax(dim=1) == y) & counted
+    rights, all_of = (y[kept].bincount(minlength=z.shape[1]) for kept in (correct, counted))
+    pairs = zip(rights.tolist(), all_of.tolist(), strict=True)
+    return [100 * right / count if count else None for right, count in pairs]
+
+
+@torch.no_grad()
+def sharpness(
+    task: Task, w: Tensor, here: float, pseudo_gradient: Tensor, inputs: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """By how much the loss on these samples is higher at the distance RADIUS from w, [P].
+
+    here: the loss at w, as `evaluate` has it.
+    `sharpness_pseudo_gradient`: along the round's pseudo-gradient [P], the direction of FedGloSS's
+    server. `sharpness_gradient`: along the gradient of this loss, the direction of SAM itself.
+    """
+    directions = {
+        "sharpness_pseudo_gradient": pseudo_gradient,
+        "sharpness_gradient": _gradient(task, w, inputs, targets),
+    }
+    found = {}
+    for name, direction in directions.items():
+        point = w + RADIUS * unit(direction)
+        with evaluating(task.model, task.loss), seeded(0, w.device):
+            z, y = _outputs(task, point, inputs, targets, BATCH_SIZE)
+            found[name] = float(task.loss(z, y.clone())) - here
+    return found
+
+
+def _gradient(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The gradient, [P], of the loss of all samples as one mini-batch.
+
+    The loss may weigh samples by one another, so it is differentiated at all outputs at once; then
+    the outputs batch by batch, which bounds the memory.
+    """
+    point, shapes = w.detach().clone().requires_grad_(), parameter_shapes(task.model)
+    gradient = torch.zeros_like(w)
+    with evaluating(task.model, task.loss), seeded(0, w.device):
+        with torch.no_grad():
+            z, y = _outputs(task, w, inputs, targets, BATCH_SIZE)
+        with torch.enable_grad():
+            z.requires_grad_()
+            (by_output,) = torch.autograd.grad(task.loss(z, y.clone()), z)
+            for x, part in zip(inputs.split(PART), by_output.split(PART), strict=True):
+                outputs = functional_call(
+                    task.model, unflatten(point, shapes), (_inputs(task, x, w),)
+                )
+                gradient += torch.autograd.grad(outputs.to(w.dtype), point, part)[0]
+    return gradient
+
+
+def _outputs(
+    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """The model's outputs on all samples, batch by batch, and the targets beside them."""
+    parameters = unflatten(w, parameter_shapes(task.model))
+    outputs, labels = [], []
+    for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+        output = functional_call(task.model, parameters, (_inputs(task, x, w),))
+        outputs.append(output.to(w.dtype))
+        labels.append(y.to(w.device, non_blocking=True))
+    return torch.cat(outputs), torch.cat(labels)
+
+
+def _inputs(task: Task, x: Tensor, w: Tensor) -> Tensor:
+    """Samples as the model sees them: a copy, so that no model can change the data in place."""
+    x = x.to(w.device, non_blocking=True)
+    return x.clone() if task.pipeline is None else task.pipeline(x, None, w.dtype)
+
+
+def _counted(task: Task, targets: Tensor) -> Tensor:
+    """Which samples count as right or wrong: those that the loss does not leave out."""
+    ignored = ignored_label(task.loss)
+    return targets >= 0 if ignored is None else targets != ignored
 
 
 def own_metrics(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -5,18 +5,18 @@ S is 1 for a cell trained alone. Simulations of several methods can share every 
 too (local.py), which is what makes small models fast.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedgloss.algorithms.core import Algorithm, Named, mean, unit
+from fedgloss.algorithms.core import Algorithm, Named, mean
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.draw import Draw
 from fedgloss.engine.local import Exchange, train_together
-from fedgloss.engine.measured import Measured
+from fedgloss.engine.measured import Measured, cosine, perturbation_error
 from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
@@ -109,11 +109,14 @@ class Simulation:
         batching: Batching,
         pipeline: Pipeline | None = None,
         measure: Sequence[str] = (),
+        evaluates: Callable[[int], bool] = lambda t: True,
     ) -> None:
+        """measure: as `record` of `fedgloss.train`. evaluates: whether round t (1 first) has a row
+        of metrics, and so is to be measured."""
         self.federations, self.gradients = tuple(federations), gradients
         self.algorithm = self.federations[0].algorithm
         self.batching = batching
-        self.measures_perturbation = "delta_epsilon" in measure
+        self.measure, self.evaluates = tuple(measure), evaluates
         self.m = len(self.federations[0].data.indices)
 
         self.t = 0
@@ -134,10 +137,16 @@ class Simulation:
         self.clients = {
             name: ClientState(S, self.m, self.w, self.place) for name in self.algorithm.client_state
         }
-        self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, for delta_epsilon
+        self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, to be measured
         self.diverged_in = torch.full((S,), -1, device=self.w.device)
         self.measured = [Measured() for _ in self.federations]
         self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
+
+    @property
+    def measures_perturbation(self) -> bool:
+        """Whether the coming round has an extra exchange that measures delta_epsilon: it changes
+        nothing, so a round that is not evaluated does without."""
+        return "delta_epsilon" in self.measure and self.evaluates(self.t + 1)
 
     def draw(self, room: Room | None = None, drawn: Drawn | None = None) -> Draw:
         """All of the coming round that chance decides, or a schedule: the host's part of it.
@@ -173,7 +182,8 @@ class Simulation:
             )
             exact = mean(down.w - self.locals[1], h.p)
             if self.measures_perturbation:
-                self._measure_perturbation(exact, h)
+                rho = h[self.algorithm.radius] if self.algorithm.radius else h.t.new_ones(())
+                self._note("delta_epsilon", perturbation_error(self.previous, exact, rho))
             if probe := self.algorithm.probe:  # else the exchange is a measurement alone
                 sent.append((down, up))
                 evaluations = evaluated
@@ -190,10 +200,13 @@ class Simulation:
         for name, state in self.clients.items():
             state.scatter(draw.rows, c[name])
 
-        self.previous = mean(down.w - self.locals[1], h.p)
+        pseudo_gradient = mean(down.w - self.locals[1], h.p)
+        if "consistency" in self.measure:
+            self._note("cosine", cosine(self.previous, pseudo_gradient))
+        self.previous = pseudo_gradient
         norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
-        for norm, measured in zip(norms, self.measured, strict=True):
-            measured.latest["pseudo_gradient_norm"] = norm
+        self._note("pseudo_gradient_norm", norms)
+        for measured in self.measured:
             measured.gradients_per_step = evaluations + evaluated
         # Kept on the device: reading it every round would make a GPU wait.
         broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
@@ -282,14 +295,10 @@ class Simulation:
                 measured.bytes_down += K * sum(map(_bytes, down.values())) // S
                 measured.bytes_up += sum(map(_bytes, up.values())) // S
 
-    def _measure_perturbation(self, exact: Tensor, h: Named) -> None:
-        """delta_epsilon of Eq. 6: by how much the perturbation along the last pseudo-gradient is
-        off that along the exact one."""
-        radius = self.algorithm.radius
-        rho = h[radius] if radius else self.w.new_ones(())
-        gap = rho * (unit(self.previous) - unit(exact)).norm(dim=-1, keepdim=True)
-        for s, measured in enumerate(self.measured):
-            measured.latest["delta_epsilon"] = gap[s, 0, 0]
+    def _note(self, name: str, values: Tensor) -> None:
+        """Keep a measurement of this round, [S]; on its device: reading it makes a GPU wait."""
+        for measured, value in zip(self.measured, values, strict=True):
+            measured.latest[name] = value
 
 
 def advance(simulations: Sequence[Simulation]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgloss.engine.backends.graph import Graph, Replay
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.cohort import Gradients
-from fedgloss.engine.evaluate import evaluate
+from fedgloss.engine.evaluate import evaluate, sharpness
 from fedgloss.engine.federation import Federation, Simulation, advance
 from fedgloss.engine.losses import hopeless_value
 from fedgloss.engine.measured import Measured
@@ -73,6 +73,8 @@ class Run:
             if self.test is not None:
                 row |= evaluate(plan.task, w, *self.test)
             row |= simulation.measured[s].row(w, course.record)
+            if "sharpness" in course.record and self.test is not None:
+                row |= sharpness(plan.task, w, row["loss"], simulation.previous[s, 0], *self.test)
             self.metrics.append(row)
             if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
                 self.diverged_in = t
@@ -152,13 +154,14 @@ def run_rounds(
     round share their mini-batch gradients. `on_round` gets the round and a row for each run.
     Raises Interrupted, after writing checkpoints, if `should_stop` says so.
     """
-    stacks, replays = _resume(runs, plan), dict[tuple[int, ...], Replay]()
+    stacks, replays = _resume(runs, plan), dict[tuple[tuple[int, bool], ...], Replay]()
     while live := [stack for stack in stacks if stack.alive(plan)]:
         t = min(stack.simulation.t for stack in live)
         now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
         simulations = [stack.simulation for stack in now]
         if plan.new_graph:
-            key = tuple(map(id, simulations))
+            # A round that is measured is another one to record.
+            key = tuple((id(s), s.measures_perturbation) for s in simulations)
             if key not in replays:
                 replays[key] = Replay(simulations, plan.new_graph)
             replays[key].advance()
@@ -235,6 +238,7 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
             batching=plan.course.batching,
             pipeline=plan.task.pipeline,
             measure=plan.course.record,
+            evaluates=plan.course.evaluates,
         )
         simulation.measured = [run.measured for run, _ in members]
         if t:

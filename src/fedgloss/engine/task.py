@@ -12,10 +12,10 @@ Metric = Callable[[Tensor, Tensor], Tensor | float]
 """(outputs [M, ...], targets [M, ...]) of all test samples -> a number."""
 COLUMNS = (
     *("round", "accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"),
-    *("bytes_down", "bytes_up"),
+    *("bytes_down", "bytes_up", "cosine", "sharpness_pseudo_gradient", "sharpness_gradient"),
 )
 """What a row of metrics may hold by itself."""
-MEASUREMENTS = ("norms", "communication", "delta_epsilon")
+MEASUREMENTS = ("norms", "communication", "delta_epsilon", "consistency", "sharpness")
 """What `record` may ask for."""
 
 

@@ -28,6 +28,7 @@ from fedgloss.engine.numbers import check_truth, resolve_course, resolve_partici
 from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import find_device, prepared
 from fedgloss.engine.task import Metric, Task
+from fedgloss.errors import InputError
 from fedgloss.progress import Progress
 
 
@@ -94,8 +95,11 @@ def train(
     variants: by name, or the name of a combination ("paper", "official", "recommended", ...).
     sizes: N_k for averaging, where it is not the number of samples.
     test, evaluate_every, last: evaluated every so many rounds and in each of the last `last`.
-    record: any of "norms", "communication", "delta_epsilon" (Eq. 6; trains each cohort twice), at
-    the evaluated rounds. Recording changes no number of the run.
+    record: any of "norms", "communication", "consistency" (`cosine`, of the angle between the
+    pseudo-gradients of this round and the last; 0 in round 1), "sharpness" (by how much the loss on
+    `test` is higher at 0.1 from the model, along the pseudo-gradient and along the loss's own
+    gradient), and "delta_epsilon" (Eq. 6; trains the cohort twice), at the evaluated rounds.
+    Recording changes no number of the run.
     metrics: by name, functions of the outputs and targets of all test samples, whose numbers join
     the rows of `Result.metrics`; one that is not finite is left out.
     backend: "autograd" (client after client), "stacked" (together; sequential models of common
@@ -141,6 +145,8 @@ def train(
     check_loss(loss)
     if test is not None:
         test = checked_test(test, data)
+    elif "sharpness" in course.record:
+        raise InputError("record: 'sharpness' is measured on the test set; give test, too")
     model = copied(model)
     if device is not None:
         model = model.to(find_device(device))

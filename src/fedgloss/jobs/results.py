@@ -16,9 +16,16 @@ from fedgloss.tensors import save_tensors
 
 
 def write_results(
-    out: Path, settings: Settings, result: Result, provenance: Mapping[str, Any]
+    out: Path,
+    settings: Settings,
+    result: Result,
+    by_class: list[float | None] | None,
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Write a run's files, the manifest last."""
+    """Write a run's files, the manifest last.
+
+    by_class: the final model's accuracy in percent on the test images of each class.
+    """
     shapes = parameter_shapes(result.model)
     (out / "manifest.json").unlink(missing_ok=True)  # never beside files it does not describe
     write_text(out / "metrics.csv", _as_csv(result.metrics))
@@ -42,6 +49,7 @@ def write_results(
             "diverged_in": result.diverged_in,
             "accuracy": _mean_accuracy(result, end - training["last"], end),
             "accuracy_at_half": _mean_accuracy(result, half - training["last"], half),
+            "accuracy_by_class": by_class,
             "settings": settings.to_json(),
             "parameters": result.w.numel(),
             "bytes_down": result.bytes_down,

@@ -22,6 +22,7 @@ from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.engine.clients import Pipeline
+from fedgloss.engine.evaluate import class_accuracies
 from fedgloss.engine.flat import check_model, flatten
 from fedgloss.engine.numbers import resolve_course
 from fedgloss.engine.rounds import Row, Run, run_rounds
@@ -143,7 +144,10 @@ def train_cells(
                 "wall_seconds": round(seconds, 3),
                 "images_per_second": round(rounds_here * count / max(seconds, 1e-9), 1),
             }
-            write_results(cell.out, cell.settings, result, provenance)
+            by_class = None
+            if result.status == "completed" and run.test is not None:
+                by_class = class_accuracies(plan.task, result.w, *run.test)
+            write_results(cell.out, cell.settings, result, by_class, provenance)
             if run.checkpoints:
                 run.checkpoints.clear()
         return results

@@ -1,66 +1,105 @@
-"""Tables of kind communication: how much is exchanged until FedAvg's accuracy is reached."""
+"""Tables of kind communication: how much is exchanged until an accuracy is reached."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError
-from fedgloss.report import results
+from fedgloss.report import names, results
 from fedgloss.report.definitions import accuracy, training_values
-from fedgloss.report.model import Column
+from fedgloss.report.model import Column, Entry, Row
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
-from fedgloss.study.schema.shown import CommunicationTable, Condition
+from fedgloss.study.schema.shown import AGAINST, CommunicationTable, Condition
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
 
 def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
-    """Rounds, or bytes in units of FedAvg's, until FedAvg's final accuracy is first reached."""
+    """Rounds, or bytes in units of the baseline's, until its final accuracy is first reached."""
     return reached(found, cells, column.condition, column.metric)
 
 
 def reached(found: Results, cells: Sequence["Cell"], condition: Condition, metric: str) -> Summary:
-    """`rounds`, or the `cost` in bytes by FedAvg's, until its final accuracy is first reached."""
-    baseline = fedavg(found, condition)
+    """A metric of AGAINST. The baseline itself takes all its rounds: the paper's rule."""
+    return _reached(found, cells, condition, metric, _baseline(found, condition, metric))
+
+
+def rows(found: Results, asked: CommunicationTable, columns: Sequence[Column]) -> Iterator[Row]:
+    """The baseline by the rule of all others: what they save is to be measured against this."""
+    study = found.study
+    behind = [_baseline(found, column.condition, column.metric) for column in columns]
+    label = behind[0][0].algorithm
+    yield Row(
+        f"{label}-first-reached",
+        f"{names.algorithm(study, label)}, first reached",
+        study.definition(label).method,
+        names.client(study, label),
+        results.communication_cost(
+            found, dict.fromkeys(cell for cells in behind for cell in cells)
+        ),
+        tuple(
+            Entry(_reached(found, cells, column.condition, column.metric, ()), None, None)
+            for cells, column in zip(behind, columns, strict=True)
+        ),
+    )
+
+
+def baseline(found: Results, column: Condition, method: str) -> list["Cell"]:
+    """A method's cells in a column; InputError where the grid has none."""
+    cells = found.study.baselines(column, method)
+    if cells:
+        return cells
+    raise InputError(
+        f"{found.study.file}: a table or figure counts against {method}, which the grid lacks at"
+        f" {column}"
+    )
+
+
+def _baseline(found: Results, condition: Condition, metric: str) -> list["Cell"]:
+    method = next(method for method, metrics in AGAINST.items() if metric in metrics)
+    return baseline(found, condition, method)
+
+
+def _reached(
+    found: Results,
+    cells: Sequence["Cell"],
+    condition: Condition,
+    metric: str,
+    of_all_rounds: Sequence["Cell"],
+) -> Summary:
+    """of_all_rounds: cells that take all their rounds, whatever they reach before."""
+    baseline = _baseline(found, condition, metric)
     target = summarize(found, baseline, lambda cell: results.accuracy(found, cell)).mean
-    budget = summarize(found, baseline, lambda cell: _bytes(found, cell)).mean
+    budget = summarize(found, baseline, lambda cell: results.exchanged(found, cell)).mean
 
     def first_reached(cell: "Cell") -> float | str | None:
         manifest, metrics = found.manifest(cell), found.metrics(cell)
         if not manifest or not metrics or target is None:
             return None
         total = manifest["settings"]["training"]["rounds"]
-        first = total if cell in baseline else _first(metrics, target)
+        first = total if cell in of_all_rounds else _first(metrics, target)
         if first is None:
             return NOT_REACHED
-        if metric == "rounds":
+        if metric.startswith("rounds"):
             return first
-        sent = _bytes(found, cell)
+        sent = results.exchanged(found, cell)
         return sent * first / total / budget if sent is not None and budget else None
 
     return summarize(found, cells, first_reached)
 
 
-def fedavg(found: Results, column: Condition) -> list["Cell"]:
-    """FedAvg's cells of a column; InputError where the grid has none."""
-    cells = found.study.baselines(column)
-    if cells:
-        return cells
-    raise InputError(
-        f"{found.study.file}: tables: kind communication counts against fedavg, which the grid"
-        f" lacks at {column}"
-    )
-
-
 def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) -> Iterator[str]:
     """What its numbers mean."""
     manifests = [m for m in map(found.manifest, cells) if m]
+    name = names.METHODS[asked.against].display
     yield (
         "Rounds: for each seed the first evaluated round whose test accuracy is at least"
-        f" FedAvg's final one in that column (the {accuracy(manifests)}, over its"
-        " seeds); FedAvg itself takes all its rounds, by definition."
+        f" {name}'s final one in that column (the {accuracy(manifests)}, over its"
+        f" seeds); {name} itself takes all its rounds, by definition. `first reached`: {name} by"
+        " the rule of the others, since it, too, comes to its final accuracy before the end; fair"
+        " savings are those against this row."
         f" Evaluated every {training_values(manifests, 'evaluate_every')} rounds."
-        " Cost: the bytes exchanged until then, in units of B, what FedAvg exchanges in all its"
+        f" Cost: the bytes exchanged until then, in units of B, what {name} exchanges in all its"
         " rounds. `–`: not reached;"
         " `2/3 reached`: by two seeds of three, the mean is over these."
     )
@@ -69,8 +108,3 @@ def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) ->
 def _first(metrics: results.Columns, target: float) -> float | None:
     rows = zip(metrics["round"], metrics["accuracy"], strict=True)
     return next((t for t, accuracy in rows if accuracy >= target), None)
-
-
-def _bytes(found: Results, cell: "Cell") -> float | None:
-    manifest = found.manifest(cell)
-    return manifest["bytes_down"] + manifest["bytes_up"] if manifest else None

@@ -1,9 +1,9 @@
 """A quantity over the rounds: the mean over seeds in a band, each line named where it ends."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,8 +14,11 @@ from fedgloss.errors import InputError
 from fedgloss.report import definitions, names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import cells_at, colour, is_wide, panels
-from fedgloss.report.results import Results, Summary
-from fedgloss.study.schema.shown import Condition, CurvesFigure
+from fedgloss.report.results import Columns, Results, Summary
+from fedgloss.study.schema.shown import CurvesFigure
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell
 
 AXES = {
     "accuracy": "Test accuracy (%)",
@@ -23,7 +26,22 @@ AXES = {
     "w_norm": "Norm of the global model",
     "pseudo_gradient_norm": "Norm of the pseudo-gradient",
     "delta_epsilon": "Error of the perturbation, δε",
+    "cosine": "Cosine of consecutive pseudo-gradients",
+    "sharpness_pseudo_gradient": "Rise of the test loss along the pseudo-gradient",
+    "sharpness_gradient": "Rise of the test loss along its gradient",
 }
+MEANING = {
+    "w_norm": "It is that of the model after the round.",
+    "delta_epsilon": (
+        "It is the server's radius in that round times the distance between the unit vectors along"
+        " the last pseudo-gradient and along the exact one, that of the round's own clients from"
+        " the unperturbed model (Eq. 6), so at most twice the radius."
+    ),
+    "cosine": "Both are the pseudo-gradients that training used.",
+    "sharpness_pseudo_gradient": "It is that at the distance 0.1 from the model.",
+    "sharpness_gradient": "It is that at the distance 0.1 from the model.",
+}
+"""What captions add to the names of some axes."""
 LABEL_GAP = 0.07
 """The least distance of two names, as a share of the panel's height."""
 
@@ -35,7 +53,7 @@ class Curve:
     name: str
     style: Mapping[str, Any]
     completed: Sequence[tuple[list[float], list[float]]]
-    """(rounds, values) of each seed that ran to the end."""
+    """(places, values) of each seed that ran to the end."""
     diverged: Sequence[tuple[list[float], list[float]]]
 
 
@@ -43,11 +61,22 @@ def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
     """One panel per column of the figure."""
     metric, columns = asked.metric, asked.columns
     figure, axes = panels(len(columns), height=3.0)
-    drawn = [[_curve(found, asked, label, column) for label in asked.rows] for column in columns]
+    drawn = [
+        [
+            curve_of(
+                found,
+                label,
+                cells_at(found.study, asked, label, column),
+                lambda columns: (columns["round"], columns.get(metric, [])),
+            )
+            for label in asked.rows
+        ]
+        for column in columns
+    ]
     thick = 1.6 if len(asked.rows) <= 6 else 1.2
     for axis, curves, head in zip(axes, drawn, names.columns(found.study, columns), strict=True):
         for curve in curves:
-            _draw(axis, curve, thick)
+            draw_curve(axis, curve, thick)
         values = [v for c in curves for _, ys in (*c.completed, *c.diverged) for v in ys]
         if metric != "accuracy" and is_wide(values):
             axis.set_yscale("log")
@@ -61,7 +90,7 @@ def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
             axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     for axis, curves in zip(axes, drawn, strict=True):
         axis.set_xlim(axis.get_xlim())
-        _name(axis, curves)
+        name_ends(axis, curves)
     return figure
 
 
@@ -73,18 +102,26 @@ def caption(found: Results, asked: CurvesFigure) -> str:
         f"{AXES[asked.metric].split(' (')[0]}, every {every} rounds: the mean over the seeds in a"
         " band of ± one sample standard deviation (ddof = 1). Dashed: client SGD. A seed that"
         " diverged is a thin line that ends in × and is not in the mean."
+        f" {MEANING.get(asked.metric, '')}".rstrip()
     )
 
 
-def _curve(found: Results, asked: CurvesFigure, label: str, column: Condition) -> Curve:
-    cells, metric = cells_at(found.study, asked, label, column), asked.metric
+def curve_of(
+    found: Results,
+    label: str,
+    cells: Sequence["Cell"],
+    points: Callable[[Columns], tuple[list[float], list[float]]],
+) -> Curve:
+    """A row's runs as curves through what is made of their metrics: none if that is nothing."""
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
     for cell in cells:
         metrics, manifest = found.metrics(cell), found.manifest(cell)
         status = manifest["status"] if manifest else ""
-        if manifest and status in runs and metrics and metrics.get(metric):
+        x, y = points(metrics) if metrics else ([], [])
+        if manifest and status in runs and metrics and y:
             every = manifest["settings"]["training"]["evaluate_every"]
-            runs[status].append(_evenly(metrics["round"], metrics[metric], every))
+            kept = _evenly(metrics["round"], every)
+            runs[status].append(([x[i] for i in kept], [y[i] for i in kept]))
     rounds = [set(t) for t, _ in runs["completed"]]
     if rounds and not set.intersection(*rounds):
         file = found.run(cells[0]) / "metrics.csv"
@@ -104,13 +141,12 @@ def _curve(found: Results, asked: CurvesFigure, label: str, column: Condition) -
     )
 
 
-def _evenly(t: list[float], values: list[float], every: int) -> tuple[list[float], list[float]]:
-    """The regular evaluations and the last one: every round of the last ones would be a smear."""
-    kept = [i for i in range(len(t)) if t[i] % every == 0 or i == len(t) - 1]
-    return [t[i] for i in kept], [values[i] for i in kept]
+def _evenly(t: list[float], every: int) -> list[int]:
+    """Which are the regular evaluations, and the last: every round of the last ones would smear."""
+    return [i for i in range(len(t)) if t[i] % every == 0 or i == len(t) - 1]
 
 
-def _draw(axes: Axes, curve: Curve, thick: float) -> None:
+def draw_curve(axes: Axes, curve: Curve, thick: float) -> None:
     for t, values in curve.diverged:
         axes.plot(t, values, **curve.style, linewidth=thick / 2)
         axes.plot(t[-1], values[-1], "x", color=curve.style["color"], zorder=5)
@@ -130,7 +166,7 @@ def _statistics(curve: Curve) -> tuple[list[float], np.ndarray, np.ndarray]:
     return t, values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1))
 
 
-def _name(axes: Axes, curves: Sequence[Curve]) -> None:
+def name_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     """Write each line's name beside its end, pushed apart where ends are close."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = sorted(

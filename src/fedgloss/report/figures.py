@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
-from fedgloss.report import bars, curves, landscapes, lines
+from fedgloss.report import bars, classes, curves, flatness, gain, landscapes, lines
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class Kind(NamedTuple):
 KINDS = {
     "curves": Kind(curves.draw_curves, curves.caption),
     "eigenvalues": Kind(bars.draw_eigenvalues, bars.caption),
+    "gain": Kind(gain.draw_gain, gain.caption),
+    "flatness": Kind(flatness.draw_flatness, flatness.caption),
+    "classes": Kind(classes.draw_classes, classes.caption),
     "landscape": Kind(landscapes.draw, landscapes.caption, landscapes.turned),
     "lines": Kind(lines.draw, lines.caption),
 }

@@ -15,6 +15,10 @@ HEADS = {
     "lambda1_official": "λ₁, official code",
     "rounds": "rounds",
     "cost": "cost (B)",
+    "rounds_to_fedgloss": "rounds",
+    "cost_vs_fedgloss": "cost (B)",
+    "communication_cost": "communication (×)",
+    "gradients": "gradients",
 }
 FIELDS = (
     *("table", "client", "algorithm", "method", "dataset", "alpha", "model", "metric"),

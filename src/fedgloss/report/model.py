@@ -9,12 +9,20 @@ from fedgloss.report.results import Summary
 from fedgloss.report.verdict import Verdict
 from fedgloss.study.schema.shown import Condition
 
-LOWER_IS_BETTER = ("lambda1", "lambda1_official", "rounds", "cost")
-DECIMALS = {
-    **dict.fromkeys(("accuracy", "accuracy_at_half"), 1),
-    **dict.fromkeys(("lambda1", "lambda1_official"), 2),
-    **{"rounds": 0, "cost": 2},
-}
+LOWER_IS_BETTER = (
+    "lambda1",
+    "lambda1_official",
+    "rounds",
+    "cost",
+    "rounds_to_fedgloss",
+    "cost_vs_fedgloss",
+)
+UNRANKED = ("communication_cost", "gradients")
+"""What a method costs by its definition: nobody's is the best."""
+DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
+DECIMALS |= {"lambda1_official": 2}
+DECIMALS |= {"rounds_to_fedgloss": 0, "cost_vs_fedgloss": 2}
+DECIMALS |= {"communication_cost": 2, "gradients": 1}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class Table:
     @property
     def has_costs(self) -> bool:
         """Whether the communication cost has a column of its own before the others."""
-        return not any(column.metric == "cost" for column in self.columns)
+        shown = {column.metric for column in self.columns}
+        return shown.isdisjoint(("cost", "cost_vs_fedgloss", "communication_cost"))
 
     @property
     def groups(self) -> list[tuple[str, list[Row]]]:

@@ -25,7 +25,9 @@ METRICS = {
     "lambda1": "lambda1",
     "rounds": "rounds_to_fedavg",
     "cost": "cost_to_fedavg",
+    "cost_vs_fedgloss": "cost_vs_fedgloss",
     "communication_cost": "communication_cost",
+    "gradients": "communication_cost",  # in the note of these rows, see _gradients
 }
 """Our metric -> the metric in published.csv."""
 
@@ -78,6 +80,10 @@ def lookup(
     if not found:
         return None
     first = found[0]
+    if first["metric"] == "communication_cost":
+        client, _ = names.METHODS[method].published
+        mean = _gradients(first["note"], client) if metric == "gradients" else float(first["mean"])
+        return Published(first["table"], mean, None, "ok", None, "")
     note = first["note"].replace("+-", "±")
     if not note:
         others = {r["table"]: _text(r) for r in found if _text(r) != _text(first)}
@@ -140,6 +146,16 @@ def _matching(
         and is_wanted(row["metric"])
         and _same_alpha(row["alpha"], condition.alpha)
     ]
+
+
+def _gradients(note: str, client: str) -> float:
+    """The gradients of a local step, of which a note tells: "...: 1 (sgd) or 2 (sam)"."""
+    said = note.rpartition(": ")[2]
+    if found := re.search(rf"(\d+) \({client}\)", said):
+        return float(found[1])
+    if found := re.match(r"(\d+) x fedgloss", said):  # whose client SAM takes two
+        return 2.0 * float(found[1])
+    return float(said)
 
 
 def _same_alpha(printed: str, ours: str) -> bool:

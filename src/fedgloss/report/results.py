@@ -56,6 +56,7 @@ MANIFEST = {
         },
     },
     "parameters": POSITIVE,
+    "gradients_per_step": NUMBER,
     **dict.fromkeys(("bytes_down", "bytes_up"), COUNT),
     **dict.fromkeys(("backend", "device", "precision", "code"), TEXT),
     "threads": POSITIVE,
@@ -322,6 +323,42 @@ def lambda1_official(results: Results, cell: "Cell") -> float | None:
     found = hessian if hessian.get("data") == "official_code" else hessian.get("official_code", {})
     value: Any = found.get("lambda1") if isinstance(found, dict) else None
     return value if NUMBER.fits(value) else None
+
+
+def accuracy_by_class(results: Results, cell: "Cell") -> list[float | None] | None:
+    """The final model's accuracy (percent) on each class; None for a class without test images.
+
+    None instead of a list where the run has not ended, or is from before this was measured.
+    """
+    manifest = results.manifest(cell)
+    found = manifest.get("accuracy_by_class") if manifest else None
+    if found is not None and not PERCENTAGE.or_null.listed.fits(found):
+        file = results.run(cell) / MANIFEST_FILE
+        raise InputError(f"{file}: accuracy_by_class: is not {PERCENTAGE.or_null.listed.words}")
+    return found
+
+
+def last_mean(results: Results, cell: "Cell", metric: str) -> float | None:
+    """The mean of a recorded metric over the evaluated rounds among the last `last` ones."""
+    manifest, metrics = results.manifest(cell), results.metrics(cell)
+    if not manifest or not metrics or manifest["status"] != "completed" or metric not in metrics:
+        return None
+    training = manifest["settings"]["training"]
+    after = training["rounds"] - training["last"]
+    pairs = zip(metrics["round"], metrics[metric], strict=True)
+    return statistics.fmean(value for t, value in pairs if t > after)
+
+
+def gradients(results: Results, cell: "Cell") -> float | None:
+    """Mini-batch gradients per local step."""
+    manifest = results.manifest(cell)
+    return manifest["gradients_per_step"] if manifest else None
+
+
+def exchanged(results: Results, cell: "Cell") -> float | None:
+    """All bytes that a run sent."""
+    manifest = results.manifest(cell)
+    return manifest["bytes_down"] + manifest["bytes_up"] if manifest else None
 
 
 def communication_cost(results: Results, cells: Iterable["Cell"]) -> float | None:

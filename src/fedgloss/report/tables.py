@@ -1,14 +1,23 @@
 """The paper's tables with our numbers, the paper's, and a verdict on each pair."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import claims, communication, local_models, methods, names, results
+from fedgloss.report import claims, communication, costs, local_models, methods, names, results
 from fedgloss.report.definitions import snakemake
-from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Column, Entry, Grid, Row, Table
+from fedgloss.report.model import (
+    DECIMALS,
+    LOWER_IS_BETTER,
+    UNRANKED,
+    Column,
+    Entry,
+    Grid,
+    Row,
+    Table,
+)
 from fedgloss.report.published import published
 from fedgloss.report.results import Results, Summary
 from fedgloss.report.verdict import RULE, verdict
@@ -27,11 +36,14 @@ class Kind(NamedTuple):
     """One metric of a row in a column, over its seeds."""
     notes: Callable[[Results, Any, Sequence["Cell"]], Iterator[str]]
     """What the numbers mean."""
+    more: Callable[[Results, Any, Sequence[Column]], Iterable[Row]] = lambda *asked: ()
+    """Rows that no label of the study stands for."""
 
 
 KINDS = {
     "methods": Kind(methods.measure, methods.notes),
-    "communication": Kind(communication.measure, communication.notes),
+    "communication": Kind(communication.measure, communication.notes, communication.rows),
+    "costs": Kind(costs.measure, costs.notes),
 }
 
 
@@ -61,6 +73,7 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
         )
         for row in rows
     )
+    rows += tuple(KINDS[asked.kind].more(found, asked, columns))
     # A line break in a title would end Markdown's bold face and LaTeX's caption.
     title = " ".join(asked.title.split()) + results.part(found, study.cells_behind(asked))
     table = Table(name, title, columns, rows, ())
@@ -108,6 +121,8 @@ def _entry(found: Results, table: str, asked: Asked, label: str, column: Column)
 
 def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     """Whether no method of the row's group has a better mean, as printed, in column i."""
+    if metric in UNRANKED:
+        return False
     rivals = {r.label: r.entries[i].ours for r in rows if r.client == row.client}
     means = {
         label: round(ours.mean, DECIMALS[metric])

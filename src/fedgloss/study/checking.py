@@ -13,7 +13,6 @@ from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.shown import (
-    CurvesFigure,
     Figure,
     LandscapeFigure,
     LinesFigure,
@@ -207,13 +206,12 @@ def check_reports(study: "Study") -> None:
 
 def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
     """A table or figure may only show what its cells will have."""
-    if entry.against_fedavg:
-        for column in entry.columns:
-            if not study.baselines(column):
-                raise InputError(
-                    f"{where}: kind {entry.kind} counts against fedavg, which the grid lacks at"
-                    f" {column}"
-                )
+    for column in entry.columns if entry.baseline else ():
+        if not study.baselines(column, entry.baseline or ""):
+            raise InputError(
+                f"{where}: kind {entry.kind} counts against {entry.baseline}, which the grid lacks"
+                f" at {column}"
+            )
     if isinstance(entry, LocalsTable):
         for cell in study.cells_of(entry):
             if study.algorithm(cell)[1].pooled:
@@ -233,13 +231,13 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
         _check_participants(study, where, entry)
     if isinstance(entry, LinesFigure):
         _check_lines(study, where, entry)
-    if isinstance(entry, CurvesFigure) and entry.record is not None:
-        for cell in study.cells_of(entry):
-            if entry.record not in study.settings(cell).training["record"]:
-                raise InputError(
-                    f"{where}.metric: {entry.metric} is not recorded by {cell.condition}: put"
-                    f" {entry.record} into its training.record"
-                )
+    for cell in study.cells_of(entry) if entry.record else ():
+        if entry.record not in study.settings(cell).training["record"]:
+            key = next((key for key in ("metric", "measure") if hasattr(entry, key)), "kind")
+            raise InputError(
+                f"{where}.{key}: {getattr(entry, key)} needs what {cell.condition} does not record:"
+                f" put {entry.record} into its training.record"
+            )
 
 
 def _check_participants(study: "Study", where: str, entry: LandscapeFigure) -> None:

@@ -76,8 +76,14 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
     row, other = (row[optimiser] for row in _rows("training", study, settings))
     row = _on_cpu(row, other) if on_cpu else row
     participants = given["clients"] if algorithm.pooled else given["clients_per_round"]
-    # A probe, and the measurement of delta_epsilon, train every cohort a second time.
-    passes = 2 if algorithm.probe or "delta_epsilon" in given["record"] else 1
+    # A probe trains every cohort a second time, the measurement of delta_epsilon does so in the
+    # rounds that are evaluated.
+    passes = 1.0
+    if algorithm.probe:
+        passes = 2.0
+    elif "delta_epsilon" in given["record"]:
+        rounds, every, last = given["rounds"], given["evaluate_every"], given["last"]
+        passes += ((rounds - last) // every + last) / rounds
     epochs = (given["rounds"] - rounds_done) * participants * given["epochs"] * passes
     return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"], row["cell_mb"])
 

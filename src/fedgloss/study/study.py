@@ -133,13 +133,14 @@ class Study:
         ]
 
     def cells_behind(self, entry: Table | Figure) -> list[Cell]:
-        """The cells that a table or figure is made from: FedAvg need not be a row to be needed."""
+        """The cells that a table or figure is made from: a baseline need not be a row."""
         if isinstance(entry, ClaimsTable):
             return [cell for cell in self.cells_of(entry) if self._claimed(cell)]
         seen = [behind for cell, view in self.views(entry) for behind in cells_in(cell, view)]
         cells = seen or self.cells_of(entry)
-        if entry.against_fedavg:
-            cells += [cell for column in entry.columns for cell in self.baselines(column)]
+        if entry.baseline:
+            for column in entry.columns:
+                cells += self.baselines(column, entry.baseline)
         return list(dict.fromkeys(cells))
 
     def views(self, entry: Table | Figure) -> list[tuple[Cell, View]]:
@@ -175,11 +176,11 @@ class Study:
             found.setdefault(cell.column, {})[cell.algorithm] = None
         return {column: [*labels] for column, labels in found.items()}
 
-    def baselines(self, column: Condition) -> list[Cell]:
-        """FedAvg's cells in a column, whatever its label: fedavg itself, or else the first."""
+    def baselines(self, column: Condition, method: str = "fedavg") -> list[Cell]:
+        """A method's cells in a column, whatever its label: its own name, or else the first."""
         labels = dict.fromkeys(cell.algorithm for cell in self.select(column))
-        for label in sorted(labels, key=lambda label: label != "fedavg"):
-            if self.definition(label).method == "fedavg":
+        for label in sorted(labels, key=lambda label: label != method):
+            if self.definition(label).method == method:
                 return self.select(column, algorithm=label)
         return []
 

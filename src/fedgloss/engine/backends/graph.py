@@ -119,6 +119,7 @@ class Replay:
         self.handover: Handover | None = None
         self.draws: list[Draw] = []
         self.states: list[list[Tensor]] = []
+        self.left: list[tuple[Tensor, list[dict[str, Tensor]]]] = []
         self.costs: list[list[tuple[int, int]]] = []
         self.rounds = 0
 
@@ -158,6 +159,8 @@ class Replay:
         """Record the round, from and to tensors that stay where they are."""
         self.states = [_state(simulation) for simulation in self.simulations]
         before = [[(m.bytes_down, m.bytes_up) for m in s.measured] for s in self.simulations]
+        for measured in (m for simulation in self.simulations for m in simulation.measured):
+            measured.latest = {}
         graph = self.new_graph()
 
         def branch(simulation: Simulation, draw: Draw, state: list[Tensor]) -> Callable[[], None]:
@@ -178,6 +181,12 @@ class Replay:
                 costs.append((measured.bytes_down - down, measured.bytes_up - up))
                 measured.bytes_down, measured.bytes_up = down, up  # nothing was sent yet
             self.costs.append(costs)
+        # Where the graph writes the clients' models and the measurements, which another recording
+        # of the same simulations (with or without an extra exchange) may have put elsewhere since.
+        self.left = [
+            (simulation.locals[1], [dict(measured.latest) for measured in simulation.measured])
+            for simulation in self.simulations
+        ]
         self.graph = graph
 
     def _replay(self, graph: Graph) -> None:
@@ -187,10 +196,14 @@ class Replay:
                     kept.copy_(now)
             _restore(simulation, state)
         graph.replay()
-        for simulation, costs in zip(self.simulations, self.costs, strict=True):
-            for measured, (down, up) in zip(simulation.measured, costs, strict=True):
+        for simulation, costs, (trained, latest) in zip(
+            self.simulations, self.costs, self.left, strict=True
+        ):
+            simulation.locals = (simulation.locals[0], trained)
+            for measured, (down, up), found in zip(simulation.measured, costs, latest, strict=True):
                 measured.bytes_down += down
                 measured.bytes_up += up
+                measured.latest |= found
 
 
 def _check(simulation: Simulation) -> None:

@@ -190,7 +190,7 @@ Images = Annotated[
     Field(description="a number of images, all, or auto: all on a GPU, fewer on a processor"),
 ]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
-Records = Distinct[Literal["norms", "communication", "delta_epsilon"]]
+Records = Distinct[Literal["norms", "communication", "delta_epsilon", "consistency", "sharpness"]]
 Scheme = Literal[
     "dirichlet", "dirichlet-per-class", "dirichlet-per-class-capped", "iid", "natural", "file"
 ]

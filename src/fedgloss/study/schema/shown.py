@@ -29,8 +29,6 @@ class Condition(Model):
 class Shown(Model):
     """What is left out is filled in by a study: the name for a title, the whole grid."""
 
-    against_fedavg: ClassVar[bool] = False
-    """Whether FedAvg's cells are needed in every column, be it a row or not."""
     title: Text = ""
     columns: Several[Condition] = ()
     rows: Several[Name] = ()
@@ -41,9 +39,26 @@ class Shown(Model):
         return ("metrics",)
 
     @property
+    def baseline(self) -> str | None:
+        """The method whose cells are needed in every column, be it a row or not."""
+        return None
+
+    @property
+    def record(self) -> str | None:
+        """What training must have recorded for it."""
+        return None
+
+    @property
     def one_seed(self) -> int | None:
         """The seed that it is of; None if it is of all."""
         return getattr(self, "seed", None)
+
+
+AGAINST = {
+    "fedavg": ("rounds", "cost"),
+    "fedgloss": ("rounds_to_fedgloss", "cost_vs_fedgloss"),
+}
+"""What counts rounds and bytes until a method's accuracy: the paper's Table 6, and 6.4.1."""
 
 
 class MethodsTable(Shown):
@@ -67,15 +82,31 @@ class MethodsTable(Shown):
 
 
 class CommunicationTable(Shown):
-    """Rounds and bytes until FedAvg's accuracy is reached."""
+    """Rounds and bytes until the accuracy of one method is reached."""
 
-    against_fedavg: ClassVar[bool] = True
     kind: Literal["communication"]
+    against: Literal["fedavg", "fedgloss"] = "fedavg"
+
+    @property
+    def baseline(self) -> str | None:
+        """Whose accuracy is to be reached."""
+        return self.against
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """What it shows of each column."""
-        return ("rounds", "cost")
+        return AGAINST[self.against]
+
+
+class CostsTable(Shown):
+    """What a method sends in a round and computes in a step, counted in its runs."""
+
+    kind: Literal["costs"]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it shows of each column."""
+        return ("communication_cost", "gradients")
 
 
 class LocalsTable(Shown):
@@ -107,12 +138,22 @@ class CurvesFigure(Shown):
         "w_norm": "norms",
         "pseudo_gradient_norm": "norms",
         "delta_epsilon": "delta_epsilon",
+        "cosine": "consistency",
+        "sharpness_pseudo_gradient": "sharpness",
+        "sharpness_gradient": "sharpness",
     }
     """What must be recorded in training for some metrics."""
     kind: Literal["curves"]
-    metric: Literal["accuracy", "loss", "w_norm", "pseudo_gradient_norm", "delta_epsilon"] = (
-        "accuracy"
-    )
+    metric: Literal[
+        "accuracy",
+        "loss",
+        "w_norm",
+        "pseudo_gradient_norm",
+        "delta_epsilon",
+        "cosine",
+        "sharpness_pseudo_gradient",
+        "sharpness_gradient",
+    ] = "accuracy"
     seed: Seed | None = None
 
     @property
@@ -131,6 +172,50 @@ class EigenvaluesFigure(Shown):
     def sources(self) -> tuple[CellFile, ...]:
         """Eigenvalues alone."""
         return ("hessian",)
+
+
+class GainFigure(Shown):
+    """Accuracy gained over FedAvg against communication."""
+
+    kind: Literal["gain"]
+
+    @property
+    def baseline(self) -> str | None:
+        """Above whose accuracy a gain is."""
+        return "fedavg"
+
+    @property
+    def record(self) -> str | None:
+        """The bytes exchanged so far."""
+        return "communication"
+
+
+class FlatnessFigure(Shown):
+    """Accuracy against a measure of flatness, and how they correlate."""
+
+    kind: Literal["flatness"]
+    measure: Literal["lambda1", "sharpness_gradient"] = "lambda1"
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """Eigenvalues, or what was recorded on the way."""
+        return ("hessian",) if self.measure == "lambda1" else ("metrics",)
+
+    @property
+    def record(self) -> str | None:
+        """What training must have recorded for its measure."""
+        return None if self.measure == "lambda1" else "sharpness"
+
+
+class ClassesFigure(Shown):
+    """The final model's accuracy on each class."""
+
+    kind: Literal["classes"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """The manifest has it."""
+        return ()
 
 
 class LandscapeFigure(Shown):
@@ -160,9 +245,16 @@ class LinesFigure(Shown):
         return ()
 
 
-TableOfMethods = MethodsTable | CommunicationTable
+TableOfMethods = MethodsTable | CommunicationTable | CostsTable
 """Whose rows are methods, and whose columns are conditions."""
 Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminator="kind")]
 Figure = Annotated[
-    CurvesFigure | EigenvaluesFigure | LandscapeFigure | LinesFigure, Field(discriminator="kind")
+    CurvesFigure
+    | EigenvaluesFigure
+    | GainFigure
+    | FlatnessFigure
+    | ClassesFigure
+    | LandscapeFigure
+    | LinesFigure,
+    Field(discriminator="kind"),
 ]

@@ -1,0 +1,54 @@
+"""The final model's accuracy on each class: what a mean over classes hides."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedgloss.report import names, results
+from fedgloss.report.panels import cells_at, panels
+from fedgloss.report.results import Results
+from fedgloss.study.schema.shown import ClassesFigure
+
+WRITTEN = 20
+"""Classes up to which the numbers stand in their fields."""
+
+
+def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
+    """One panel per column of the figure; a row for each of its rows, a field for each class."""
+    figure, axes = panels(len(asked.columns), height=0.9 + 0.26 * len(asked.rows))
+    rows = [names.algorithm(found.study, label) for label in asked.rows]
+    for axis, column, head in zip(
+        axes, asked.columns, names.columns(found.study, asked.columns), strict=True
+    ):
+        means = [_mean(found, cells_at(found.study, asked, label, column)) for label in asked.rows]
+        classes = max(map(len, means), default=0) or 1
+        values = np.array([[*row, *[np.nan] * (classes - len(row))] for row in means])
+        axis.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+        for (i, k), value in np.ndenumerate(values) if classes <= WRITTEN else ():
+            if np.isfinite(value):
+                shade = "white" if value < 60 else "black"
+                axis.text(k, i, f"{value:.0f}", ha="center", va="center", color=shade, fontsize=6.5)
+        for i, row in enumerate(means):
+            if not row:
+                axis.text(0.02, i, "no run", transform=axis.get_yaxis_transform(), va="center")
+        axis.set_title(head)
+        axis.set_xlabel("Class")
+        axis.set_xticks(range(classes) if classes <= WRITTEN else [])
+        axis.set_yticks(range(len(rows)), rows)
+        axis.grid(False)
+    return figure
+
+
+def caption(found: Results, asked: ClassesFigure) -> str:
+    """What the fields show."""
+    return (
+        "Accuracy in percent on the test images of each class, of the model after the last round:"
+        " the mean over the seeds that ran to the end, from 0 (dark) to 100 (light). Classes are"
+        " numbered in the order of the prepared data set's manifest."
+    )
+
+
+def _mean(found: Results, cells: list) -> list[float]:
+    """The mean over seeds, NaN for a class that has no test image; empty without a run."""
+    runs = [run for cell in cells if (run := results.accuracy_by_class(found, cell))]
+    by_class = np.array([[np.nan if v is None else v for v in run] for run in runs])
+    return by_class.mean(axis=0).tolist() if runs else []

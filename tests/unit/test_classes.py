@@ -1,0 +1,29 @@
+"""Accuracy by class: the mean over the seeds that ran, and what is said of those that did not."""
+
+from pathlib import Path
+
+from fedgloss.report.classes import draw_classes
+from fedgloss.report.results import Results
+from test_report_results import make_study, write_results
+
+
+def test_a_field_is_the_mean_over_the_seeds_that_ran_to_the_end(tmp_path: Path) -> None:
+    """Synthetic runs have two classes, 2 points below the mean and above; a third has no image."""
+    study = make_study()
+    found = Results(study, write_results(tmp_path))
+    figure = draw_classes(found, study.figures["classes"])
+    left, right = figure.axes
+    fedavg = (59 + 60 + 62) / 3
+    texts = [(*map(round, text.get_position()), text.get_text()) for text in left.texts]
+    assert texts[:2] == [(0, 0, f"{fedavg - 2:.0f}"), (1, 0, f"{fedavg + 2:.0f}")]
+    assert len(texts) == 2 * 4  # nothing stands where a class has no image
+    labels = [text.get_text() for text in right.get_yticklabels()]
+    assert labels == ["FedAvg", "SCAFFOLD", "FedDyn + SAM", "FedGloSS"]
+    absent = [round(text.get_position()[1]) for text in right.texts if text.get_text() == "no run"]
+    assert absent == [1, 2, 3]  # diverged, diverged, not run
+
+
+def test_without_any_run_there_is_a_figure_too(tmp_path: Path) -> None:
+    study = make_study()
+    figure = draw_classes(Results(study, tmp_path), study.figures["classes"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no run"] * 4
