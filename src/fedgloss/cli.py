@@ -25,6 +25,7 @@ The steps, in the order of the workflow (each has its own --help):
   partition    which client holds which image
   train        one cell: an algorithm, a data set, an alpha, a model, a seed
   hessian      the largest Hessian eigenvalues of a trained cell
+  locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
   line         the loss on the line between two models
   table        one table of a study: Markdown, LaTeX, CSV
@@ -157,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("hessian", commands.hessian, "write the largest Hessian eigenvalues of cells")
     _add_jobs(sub)
+    sub = command("locals", commands.locals_, "write the same of the last round's local models")
+    _add_jobs(sub)
     sub = command("landscape", commands.landscape, "write the loss surfaces around cells as CSV")
     _add_jobs(sub)
     sub = command("line", commands.line, "write the loss between two models as CSV")
@@ -185,9 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         "kind",
         nargs="?",
         default="train",
-        choices=["train", "hessian", "landscape", "line"],
+        choices=["train", "hessian", "locals", "landscape", "line"],
         metavar="kind",
-        help="train (default), hessian, landscape, or line",
+        help="train (default), hessian, locals, landscape, or line",
     )
     sub = command("status", commands.status, "show what of a study is done or missing")
     _add_study(sub)

@@ -24,7 +24,6 @@ PACKAGE = "fedgloss"
 FOLDER = Path(__file__).parent
 # Their functions import one module of several, by a name that the caller knows.
 BY_NAME = {
-    "fedgloss.jobs.sharpness",
     "fedgloss.jobs.landscape",
     "fedgloss.data.dataset",
     "fedgloss.data.partition.partition",
@@ -66,12 +65,9 @@ def of_training(method: str, model: str, pretrained: bool = False) -> str:
 
 
 def of_analysis(kind: str, model: str) -> str:
-    """The code behind Hessian eigenvalues of a model (hessian), or its surfaces and lines."""
-    modules = {
-        "hessian": ("fedgloss.jobs.sharpness", "fedgloss.sharpness.eigenvalues"),
-        "landscape": ("fedgloss.jobs.landscape",),
-    }
-    return fingerprint(*modules[kind], _model_module(model))
+    """The code behind a model's spectra (hessian, locals) or its surfaces, lines (landscape)."""
+    job = "landscape" if kind == "landscape" else "spectrum"
+    return fingerprint(f"fedgloss.jobs.{job}", _model_module(model))
 
 
 def of_data(source: str) -> str:

@@ -51,6 +51,34 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
 
+class Products:
+    """Reports how far a spectrum is: products of the Hessian done, the residual, the time left."""
+
+    def __init__(self, label: str, most: int) -> None:
+        """most: products after which it ends at the latest."""
+        self.label, self.most = label, most
+        self.live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.begun = self.reported = time.monotonic()
+        if not self.live:  # a product may take minutes
+            print(f"{label}: begun", file=sys.stderr, flush=True)
+
+    def __call__(self, products: int, found: str) -> None:
+        """After so many products, with what has been found so far, in words."""
+        now = time.monotonic()
+        if now - self.reported < (0.1 if self.live else 30):
+            return
+        self.reported = now
+        left = clock(max(self.most - products, 0) * (now - self.begun) / products)
+        said = "  ".join(filter(None, [f"product {products} of {self.most} at most", found]))
+        line = f"{self.label}: {said}  {left} left at most"
+        print(
+            f"\r{line}\x1b[K" if self.live else line,
+            end="\r" if self.live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 class Scalars:
     """Writes the metrics of cells for TensorBoard, a folder for each cell, as they come."""
 

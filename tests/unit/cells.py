@@ -60,7 +60,11 @@ def _resolved(method: str, training: str) -> str:
 
 JOBS = {
     "train": {"weights": None, "checkpoints": None, "code": "code"},
-    "hessian": {"choice": "paper", "count": 1, "models": ["average"]},
+    "hessian": {
+        **{"choices": ["paper"], "count": 1, "models": ["average"], "method": "lanczos"},
+        **{"images": "auto", "trace": None, "density": None},
+    },
+    "locals": {"method": "lanczos", "images": "auto"},
     "landscape": {
         "model": "average",
         "on": "all",

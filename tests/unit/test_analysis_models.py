@@ -18,7 +18,7 @@ import switches
 from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
 from fedgloss.jobs.landscape import landscape
-from fedgloss.jobs.sharpness import hessian
+from fedgloss.jobs.spectrum import hessian
 from fedgloss.models.cnn import smallcnn
 from fedgloss.sharpness.eigenvalues import power_iteration, top_eigenvalues
 from fedgloss.sharpness.landscape import filter_normalized_directions, surface
@@ -549,7 +549,17 @@ def test_a_run_of_a_users_model_is_analysed(tmp_path) -> None:
     result = train_cell(settings, **inputs, out=run, code="code", device="cpu")
     where = {**inputs, "run": run}
     hessian(
-        HessianJob(**where, out=tmp_path / "h.json", choice="paper", count=1, models=("average",))
+        HessianJob(
+            **where,
+            out=tmp_path / "h.json",
+            choices=("paper",),
+            count=1,
+            models=("average",),
+            method="lanczos",
+            images="auto",
+            trace=None,
+            density=None,
+        )
     )
     found = json.loads((tmp_path / "h.json").read_text())
     assert found["lambda1"] > 0

@@ -26,7 +26,18 @@ SUBPARSERS = next(
 )
 COMMANDS = SUBPARSERS.choices
 EXPECTED = {
-    *("prepare", "partition", "train", "hessian", "landscape", "line", "table", "figure", "report"),
+    *(
+        "prepare",
+        "partition",
+        "train",
+        "hessian",
+        "locals",
+        "landscape",
+        "line",
+        "table",
+        "figure",
+        "report",
+    ),
     *("check", "cells", "job", "status"),
 }
 
@@ -206,7 +217,7 @@ def test_bad_options_of_training(option, words, refuse, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "5", "null", '"text"', "{", ""])
-@pytest.mark.parametrize("command", ["train", "hessian", "landscape", "line"])
+@pytest.mark.parametrize("command", ["train", "hessian", "locals", "landscape", "line"])
 def test_job_files_that_are_none(command, text, refuse, tmp_path):
     (tmp_path / "job.json").write_text(text)
     refuse(command, "job.json", words=["job.json"])
@@ -230,7 +241,12 @@ def test_cells_trained_together_have_one_data_set(refuse, inputs, tmp_path):
     [
         ("hessian", {}, ["absent", "cannot be read"]),
         ("hessian", {"count": 0}, ["job.json", "count", "0", "at least 1"]),
-        ("hessian", {"choice": "papers"}, ["choice", "'papers'", "official_code"]),
+        ("hessian", {"choices": ["papers"]}, ["choices", "papers", "official_code"]),
+        ("hessian", {"method": "power"}, ["method", "'power'", "lanczos, pyhessian, eigsh"]),
+        ("hessian", {"images": 0}, ["images", "0", "auto, all"]),
+        ("hessian", {"density": {"starts": 3}}, ["density", "starts and steps"]),
+        ("locals", {}, ["absent", "cannot be read"]),
+        ("locals", {"count": 1}, ["count", "unknown key"]),
         ("hessian", {"models": []}, ["models", "average and final"]),
         ("hessian", {"models": ["average"] * 2}, ["models", "at most once"]),
         ("hessian", {"models": ["last"]}, ["models", "average and final"]),

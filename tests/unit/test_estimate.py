@@ -10,6 +10,7 @@ import yaml
 from fedgloss.cli import main
 from fedgloss.errors import InputError
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.sharpness.auto import AUTO
 from fedgloss.study import costs, estimate
 from fedgloss.study.configuration import validate
 from fedgloss.study.estimate import Need, remaining
@@ -155,6 +156,8 @@ def test_an_outdated_run_costs_what_it_costs_to_run_again_with_all_that_follows(
         ({"data": "official_code"}, ["hessian"]),
         ({"count": 4}, ["hessian"]),
         ({"models": ["average"]}, ["hessian"]),
+        ({"data": ["paper", "official_code"]}, ["hessian"]),
+        ({"trace": {}}, ["hessian"]),
         ({"models": ["final", "average"]}, ["hessian"]),
     ],
 )
@@ -211,11 +214,12 @@ def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, caps
     *lines, blank, total, guesses = shown(capsys, PAPER, "--results", tmp_path)
     parts = [line.split()[0] for line in lines]
     study = load_study(PAPER)
-    assert parts[0] == "table3" and {*parts} < {*study.tables, *study.figures}
+    assert parts[0] == "table1" and {*parts} < {*study.tables, *study.figures}
     assert blank == "" and ["table4", "resnet18", "66", "cells"] in [s.split()[:4] for s in lines]
     assert all(line.endswith("GPU h") for line in lines)
     hours = sum(float(line.split()[-3]) for line in lines)
-    counts = "450 cells to train, 144 Hessians, 33 loss surfaces, 14 lines between models"
+    counts = "450 cells to train, 144 Hessians, 66 sets of local models, 33 loss surfaces"
+    counts += ", 14 lines between models"
     assert f"paper: {counts}: {hours:.0f} GPU hours, 100% of it guessed" in total
     assert "guessed" in guesses and "resources.yaml" in guesses
 
@@ -226,21 +230,39 @@ def test_details_are_a_line_for_each_condition_with_its_limit(tmp_path, capsys):
     assert all("GPU h  limit" in line and line.endswith("guessed") for line in lines)
 
 
-@pytest.mark.parametrize(("cores", "text"), [(2, "15.4 h"), (4, "12.8 h")])
+@pytest.mark.parametrize(("cores", "text"), [(2, "10.1 h"), (4, "6.0 h")])
 def test_a_machine_without_a_gpu_is_told_how_long_it_takes_itself(
     cores, text, tmp_path, capsys, monkeypatch
 ):
-    """Three cells of 10,000 rounds of 5, one job of six spectra: no shorter than the last."""
+    """Three cells of 10,000 rounds of 5, and the spectra of six global and fifteen local models."""
     monkeypatch.setattr(costs, "has_gpu", lambda: False)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores))
     cells = 3 * 10_000 * 5 * TABLE["training"]["cifar10/cnn"]["sgd"]["cpu"]["seconds"]
-    spectra = 6 * TABLE["analysis"]["cifar10/cnn"]["cpu"]["hessian"]
-    assert (cells + spectra) / 3600 == pytest.approx(30.75)
+    row = TABLE["analysis"]["cifar10/cnn"]
+    spectra = 21 * row["cpu"]["hessian"] * AUTO / row["images"]  # a part of the images, here
+    assert (cells + spectra) / 3600 == pytest.approx(20.162, rel=1e-3)
     line, _, on_gpu, here, _ = shown(
         capsys, PAPER, "cifar10/alpha-0/cnn/scaffold", "--results", tmp_path
     )
-    assert line.endswith("GPU h  or 31 CPU h") and "train, 3 Hessians: 0.3 GPU hours" in on_gpu
-    assert here == f"without a GPU, as here, on {cores} cores: about {text}, 42% of it guessed"
+    assert line.endswith("GPU h  or 20 CPU h") and ": 0.6 GPU hours" in on_gpu
+    assert here == f"without a GPU, as here, on {cores} cores: about {text}, 11% of it guessed"
+
+
+def test_spectra_cost_as_many_images_models_and_products_as_are_asked_for():
+    grid = [{"dataset": "cifar10", "alphas": ["0"], "model": "cnn", "algorithms": ["fedavg"]}]
+
+    def seconds(kind="hessian", on_cpu=False, **asked):
+        content = {"study": "s", "seeds": [0], "grid": grid, "hessian": {"count": 1, **asked}}
+        study = check_study(content, "s.yaml")
+        return getattr(estimate, kind)(study, study.cells[0], on_cpu).seconds
+
+    row, one = TABLE["analysis"]["cifar10/cnn"], {"models": ["average"]}
+    assert seconds(**one) == seconds(images="all", **one) == row["hessian"]
+    assert seconds(images=5000, **one) == pytest.approx(row["hessian"] / 10)
+    assert seconds(images=10**6, **one) == row["hessian"]
+    assert seconds(on_cpu=True, **one) == pytest.approx(row["cpu"]["hessian"] * AUTO / 50_000)
+    assert seconds(trace={"products": 90}, **one) == pytest.approx(2.5 * row["hessian"])
+    assert seconds("locals") == 5 * row["hessian"]
 
 
 def test_details_of_small_cells_are_in_seconds(tmp_path, capsys):

@@ -23,7 +23,7 @@ RESULTS = {
     "train on given weights": partial(fingerprint.of_training, "fedavg", "cnn", True),
     **{
         f"{kind}": partial(fingerprint.of_analysis, kind, "cnn")
-        for kind in ("hessian", "landscape")
+        for kind in ("hessian", "locals", "landscape")
     },
     **{
         f"data {source}": partial(fingerprint.of_data, source)
@@ -35,7 +35,8 @@ RESULTS = {
     "report": fingerprint.of_report,
 }
 TRAINING = {name for name in RESULTS if name.startswith("train")}
-ANALYSIS = {"hessian", "landscape"}
+SPECTRA = {"hessian", "locals"}
+ANALYSIS = {*SPECTRA, "landscape"}
 REPORTING = {"tables", "figures", "report"}
 DATA = {name for name in RESULTS if name.startswith("data")}
 PARTITIONS = {"partition dirichlet", "partition file"}
@@ -166,7 +167,7 @@ def test_an_edit_of_a_method_reaches_the_methods_of_its_file_only(copy, family):
 
 # `fedgloss.train` and what only it uses: the workflow's jobs do not.
 LIBRARY = {"engine/train.py", "engine/identity.py", "engine/digest.py"}
-LIBRARY |= {f"sharpness/{name}.py" for name in ("measure", "trace", "density")}
+LIBRARY |= {"sharpness/measure.py"}
 ENGINE = {file for file in SOURCES if file.startswith("engine/")} - LIBRARY
 ENGINE -= {file for file in ENGINE if file.endswith("__init__.py")}
 
@@ -198,7 +199,10 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
         ("report/formats.py", REPORTING),
         ("report/style.mplstyle", {"figures"}),
         ("report/report.html", {"report"}),
-        ("sharpness/eigenvalues.py", {"hessian"}),
+        ("sharpness/eigenvalues.py", SPECTRA),
+        ("sharpness/by_eigsh.py", SPECTRA),
+        ("sharpness/trace.py", SPECTRA),
+        ("jobs/spectrum.py", SPECTRA),
         ("sharpness/landscape.py", {"landscape"}),
         ("sharpness/objective.py", ANALYSIS),
         ("models/cnn.py", (TRAINING - {"train on resnet18", "train on mobilenetv2"}) | ANALYSIS),

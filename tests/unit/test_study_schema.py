@@ -138,3 +138,34 @@ def test_numbers_and_known_words_are_none(alpha):
 def test_what_is_neither_is_refused(alpha):
     with refused(repr(alpha), "not a number of at least 0", "'iid'", "name of a split"):
         check_alpha(alpha)
+
+
+def test_what_may_be_said_of_the_spectrum():
+    def hessian(**asked):
+        return check_study({**QUICKSTART, "hessian": asked}, "q.yaml").hessian
+
+    asked = hessian()
+    assert (asked.method, asked.images, asked.choices) == ("lanczos", "auto", ("paper",))
+    assert (asked.trace, asked.density) == (None, None)
+    assert hessian(data=["official_code", "paper"]).choices == ("official_code", "paper")
+    assert hessian(images=5000).images == 5000 and hessian(images="all").images == "all"
+    assert hessian(trace={}).trace.products == 90
+    assert hessian(density={"starts": 3}).density.steps == 80
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"method": "power"}, ["hessian.method", "lanczos", "pyhessian", "eigsh"]),
+        ({"images": "some"}, ["hessian.images", "all"]),
+        ({"images": 99}, ["hessian.images", "100"]),
+        ({"data": []}, ["hessian.data"]),
+        ({"data": "papers"}, ["hessian.data", "paper", "official_code"]),
+        ({"data": ["paper", "paper"]}, ["hessian.data", "twice"]),
+        ({"trace": {"products": 5}}, ["hessian.trace.products", "6"]),
+        ({"density": {"starts": 1}}, ["hessian.density.starts", "2"]),
+    ],
+)
+def test_a_spectrum_that_cannot_be_is_refused_in_one_line(asked, words):
+    with refused(*words):
+        check_study({**QUICKSTART, "hessian": asked}, "q.yaml")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -294,3 +295,22 @@ def test_labels_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
     assert [group for group, _ in table.groups] == ["Client SGD", "Other methods"]
     assert "| my_sam.v2 " in formats.to_markdown(table)
     assert r"my\_sam.v2 & " in formats.to_latex(table)
+
+
+def test_lambda1_names_its_images_their_error_the_method_and_what_did_not_converge(
+    tmp_path: Path,
+) -> None:
+    folder = write_results(tmp_path)
+    for i, file in enumerate(sorted(folder.glob("analysis/toy/cifar10/*/*/*/*/hessian.json"))):
+        record = json.loads(file.read_text())
+        record |= {"samples": 2500, "population": 50000, "method": "eigsh", "converged": i != 0}
+        record["sampling_error"] = 0.03 * (record["lambda1"] or 0)
+        file.write_text(json.dumps(record))
+    (note,) = (
+        line
+        for line in build(folder, "table7", hessian={"method": "eigsh"}).notes
+        if line.startswith("λ₁: ")
+    )
+    assert "over 2,500 of 50,000 training images without augmentation (`data: paper`)" in note
+    assert "a class-balanced subset, sampling error 3 % of λ₁ (`method: eigsh`)" in note
+    assert "; not converged in 1 of 10 runs" in note

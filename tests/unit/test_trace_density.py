@@ -7,11 +7,12 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from fedgloss.engine.flat import flatten, parameter_shapes, unflatten
+from fedgloss.sharpness import by_pyhessian
 from fedgloss.sharpness.density import spectral_density
 from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.trace import trace
 from refusal import refused
-from test_hessian import with_eigenvalues
+from test_hessian import Quadratic, with_eigenvalues
 
 SEEDS = range(20)
 
@@ -29,8 +30,8 @@ def dense(model, inputs, targets):
 
 
 @pytest.fixture(scope="module")
-def network():
-    """A convolutional network of 562 parameters, somewhat trained: objective, w, eigenvalues."""
+def convolutions():
+    """A convolutional network of 585 parameters, somewhat trained: objective, w, Hessian [P, P]."""
     torch.manual_seed(5)
     model = nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 9), nn.Tanh()
@@ -42,8 +43,29 @@ def network():
         step.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
         step.step()
-    values = torch.linalg.eigvalsh(dense(model, inputs, targets)).numpy()
-    return Objective(model, inputs, targets, batch_size=25), flatten(model), values
+    H = dense(model, inputs, targets)
+    return Objective(model, inputs, targets, batch_size=25), flatten(model), H
+
+
+@pytest.fixture(scope="module")
+def network(convolutions):
+    """The same Hessian as a matrix, whose products are quick: objective, w, eigenvalues.
+
+    So hundreds of estimates can be made of it; one of each is made of the network itself.
+    """
+    _, w, H = convolutions
+    return Quadratic(H), w, torch.linalg.eigvalsh(H).numpy()
+
+
+def test_of_the_network_itself_the_estimates_are_those_of_its_matrix(convolutions, network):
+    objective, w, _ = convolutions
+    matrix, _, _ = network
+    theirs, ours = (trace(one, w, products=12, seed=2) for one in (objective, matrix))
+    assert theirs.trace == pytest.approx(ours.trace, rel=1e-9)
+    assert theirs.standard_error == pytest.approx(ours.standard_error, rel=1e-6)
+    theirs, ours = (spectral_density(one, w, starts=2, steps=8) for one in (objective, matrix))
+    assert np.allclose(theirs.nodes, ours.nodes, rtol=1e-7, atol=1e-9)
+    assert np.allclose(theirs.weights, ours.weights, rtol=1e-5, atol=1e-9)
 
 
 # Trace
@@ -160,3 +182,27 @@ def test_the_density_refuses_one_start(network):
     objective, w, _ = network
     with refused("starts: 1", "at least 2"):
         spectral_density(objective, w, starts=1)
+
+
+# PyHessian's, which are asked for by name
+
+
+def test_pyhessians_trace_is_within_its_error_and_counts_its_probes(convolutions):
+    objective, w, H = convolutions
+    seen = []
+    traces = [
+        by_pyhessian.trace(objective, w, products=20, seed=seed, watch=lambda n, _: seen.append(n))
+        for seed in range(3)
+    ]
+    assert {t.products for t in traces} == {20}, "it stopped where two estimates were alike"
+    assert seen == [*range(1, 21)] * 3
+    assert all(abs(t.trace - float(H.trace())) <= 1.5 * t.interval for t in traces)
+
+
+def test_pyhessians_density_has_the_moments_of_the_eigenvalues(convolutions):
+    objective, w, H = convolutions
+    found = by_pyhessian.density(objective, w, starts=6, steps=8)
+    values = torch.linalg.eigvalsh(H).numpy()
+    for order in (1, 2):
+        mean, error = found.moment(order)
+        assert abs(mean - (values**order).mean()) <= 1.5 * error

@@ -47,6 +47,7 @@ def expected_jobs(study):
         and getattr(entry, "seed", None) in (None, cell.seed)
     }
     sharp = {cell.condition for cell, kind in spots if kind in ("lambda1", "eigenvalues")}
+    local = {cell for cell, kind in spots if kind == "locals"}
     seen = {(cell, view) for figure in study.figures.values() for cell, view in study.views(figure)}
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
@@ -56,6 +57,7 @@ def expected_jobs(study):
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
         "hessian_seeds": len(sharp),
+        "locals": len(local),
         "landscape": sum(view.kind == "landscape" for _, view in seen),
         "line": sum(view.kind == "line" for _, view in seen),
         "table": len(study.tables),
@@ -255,6 +257,7 @@ JOBS = {
     "partition",
     "train",
     "hessian",
+    "locals",
     "landscape",
     "line",
     "table",

@@ -1,8 +1,8 @@
 """Sharpness of trained cells: Hessian eigenvalues, loss surfaces, and lines between models.
 
 REQUIRES  a cell's run, its data and its partition
-PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.view, a surface or a line as CSV, with
-          what it is of as JSON beside it
+PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.locals, those of the last round's local
+          models; LAYOUT.view, a surface or a line as CSV, with what it is of as JSON beside it
 """
 
 from fedgloss.study.layout import CELL, SEED
@@ -34,7 +34,9 @@ rule hessian:
         runtime=needs("hessian", "minutes"),
         mem_mb=needs("hessian", "memory"),
     params:
-        asked=asked("hessian", "choice", "count", "models"),
+        asked=asked(
+            *("hessian", "choices", "count", "models", "method", "images", "trace", "density")
+        ),
         code=analysis_code("hessian"),
         jobs=job_files("hessian"),
     shell:
@@ -50,6 +52,35 @@ use rule hessian as hessian_seeds with:
         LAYOUT.benchmark("hessian", "{study}/{condition}/seed-all")
     wildcard_constraints:
         condition=packed("hessian", is_measured),
+
+
+rule locals:
+    """The largest Hessian eigenvalue of the local models of a cell's last round."""
+    input:
+        manifest=run_files("manifest.json"),
+        # A model changes with its run, and a run leaves a new manifest.
+        locals=ancient(run_files("locals.safetensors")),
+        data=ancient(prepared("data.safetensors")),
+        partition=partition_of,
+    output:
+        LAYOUT.locals("{study}", CELL),
+    log:
+        LAYOUT.log("locals", f"{{study}}/{CELL}"),
+    benchmark:
+        LAYOUT.benchmark("locals", f"{{study}}/{CELL}")
+    conda:
+        "../../envs/fedgloss.yaml"
+    threads: 1
+    resources:
+        gpu=needs("locals", "gpu"),
+        runtime=needs("locals", "minutes"),
+        mem_mb=needs("locals", "memory"),
+    params:
+        asked=asked("locals", "method", "images"),
+        code=analysis_code("locals"),
+        jobs=job_files("locals"),
+    shell:
+        "fedgloss locals {params.jobs:q} --threads {threads} 2> {log:q}"
 
 
 rule landscape:

@@ -84,7 +84,7 @@ def asked(kind, *entries):
 
 @functools.cache
 def need_of(kind, cell):
-    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, landscape or line."""
+    """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, locals, landscape or line."""
     return getattr(estimate, kind)(STUDY, cell)
 
 

@@ -107,11 +107,21 @@ def train(options: argparse.Namespace) -> int:
 
 
 def hessian(options: argparse.Namespace) -> None:
-    from fedgloss.jobs.sharpness import hessian
+    from fedgloss.jobs.spectrum import hessian
+    from fedgloss.progress import Products
     from fedgloss.study.jobfile import HessianJob, read_job
 
     for job in [read_job(file, HessianJob) for file in options.job]:
-        hessian(job, device=options.device, threads=options.threads)
+        hessian(job, options.device, options.threads, Products)
+
+
+def locals_(options: argparse.Namespace) -> None:
+    from fedgloss.jobs.spectrum import locals_of_last_round
+    from fedgloss.progress import Products
+    from fedgloss.study.jobfile import LocalsJob, read_job
+
+    for job in [read_job(file, LocalsJob) for file in options.job]:
+        locals_of_last_round(job, options.device, options.threads, Products)
 
 
 def landscape(options: argparse.Namespace) -> None:

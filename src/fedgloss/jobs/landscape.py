@@ -59,7 +59,9 @@ def landscape(
         if is_local(job.model):
             facts |= _client(client_of(job.run, job.model), clients, dataset, job)
         elif job.on == "own":
-            raise InputError(f"on: own, but the model {job.model} has no data of its own; allowed: all")
+            raise InputError(
+                f"on: own, but the model {job.model} has no data of its own; allowed: all"
+            )
         held = _union(clients) if job.on == "all" else clients.clients[facts["client"]]
         objective, counts = _objective(dataset, model, held, job, where)
         with _kept(job, facts | counts, [w], dataset, threads, job.points**2, watch) as through:

@@ -1,7 +1,8 @@
 """What the numbers mean, in words, with the settings that the runs' own manifests name."""
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,46 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
     cells = list(cells)
     last = training_values([m for m in map(found.manifest, cells) if m], "last")
     data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
-    over = " or ".join(HESSIAN_DATA.get(name, name) for name in data)
+    measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
+    over = " or ".join(
+        of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
+    )
+    unconverged = sum(not h.get("converged", True) for h in measured)
     return (
         "largest eigenvalue of the Hessian of the mean loss at the average of the last"
-        f" {last} rounds' global models" + (f", over {over}" if over else "")
+        f" {last} rounds' global models"
+        + (f", over {over}" if over else "")
+        + by_method(measured)
+        + (f"; not converged in {unconverged} of {len(measured)} runs" if unconverged else "")
     )
+
+
+def of_images(measured: Iterable[Mapping[str, Any]]) -> str:
+    """Which training images the Hessians of these results are of, and what their choice may do."""
+    cut = [found for found in measured if found.get("samples", 0) < found.get("population", 0)]
+    if not cut:
+        return HESSIAN_DATA["paper"]
+    sizes = {(found["samples"], found["population"]) for found in cut}
+    of = " or ".join(f"{count:,} of {whole:,}" for count, whole in sorted(sizes))
+    shares = [share for found in cut for share in _sampling_errors(found)]
+    error = f", sampling error {100 * statistics.median(shares):.2g} % of λ₁" if shares else ""
+    return (
+        f"{of} training images without augmentation (`data: paper`), a class-balanced subset{error}"
+    )
+
+
+def _sampling_errors(found: Mapping[str, Any]) -> Iterator[float]:
+    """The relative standard errors of the largest eigenvalues in a result."""
+    for row in [found, *(local["global"] for local in found.get("locals", []))]:
+        if row.get("lambda1") and row.get("sampling_error") is not None:
+            yield row["sampling_error"] / abs(row["lambda1"])
+
+
+def by_method(measured: Iterable[Mapping[str, Any]]) -> str:
+    """By what the eigenvalues were computed, where it is not Lanczos."""
+    others = dict.fromkeys(found.get("method", "lanczos") for found in measured)
+    named = [name for name in others if name != "lanczos"]
+    return f" (`method: {', '.join(named)}`)" if named else ""
 
 
 def images(facts: Iterable[Mapping[str, Any]]) -> str:

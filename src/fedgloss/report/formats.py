@@ -12,6 +12,7 @@ HEADS = {
     "accuracy": "accuracy (%)",
     "accuracy_at_half": "acc. at T/2 (%)",
     "lambda1": "λ₁",
+    "lambda1_official": "λ₁, official code",
     "rounds": "rounds",
     "cost": "cost (B)",
     "rounds_to_fedgloss": "rounds",
@@ -170,7 +171,7 @@ def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
 
 
 _MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
-_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot"}
+_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot", "†": r"\dagger"}
 _MATH |= {"δ": r"\delta", "ε": r"\varepsilon", "→": r"\to"}
 _MATH |= {sign: sign for sign in "<>=|"}
 TEX = {sign: f"${math}$" for sign, math in _MATH.items()}

@@ -9,10 +9,18 @@ from fedgloss.report.results import Summary
 from fedgloss.report.verdict import Verdict
 from fedgloss.study.schema.shown import Condition
 
-LOWER_IS_BETTER = ("lambda1", "rounds", "cost", "rounds_to_fedgloss", "cost_vs_fedgloss")
+LOWER_IS_BETTER = (
+    "lambda1",
+    "lambda1_official",
+    "rounds",
+    "cost",
+    "rounds_to_fedgloss",
+    "cost_vs_fedgloss",
+)
 UNRANKED = ("communication_cost", "gradients")
 """What a method costs by its definition: nobody's is the best."""
 DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
+DECIMALS |= {"lambda1_official": 2}
 DECIMALS |= {"rounds_to_fedgloss": 0, "cost_vs_fedgloss": 2}
 DECIMALS |= {"communication_cost": 2, "gradients": 1}
 

@@ -3,7 +3,7 @@
 import csv
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,29 +72,16 @@ def lookup(
     Some numbers are printed in several tables, not always equal. The one of the paper's table that
     our table is named after (`table7`) wins, then the first; the others' go into the note.
     """
-    known = names.METHODS.get(method)
-    if known is None or metric not in METRICS:
+    if metric not in METRICS:
         return None
-    client, name = known.published
-    wanted = {
-        "dataset": dataset,
-        "model": condition.model,
-        "algorithm": name,
-        "metric": METRICS[metric],
-        "client_opt": client,
-    }
-    found = [
-        row
-        for row in _rows()
-        if all(row[key] in ("", value) for key, value in wanted.items())
-        and _same_alpha(row["alpha"], condition.alpha)
-    ]
+    found = _matching(dataset, condition, method, lambda name: name == METRICS[metric])
     number = "".join(re.findall(r"table(\d+)", table))
     found.sort(key=lambda row: row["table"] != number)
     if not found:
         return None
     first = found[0]
     if first["metric"] == "communication_cost":
+        client, _ = names.METHODS[method].published
         mean = _gradients(first["note"], client) if metric == "gradients" else float(first["mean"])
         return Published(first["table"], mean, None, "ok", None, "")
     note = first["note"].replace("+-", "±")
@@ -109,6 +96,56 @@ def lookup(
         int(first["rounds"]) if first["rounds"] else None,
         note,
     )
+
+
+@dataclass(frozen=True)
+class PublishedLocals:
+    """What the paper prints for the local models of a method (Table 1)."""
+
+    by_client: Mapping[str, Mapping[str, float]]
+    """By client, e.g. airplane-1 or cat: lambda_1 on its `local` and the `global` data."""
+    diverged: bool
+    """Whether it prints a cross in their place."""
+
+
+def local_models(study: "Study", column: Condition, label: str) -> PublishedLocals | None:
+    """What the paper prints for the local models of an algorithm's label in a column, or None."""
+    source = study.datasets[column.dataset].source
+    rows = _matching(
+        SOURCES.get(source, source),
+        column,
+        study.definition(label).method,
+        lambda name: name.startswith("lambda1_"),
+    )
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if named := re.fullmatch(r"lambda1_(local|global)\[(.+)\]", row["metric"]):
+            found.setdefault(named[2], {})[named[1]] = float(row["mean"])
+    diverged = any(row["status"] == "diverged" for row in rows)
+    return PublishedLocals(found, diverged) if rows else None
+
+
+def _matching(
+    dataset: str, condition: Condition, method: str, is_wanted: Callable[[str], bool]
+) -> list[dict[str, str]]:
+    """The printed rows on a method under a condition whose metric is wanted."""
+    known = names.METHODS.get(method)
+    if known is None:
+        return []
+    client, name = known.published
+    wanted = {
+        "dataset": dataset,
+        "model": condition.model,
+        "algorithm": name,
+        "client_opt": client,
+    }
+    return [
+        row
+        for row in _rows()
+        if all(row[key] in ("", value) for key, value in wanted.items())
+        and is_wanted(row["metric"])
+        and _same_alpha(row["alpha"], condition.alpha)
+    ]
 
 
 def _gradients(note: str, client: str) -> float:

@@ -23,6 +23,7 @@ from fedgloss.records import (
     POSITIVE,
     STATUS,
     TEXT,
+    Kind,
     check_record,
     read_record,
 )
@@ -63,7 +64,21 @@ MANIFEST = {
     **dict.fromkeys(("wall_seconds", "images_per_second"), NUMBER),
 }
 SHARPNESS = {"data": TEXT, "lambda1": NUMBER.or_null}
-"""What the report needs to know of a run, and of its Hessian."""
+LOCALS = {
+    "status": STATUS,
+    "method": TEXT,
+    "images": Kind("a number, all or auto", lambda value: isinstance(value, (int, str))),
+    "locals": Kind("a list", lambda value: isinstance(value, list)),
+}
+LARGEST = {
+    **dict.fromkeys(("lambda1", "residual", "sampling_error"), NUMBER),
+    "converged": Kind("true or false", lambda value: isinstance(value, bool)),
+}
+LOCAL = {
+    **{"client": COUNT, "class": TEXT, "share": NUMBER, "images": POSITIVE},
+    **{"local": LARGEST, "global": LARGEST},
+}
+"""What the report needs to know of a run, of its Hessian, and of its local models'."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,21 @@ class Results:
             return None
         found = read_record(path, SHARPNESS)
         return found if is_hessian_of(found, self.study.hessian) else None
+
+    def locals(self, cell: "Cell") -> dict[str, Any] | None:
+        """The largest eigenvalues of the last round's local models, on their own data and on all.
+
+        None also for those by another method, or of other images, than the study names.
+        """
+        path = self._layout.locals(self.study.name, cell)
+        if not path.exists() or self.outdated(cell):
+            return None
+        found = read_record(path, LOCALS)
+        for i, row in enumerate(found["locals"]):
+            check_record(path, row, LOCAL, f"locals[{i}]")
+        asked = self.study.hessian
+        wanted = {"method": asked.method, "images": asked.images}
+        return found if all(found[key] == value for key, value in wanted.items()) else None
 
     def view(self, cell: "Cell", view: View) -> Seen | None:
         """A loss surface: x, y, loss, accuracy, x slowest; or a line: t, loss, accuracy.
@@ -285,6 +315,14 @@ def lambda1(results: Results, cell: "Cell") -> float | None:
     """The Hessian's largest eigenvalue."""
     hessian = results.hessian(cell)
     return hessian["lambda1"] if hessian else None
+
+
+def lambda1_official(results: Results, cell: "Cell") -> float | None:
+    """The same as the released code estimates it, where the study asks for it, too."""
+    hessian = results.hessian(cell) or {}
+    found = hessian if hessian.get("data") == "official_code" else hessian.get("official_code", {})
+    value: Any = found.get("lambda1") if isinstance(found, dict) else None
+    return value if NUMBER.fits(value) else None
 
 
 def accuracy_by_class(results: Results, cell: "Cell") -> list[float | None] | None:

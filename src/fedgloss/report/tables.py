@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import claims, communication, costs, methods, names, results
+from fedgloss.report import claims, communication, costs, local_models, methods, names, results
 from fedgloss.report.definitions import snakemake
 from fedgloss.report.model import (
     DECIMALS,
@@ -22,7 +22,7 @@ from fedgloss.report.published import published
 from fedgloss.report.results import Results, Summary
 from fedgloss.report.verdict import RULE, verdict
 from fedgloss.study.layout import HERE
-from fedgloss.study.schema.shown import ClaimsTable
+from fedgloss.study.schema.shown import ClaimsTable, LocalsTable
 from fedgloss.study.schema.shown import TableOfMethods as Asked
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
     asked, found = study.tables[name], Results(study, Path(folder))
     if isinstance(asked, ClaimsTable):
         return claims.build(found, name, asked)
+    if isinstance(asked, LocalsTable):
+        return local_models.build(found, name, asked)
     columns = _columns(study, name, asked)
     rows = tuple(_row(found, name, asked, label, columns) for label in asked.rows)
     rows = tuple(

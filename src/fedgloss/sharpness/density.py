@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.rng import Stream
-from fedgloss.sharpness.krylov import tridiagonal
+from fedgloss.sharpness.krylov import Watch, counted, tridiagonal, unwatched
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 from fedgloss.student import quantile
 
@@ -71,7 +71,12 @@ class Density:
 
 
 def spectral_density(
-    objective: Objective, w: Tensor, starts: int = 10, steps: int = 80, seed: int = 0
+    objective: Objective,
+    w: Tensor,
+    starts: int = 10,
+    steps: int = 80,
+    seed: int = 0,
+    watch: Watch = unwatched,
 ) -> Density:
     """The density of the Hessian's eigenvalues at w [P], from starts * steps products at most.
 
@@ -83,7 +88,7 @@ def spectral_density(
     require_finite(w)
     require_integer("starts", starts, least=2)
     require_integer("steps", steps, least=1)
-    product = objective.hessian(w)
+    product = counted(objective.hessian(w), watch)
     nodes, weights, products = [], [], 0
     for i in range(starts):
         T = tridiagonal(product, _normal(w, seed, i), steps)

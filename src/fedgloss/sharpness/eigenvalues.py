@@ -1,7 +1,7 @@
 """The largest eigenvalues of the loss' Hessian (paper Fig. 7, Tab. 1, Tab. 7).
 
-`top_eigenvalues` is the measurement: Lanczos, to a stated residual. `power_iteration` is what the
-authors' code runs, kept so that its numbers can be reproduced as it computes them.
+`top_eigenvalues`, or `lanczos`, is the measurement, to a stated residual. `power_iteration` is what
+the authors' code runs, kept so that its numbers can be reproduced as it computes them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from fedgloss.errors import InputError
 from fedgloss.rng import Stream
-from fedgloss.sharpness.krylov import dot, finite, norm, orthogonal, orthonormal
+from fedgloss.sharpness.krylov import (
+    Watch,
+    dot,
+    finite,
+    norm,
+    orthogonal,
+    orthonormal,
+    uniform,
+    unwatched,
+)
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 
 # A Hessian-vector product is known to a few units of rounding of ||H||; a residual below this
@@ -48,7 +57,22 @@ def top_eigenvalues(
     max_products: int = 150,
     seed: int = 0,
 ) -> Spectrum:
+    """The `count` algebraically largest eigenvalues of the Hessian at w [P]: see `lanczos`."""
+    return lanczos(objective, w, count, tolerance, max_products, seed)[0]
+
+
+def lanczos(
+    objective: Objective,
+    w: Tensor,
+    count: int = 5,
+    tolerance: float = 1e-4,
+    max_products: int = 150,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> tuple[Spectrum, Tensor]:
     """The `count` algebraically largest eigenvalues of the Hessian at w [P], or all P if fewer.
+
+    And a unit eigenvector [P] of lambda_1.
 
     Lanczos with full reorthogonalisation, until every residual is at most tolerance * |lambda|, or
     rounding. The error of an eigenvalue is the residual at worst, and about residual^2 / gap where
@@ -73,7 +97,7 @@ def top_eigenvalues(
     images: list[Tensor] = []  # H times each of them
     T = np.zeros((steps, steps))  # H in that basis: tridiagonal, float64
     closed: list[np.ndarray] = []  # the leading Ritz values, each time the Krylov space closed
-    v = orthonormal(_start(w, seed), basis)
+    v = orthonormal(uniform(w, seed), basis)
     while True:
         basis.append(v)
         images.append(finite(product(v)))
@@ -89,6 +113,8 @@ def top_eigenvalues(
             bounds = beta * np.abs(vectors[-1, :count])
             limits = np.maximum(tolerance * np.abs(values[:count]), floor)
             done = not closed and k >= count and (bounds <= limits / 2).all()
+            left = (bounds / np.maximum(np.abs(values[:count]), floor)).max()
+            watch(k, f"λ₁ {values[0]:.4g}, residual {left:.1e} of {tolerance / 2:.0e}")
         else:
             # The space is invariant: its Ritz values are eigenvalues. What is orthogonal to it can
             # hold further copies of them, so go on from fresh vectors until that changes nothing.
@@ -101,18 +127,20 @@ def top_eigenvalues(
             T[k, k - 1] = T[k - 1, k] = beta
             v = rest / beta
         else:
-            v = orthonormal(_start(w, seed, len(closed)), basis)
+            v = orthonormal(uniform(w, seed, len(closed)), basis)
 
+    first = _combined(basis, vectors[:, 0].tolist())
     found = [
         _measured(_combined(basis, y), _combined(images, y)) for y in vectors.T[:count].tolist()
     ]
     found.sort(reverse=True)
-    return Spectrum(
+    spectrum = Spectrum(
         eigenvalues=tuple(value for value, _ in found),
         residuals=tuple(residual for _, residual in found),
         converged=tuple(r <= max(tolerance * abs(value), floor) for value, r in found),
         products=k,
     )
+    return spectrum, first / norm(first)
 
 
 def power_iteration(
@@ -122,6 +150,7 @@ def power_iteration(
     tolerance: float = 1e-4,
     max_steps: int = 20,
     seed: int = 0,
+    watch: Watch = unwatched,
 ) -> Spectrum:
     """The released code's estimate of the `count` eigenvalues of largest modulus, descending.
 
@@ -142,6 +171,7 @@ def power_iteration(
         for _ in range(max_steps):
             image = finite(product(vector))
             products += 1
+            watch(products, f"{len(pairs)} eigenvalues of {count}")
             for value, found, _ in pairs:
                 image = image - value * dot(found, vector) * found
             length = norm(image)
@@ -169,11 +199,6 @@ def power_iteration(
 def _check(w: Tensor, count: int) -> None:
     require_finite(w)
     require_integer("count", count, least=1)
-
-
-def _start(w: Tensor, seed: int, restart: int = 0) -> Tensor:
-    draws = Stream(seed, "lanczos", round=restart).uniform(len(w))
-    return torch.from_numpy(2 * draws - 1).to(w)
 
 
 def _combined(vectors: list[Tensor], coordinates: list[float]) -> Tensor:

@@ -1,5 +1,6 @@
 """Orthogonal vectors in the space of the parameters: what the spectral methods have in common."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,9 +8,34 @@ import torch
 from torch import Tensor
 
 from fedgloss.errors import InputError
+from fedgloss.rng import Stream
 
 Product = Callable[[Tensor], Tensor]
 """V -> H V, for V [P] or rows [b, P]."""
+Watch = Callable[[int, str], object]
+"""Is called after a product, with how many were spent and what was found so far, in words."""
+
+
+def unwatched(products: int, found: str) -> None:
+    """Nobody looks on."""
+
+
+def counted(product: Product, watch: Watch) -> Product:
+    """The same product, which tells each time how often it was asked for."""
+    numbers = itertools.count(1)
+
+    def telling(V: Tensor) -> Tensor:
+        result = product(V)
+        watch(next(numbers), "")
+        return result
+
+    return telling
+
+
+def uniform(w: Tensor, seed: int, restart: int = 0) -> Tensor:
+    """A vector to start from, like w [P], with entries from [-1, 1)."""
+    draws = Stream(seed, "lanczos", round=restart).uniform(len(w))
+    return torch.from_numpy(2 * draws - 1).to(w)
 
 
 def finite(Hv: Tensor) -> Tensor:

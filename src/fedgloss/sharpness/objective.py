@@ -129,6 +129,19 @@ class Objective:
         batches = weighed(self.targets, self.criterion, self.batch_size, self.equal_batches)
         object.__setattr__(self, "_batches", batches)
 
+    def __len__(self) -> int:
+        """How many batches weigh anything."""
+        return len(self._batches)
+
+    def term(self, w: Tensor, number: int) -> Tensor:
+        """What the batch of this number adds to the loss at w [P]: a scalar, with its graph.
+
+        For those who differentiate it themselves, where `arithmetic` holds.
+        """
+        batch = self._batches[number]
+        loss = self.at(w, batch.start, partial(self._loss, w, batch.start))
+        return batch.weight * loss
+
     def loss(self, w: Tensor) -> tuple[float, float]:
         """Loss and accuracy in percent at w [P]; the loss can overflow to inf or NaN far out.
 
@@ -140,7 +153,7 @@ class Objective:
             w = w.clone()  # a model may clamp its parameters
             total = torch.zeros(2, dtype=torch.float64, device=w.device)
             for batch in self._batches:
-                loss, right = self._at(w, batch.start, partial(self._scores, w, batch.start))
+                loss, right = self.at(w, batch.start, partial(self._scores, w, batch.start))
                 accuracy = 100 * (right / max(batch.labels, 1))
                 total += torch.stack([batch.weight * loss, batch.share * accuracy])
         loss, accuracy = total.tolist()
@@ -172,7 +185,7 @@ class Objective:
         # With a single batch the gradient's graph, which a product needs in memory anyway, is
         # built once and kept: a product then takes half the time.
         require_tensor(w)
-        kept, exact = None, self._differentiable_twice
+        kept, exact = None, self.differentiable_twice
         if exact and len(self._batches) == 1:
             with self._arithmetic(twice=True):
                 kept = self._gradient(w, self._batches[0].start, create_graph=True)
@@ -211,7 +224,7 @@ class Objective:
         return total
 
     @functools.cached_property
-    def _differentiable_twice(self) -> bool:
+    def differentiable_twice(self) -> bool:
         """Whether PyTorch has right second derivatives of the model, tried on two samples.
 
         Raises InputError where it has not, and the model does not compute in float64 either.
@@ -242,7 +255,7 @@ class Objective:
         try:
             with self._arithmetic():
                 w = flatten(self.model)
-                self._at(w, 0, partial(self._check, w))
+                self.at(w, 0, partial(self._check, w))
         except InputError:
             raise
         except Exception as error:  # whatever code of the user's own raises
@@ -272,8 +285,8 @@ class Objective:
                 "loss: must return the mean over a mini-batch, not the sum (reduction='mean')"
             )
 
-    def _at(self, w: Tensor, seed: int, compute: Callable[[], T]) -> T:
-        """What `compute` returns where the model's parameters are views of w [P].
+    def at(self, w: Tensor, seed: int, compute: Callable[[], T]) -> T:
+        """What `compute` returns where the model's parameters are views of w [P], draws seeded.
 
         Not the forward pass alone has to run in here but each derivative too: what
         torch.utils.checkpoint computes again then would else be of the model's own parameters.
@@ -288,7 +301,7 @@ class Objective:
     def _outputs(self, w: Tensor, start: int, size: int | None = None) -> tuple[Tensor, Tensor]:
         """The outputs [B, ...] and targets of the batch, or of its first `size` samples.
 
-        To be called at w: see `_at`.
+        To be called at w: see `at`.
         """
         batch = slice(start, start + (size or self.batch_size))
         # A copy: neither the model nor the transform can then change the data in place.
@@ -326,7 +339,7 @@ class Objective:
         def gradient() -> Tensor:
             return derivative(self._loss(point, start, size), point, create_graph=create_graph)
 
-        return point, self._at(point, start, gradient)
+        return point, self.at(point, start, gradient)
 
     @torch.enable_grad()
     def _derivatives(self, point: Tensor, gradient: Tensor, rows: Tensor, start: int) -> Tensor:
@@ -336,7 +349,7 @@ class Objective:
             # A scalar, since passing v as grad_outputs makes PyTorch import SymPy: a second.
             return torch.stack([derivative(gradient @ v, point, retain_graph=True) for v in rows])
 
-        return self._at(point, start, derivatives)
+        return self.at(point, start, derivatives)
 
     def _arithmetic(self, twice: bool = False) -> AbstractContextManager[None]:
         return arithmetic(self.model, self.inputs.device, twice)

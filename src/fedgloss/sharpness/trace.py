@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from fedgloss.rng import Stream
-from fedgloss.sharpness.krylov import dot, finite, norm, orthogonal, orthonormal_span
+from fedgloss.sharpness.krylov import (
+    Watch,
+    counted,
+    dot,
+    finite,
+    norm,
+    orthogonal,
+    orthonormal_span,
+    unwatched,
+)
 from fedgloss.sharpness.objective import Objective, require_finite, require_integer
 from fedgloss.student import quantile
 
@@ -41,7 +50,9 @@ class Trace:
         return f"Trace({self.trace:.4g} ± {self.interval:.2g}, {self.products} products)"
 
 
-def trace(objective: Objective, w: Tensor, products: int = 90, seed: int = 0) -> Trace:
+def trace(
+    objective: Objective, w: Tensor, products: int = 90, seed: int = 0, watch: Watch = unwatched
+) -> Trace:
     """The trace of the Hessian at w [P] from about so many Hessian-vector products.
 
     A third of them for a sketch H S of random signs S [P, b], a third for the exact trace on its
@@ -52,7 +63,7 @@ def trace(objective: Objective, w: Tensor, products: int = 90, seed: int = 0) ->
     """
     require_finite(w)
     require_integer("products", products, least=LEAST)
-    product = objective.hessian(w)
+    product = counted(objective.hessian(w), watch)
     if len(w) <= products:
         axes = torch.eye(len(w), dtype=w.dtype, device=w.device)
         total = math.fsum(dot(axis, finite(product(axis))) for axis in axes)

@@ -12,7 +12,14 @@ from fedgloss.files import sha256
 from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
-from fedgloss.study.schema.shown import Figure, LandscapeFigure, LinesFigure, Table
+from fedgloss.study.schema.shown import (
+    Figure,
+    LandscapeFigure,
+    LinesFigure,
+    LocalsTable,
+    MethodsTable,
+    Table,
+)
 from fedgloss.study.settings import is_name
 
 if TYPE_CHECKING:
@@ -205,6 +212,21 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
                 f"{where}: kind {entry.kind} counts against {entry.baseline}, which the grid lacks"
                 f" at {column}"
             )
+    if isinstance(entry, LocalsTable):
+        for cell in study.cells_of(entry):
+            if study.algorithm(cell)[1].pooled:
+                raise InputError(
+                    f"{where}.rows: {cell.algorithm} is centralized and has no local models"
+                    " (allowed: federated methods)"
+                )
+    if (
+        isinstance(entry, MethodsTable)
+        and "lambda1_official" in entry.show
+        and "official_code" not in study.hessian.choices
+    ):
+        raise InputError(
+            f"{where}.show: lambda1_official is not computed: put official_code into hessian.data"
+        )
     if isinstance(entry, LandscapeFigure) and entry.participants:
         _check_participants(study, where, entry)
     if isinstance(entry, LinesFigure):

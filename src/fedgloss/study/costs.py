@@ -10,6 +10,7 @@ from fedgloss.study.study import Study
 WORDS = {
     "train": ("cell to train", "cells to train"),
     "hessian": ("Hessian", "Hessians"),
+    "locals": ("set of local models", "sets of local models"),
     "landscape": ("loss surface", "loss surfaces"),
     "line": ("line between models", "lines between models"),
 }

@@ -27,6 +27,8 @@ from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import View, cells_in
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
+PRODUCTS = 60
+"""Of the Hessian with a vector, which the table's seconds for a model's eigenvalues stand for."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,17 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
 
 
 def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
-    """What the eigenvalues of a cell and its sisters of all other seeds need: one job."""
-    times = len(study.hessian.models) * len(study.asked.seeds)
-    return _analysis(study, cell, "hessian", times, on_cpu)
+    """What the spectra of a cell and its sisters of all other seeds need: one job."""
+    asked = study.hessian
+    products = PRODUCTS * len(asked.models)
+    products += asked.trace.products if asked.trace else 0
+    products += asked.density.starts * asked.density.steps if asked.density else 0
+    return _spectra(study, cell, products / PRODUCTS * len(study.asked.seeds), on_cpu)
+
+
+def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
+    """What the spectra of a cell's local models need; their own few images cost next to nothing."""
+    return _spectra(study, cell, study.settings(cell).training["clients_per_round"], on_cpu)
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
@@ -109,6 +119,16 @@ def _points(study: Study, cell: Cell, points: float, on_cpu: bool) -> Need:
     if images == "auto":
         images = "all" if need.gpu else AUTO
     share = 1.0 if images == "all" else min(images / there["images"], 1.0)
+    return replace(need, seconds=need.seconds * share)
+
+
+def _spectra(study: Study, cell: Cell, times: float, on_cpu: bool) -> Need:
+    """What so many times the largest eigenvalues of a model need, of as many images as asked."""
+    need = _analysis(study, cell, "hessian", times, on_cpu)
+    images, all_images = study.hessian.images, _rows("analysis", study, study.settings(cell))[0]
+    if images == "auto":
+        images = "all" if need.gpu else AUTO
+    share = 1.0 if images == "all" else min(images / all_images["images"], 1.0)
     return replace(need, seconds=need.seconds * share)
 
 
@@ -132,7 +152,7 @@ def _on_cpu(row: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run: train (a cell), hessian (a method's cells), landscape or line."""
+    """What is to be run: train, locals (a cell), hessian (a method's cells), landscape or line."""
 
     kind: str
     cell: Cell
@@ -157,7 +177,7 @@ def job(
     if kind == "train":
         needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
     else:
-        measure = {"hessian": hessian, "landscape": landscape, "line": line}[kind]
+        measure = {"hessian": hessian, "locals": locals, "landscape": landscape, "line": line}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
     if kind == "hessian":
         share = cells / len(study.asked.seeds)
@@ -185,12 +205,16 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         if cell in left:
             yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
     sharp: set[str] = set()
+    local: set[Cell] = set()
     views: dict[tuple[Cell, View], None] = {}
     for entry in entries.values():
         views.update(dict.fromkeys(study.views(entry)))
         for cell in study.cells_behind(entry):
-            if "hessian" in study.sources(entry, cell):
+            sources = study.sources(entry, cell)
+            if "hessian" in sources:
                 sharp.add(cell.condition)
+            if "locals" in sources:
+                local.add(cell)
     layout = Layout(results)
     unmeasured: dict[str, list[Cell]] = {}
     for cell in cells:  # of an outdated run nothing stays
@@ -199,6 +223,10 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             unmeasured.setdefault(cell.condition, []).append(cell)
     for cell, *others in unmeasured.values():
         yield job(study, "hessian", cell, parts.get(cell, ""), cells=1 + len(others))
+    for cell in cells:
+        there = cell not in left and layout.locals(study.name, cell).is_file()
+        if cell in local and not there:
+            yield job(study, "locals", cell, parts.get(cell, ""))
     asked = {*cells}
     for cell, view in views:
         there = layout.view(study.name, cell, view.kind, view.name).is_file()
@@ -222,8 +250,10 @@ def _is_measured(study: Study, file: Path) -> bool:
         return True
     values = found.get("eigenvalues")
     others = {f"lambda1_{name}_model" for name in asked.models[1:]}
+    more = {*asked.choices[1:], *(key for key in ("trace", "density") if getattr(asked, key))}
     return (
         isinstance(values, list)
+        and more <= found.keys()
         and len(values) == asked.count
         and others == {key for key in found if key.startswith("lambda1_")}
     )

@@ -9,6 +9,7 @@ Paths are relative to the working folder.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,8 +27,22 @@ if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is
     from fedgloss.study.study import Cell, Study
 
 MODELS = ("average", "final")
+CHOICES = ("paper", "official_code")
+METHODS = ("lanczos", "pyhessian", "eigsh")
 PATH = Kind("a path", lambda value: TEXT.fits(value) and value and "\0" not in value)
 POSITIVE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
+
+
+def some_of(names: tuple[str, ...]) -> Kind:
+    """A list of some of these names, at least one."""
+    return Kind(
+        f"a list of {' and '.join(names)}, each at most once",
+        lambda value: (
+            isinstance(value, list)
+            and 0 < len(value) == len({*map(str, value)})
+            and all(name in names for name in value)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -60,18 +75,44 @@ class HessianJob:
     Attributes
       run, data, partition  as in the job that trained it
       out     the file to write (JSON)
-      choice  which Hessian: "paper" or "official_code"
-      count   how many eigenvalues, at least 1
-      models  of "average" and "final": the one reported, then any other
+      choices  which Hessians, "paper" and "official_code": the one reported, then any other
+      count    how many eigenvalues, at least 1
+      models   of "average" and "final": the one reported, then any other
+      method   "lanczos", "pyhessian" or "eigsh"
+      images   how many of the training images: a number, "all", or "auto" by the device
+      trace    products for the trace; None: it is not computed
+      density  starts and steps for the spectral density; None: it is not computed
     """
 
     run: Path
     data: Path
     partition: Path
     out: Path
-    choice: str
+    choices: tuple[str, ...]
     count: int
     models: tuple[str, ...]
+    method: str
+    images: int | str
+    trace: int | None
+    density: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class LocalsJob:
+    """lambda_1 of the local models of a run's last round.
+
+    Attributes
+      run, data, partition  as in the job that trained it
+      out             the file to write (JSON)
+      method, images  as in `HessianJob`; images: of the union of all clients'
+    """
+
+    run: Path
+    data: Path
+    partition: Path
+    out: Path
+    method: str
+    images: int | str
 
 
 @dataclass(frozen=True)
@@ -128,12 +169,13 @@ class LineJob:
     code: str
 
 
-Job = TrainingJob | HessianJob | LandscapeJob | LineJob
-OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LandscapeJob, LineJob)
+Job = TrainingJob | HessianJob | LocalsJob | LandscapeJob | LineJob
+OfKind = TypeVar("OfKind", TrainingJob, HessianJob, LocalsJob, LandscapeJob, LineJob)
 
 KINDS: dict[str, type[Job]] = {
     "train": TrainingJob,
     "hessian": HessianJob,
+    "locals": LocalsJob,
     "landscape": LandscapeJob,
     "line": LineJob,
 }
@@ -149,18 +191,19 @@ ENTRIES = {
     **dict.fromkeys(PATHS, PATH),
     **dict.fromkeys(("weights", "checkpoints"), PATH.or_null),
     "code": TEXT,
-    "choice": Kind(
-        "one of paper, official_code", lambda value: value in ("paper", "official_code")
-    ),
+    "choices": some_of(CHOICES),
     "count": AT_LEAST_ONE,
-    "models": Kind(
-        f"a list of {' and '.join(MODELS)}, each at most once",
+    "models": some_of(MODELS),
+    "method": Kind(f"one of {', '.join(METHODS)}", lambda value: value in METHODS),
+    "trace": AT_LEAST_ONE.or_null,
+    "density": Kind(
+        "starts and steps, each an integer of at least 1",
         lambda value: (
-            isinstance(value, list)
-            and 0 < len(value) == len({*map(str, value)})
-            and all(name in MODELS for name in value)
+            isinstance(value, dict)
+            and {*value} == {"starts", "steps"}
+            and all(map(AT_LEAST_ONE.fits, value.values()))
         ),
-    ),
+    ).or_null,
     **dict.fromkeys(("model", "other_model"), MODEL),
     "on": Kind("one of all, own", lambda value: value in ("all", "own")),
     "images": Kind(
@@ -188,6 +231,7 @@ def job_of(
         "partition": layout.partition(study.partition_folder(cell.dataset, cell.alpha), cell.alpha),
         "run": layout.run(name, cell),
     }
+    asked = study.hessian
     if kind == "train":
         weights = study.model(cell.model).weights
         return TrainingJob(
@@ -201,14 +245,21 @@ def job_of(
         return HessianJob(
             **common,
             out=layout.hessian(name, cell),
-            choice=study.hessian.data,
-            count=study.hessian.count,
-            models=tuple(study.hessian.models),
+            choices=asked.choices,
+            count=asked.count,
+            models=asked.models,
+            method=asked.method,
+            images=asked.images,
+            trace=asked.trace.products if asked.trace else None,
+            density=asked.density.model_dump() if asked.density else None,
         )
-    asked = study.landscape
+    if kind == "locals":
+        out = layout.locals(name, cell)
+        return LocalsJob(**common, out=out, method=asked.method, images=asked.images)
+    drawing = study.landscape
     drawn: dict[str, Any] = {
-        "images": asked.images,
-        "points": asked.points,
+        "images": drawing.images,
+        "points": drawing.points,
         "seed": 0,
         "code": fingerprint.of_analysis("landscape", study.model(cell.model).model),
     }
@@ -222,7 +273,7 @@ def job_of(
             other_run=layout.run(name, line.other),
             other_model=line.model,
         )
-    surface = view if isinstance(view, Surface) else Surface(asked.extent)
+    surface = view if isinstance(view, Surface) else Surface(drawing.extent)
     return LandscapeJob(
         **common,
         **drawn,
@@ -261,6 +312,7 @@ def read_job(file: Path, kind: type[OfKind]) -> OfKind:
             content["settings"] = Settings.from_json(content["settings"])
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
-    if "models" in content:
-        content["models"] = tuple(content["models"])
+    for name in ("choices", "models"):
+        if name in names:
+            content[name] = tuple(content[name])
     return kind(**content)

@@ -59,6 +59,10 @@ class Layout:
         """The Hessian eigenvalues at a cell's model."""
         return self._analysis(study, cell) / "hessian.json"
 
+    def locals(self, study: str, cell: object) -> Path:
+        """The Hessian's largest eigenvalues at a cell's local models of the last round."""
+        return self._analysis(study, cell) / "locals.json"
+
     def view(self, study: str, cell: object, kind: str, name: str) -> Path:
         """A surface around a cell's model (landscape), or a line from there; see study/views.py."""
         return self._analysis(study, cell) / f"{kind}-{name}.csv"
@@ -83,7 +87,7 @@ class Layout:
         return self.results / "analysis" / study / str(cell)
 
     def jobs(self, kind: str, study: str, cell: object) -> Path:
-        """The folder of a cell's job files; kind: train, hessian, landscape or line."""
+        """The folder of a cell's job files; kind: train, hessian, locals, landscape or line."""
         return self.results / "jobs" / kind / study / str(cell)
 
     def told(self, study: str) -> Path:

@@ -20,6 +20,7 @@ from fedgloss.study.study import Cell, Study
 KINDS = {
     "train": "metrics.csv",
     "hessian": "hessian.json",
+    "locals": "locals.json",
     "landscape": "landscape-*.csv",
     "line": "line-*.csv",
 }

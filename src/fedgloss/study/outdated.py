@@ -116,9 +116,10 @@ def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILE
 
 
 def is_hessian_of(found: Mapping[str, Any], asked: "Hessian") -> bool:
-    """Whether lambda_1 is of the model, and on the data, that a study's `hessian` section names."""
-    model = asked.models[0]
-    return (found.get("data"), found.get("model", model)) == (asked.data, model)
+    """Whether lambda_1 is of the model, on the data, and by the method that a study names."""
+    wanted: dict[str, Any] = {"data": asked.choices[0], "model": asked.models[0]}
+    wanted |= {"method": asked.method, "images": asked.images}
+    return all(found.get(key, value) == value for key, value in wanted.items())
 
 
 def as_json(value: Any) -> Any:

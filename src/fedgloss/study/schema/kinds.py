@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from fedgloss.records import TEXT, is_finite
+from fedgloss.sharpness.auto import LEAST
 from fedgloss.study.settings import check_alpha
 
 T = TypeVar("T")
@@ -170,6 +171,18 @@ Variants = Annotated[
     Annotated[dict[str, Text], Tag("by name")] | Annotated[Text, Tag("combination")],
     Discriminator(lambda value: "combination" if isinstance(value, str) else "by name"),
     Field(description="variants by name, or the name of a combination"),
+]
+Choice = Literal["paper", "official_code"]
+HessianData = Annotated[
+    Annotated[Choice, Tag("one")] | Annotated[Several[Choice], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, (list, tuple)) else "one"),
+    Field(description="paper, official_code, or both: the first is reported"),
+]
+SampleSize = Annotated[
+    Annotated[Literal["all", "auto"], Tag("by name")]
+    | Annotated[int, Field(ge=LEAST, le=2**31 - 1), Tag("number")],
+    Discriminator(lambda value: "by name" if isinstance(value, str) else "number"),
+    Field(description="a number of images, all, or auto"),
 ]
 Images = Annotated[
     Annotated[Literal["all", "auto"], Tag("by name")] | Annotated[Count, Tag("number")],

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedgloss.study.schema.kinds import Alpha, Count, Model, Name, Positive, Seed, Several, Text
 
-CellFile = Literal["metrics", "hessian"]
+CellFile = Literal["metrics", "hessian", "locals"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
 
 
@@ -65,7 +65,9 @@ class MethodsTable(Shown):
     """Methods against columns, beside the published numbers."""
 
     kind: Literal["methods"]
-    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1"]] = ("accuracy",)
+    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1", "lambda1_official"]] = (
+        "accuracy",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -75,7 +77,8 @@ class MethodsTable(Shown):
     @property
     def sources(self) -> tuple[CellFile, ...]:
         """With eigenvalues, if it shows them."""
-        return ("metrics", "hessian") if "lambda1" in self.show else ("metrics",)
+        sharp = {"lambda1", "lambda1_official"}.intersection(self.show)
+        return ("metrics", "hessian") if sharp else ("metrics",)
 
 
 class CommunicationTable(Shown):
@@ -104,6 +107,17 @@ class CostsTable(Shown):
     def metrics(self) -> tuple[str, ...]:
         """What it shows of each column."""
         return ("communication_cost", "gradients")
+
+
+class LocalsTable(Shown):
+    """The largest Hessian eigenvalue of the last round's local models, as the paper's Table 1."""
+
+    kind: Literal["locals"]
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """The local models' eigenvalues alone."""
+        return ("locals",)
 
 
 class ClaimsTable(Shown):
@@ -233,7 +247,7 @@ class LinesFigure(Shown):
 
 TableOfMethods = MethodsTable | CommunicationTable | CostsTable
 """Whose rows are methods, and whose columns are conditions."""
-Table = Annotated[TableOfMethods | ClaimsTable, Field(discriminator="kind")]
+Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminator="kind")]
 Figure = Annotated[
     CurvesFigure
     | EigenvaluesFigure

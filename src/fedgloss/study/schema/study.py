@@ -10,6 +10,7 @@ from fedgloss.study.schema.kinds import (
     Count,
     Display,
     Folder,
+    HessianData,
     Images,
     Listed,
     MethodName,
@@ -20,6 +21,7 @@ from fedgloss.study.schema.kinds import (
     Number,
     Positive,
     Records,
+    SampleSize,
     Scheme,
     Seed,
     Several,
@@ -107,12 +109,34 @@ class Block(Model):
     algorithms: Several[Name]
 
 
-class Hessian(Model):
-    """Which eigenvalues are computed: how many, of which model, on which data."""
+class Trace(Model):
+    """That the trace is computed, from so many products of the Hessian."""
 
-    data: Literal["paper", "official_code"] = "paper"
+    products: Annotated[int, Field(ge=6, le=100_000)] = 90
+
+
+class Density(Model):
+    """That the spectral density is computed: random starts, and steps of Lanczos from each."""
+
+    starts: Annotated[int, Field(ge=2, le=1000)] = 10
+    steps: Annotated[int, Field(ge=1, le=1000)] = 80
+
+
+class Hessian(Model):
+    """Which eigenvalues are computed: how many, of which model, on which data, by what method."""
+
+    data: HessianData = "paper"
     count: Annotated[int, Field(ge=1, le=50)] = 5
     models: Several[Literal["average", "final"]] = ("average", "final")
+    method: Literal["lanczos", "pyhessian", "eigsh"] = "lanczos"
+    images: SampleSize = "auto"
+    trace: Trace | None = None
+    density: Density | None = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The choices of data: the one reported, then any other beside it."""
+        return (self.data,) if isinstance(self.data, str) else self.data
 
 
 class Landscape(Model):
