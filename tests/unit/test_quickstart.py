@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedgloss.data.dataset import load, prepare
+from fedgloss.report import figures, tables
 from fedgloss.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,3 +93,21 @@ def test_what_is_held_out_is_a_fifth_of_each_class_and_not_trained_on(search, tm
     assert Counter(map(bytes, together.numpy())) == Counter(
         map(bytes, data.train_images.flatten(1).numpy())
     )
+
+
+def test_the_geometry_study_has_the_same_settings():
+    geometry = load_study(ROOT / "config" / "geometry.yaml")
+    same = {cell.algorithm for cell in geometry.cells}.intersection(LABELS)
+    assert same == {"fedavg", "fedsam", "fedsmoo", "fedgloss-printed"}
+    for label in same:
+        assert geometry.asked.algorithms[label] == STUDY.asked.algorithms[label]
+
+
+def test_the_geometry_study_shows_every_analysis():
+    """But the paper's claims, which are about its own data."""
+    geometry = load_study(ROOT / "config" / "geometry.yaml")
+    shown = {
+        entry.kind for s in (geometry, STUDY) for entry in (*s.tables.values(), *s.figures.values())
+    }
+    kinds = {*tables.KINDS, *figures.KINDS, "locals"}
+    assert shown == kinds

@@ -11,7 +11,8 @@ from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.files import write_json
-from fedgloss.jobs.spectrum import hessian, locals_of_last_round, training_objective
+from fedgloss.jobs.measured import training_objective
+from fedgloss.jobs.spectrum import hessian, locals_of_last_round
 from fedgloss.progress import Products
 from fedgloss.sharpness.eigenvalues import top_eigenvalues
 from fedgloss.study.jobfile import HessianJob, LocalsJob

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import Dataset
 from fedgloss.data.partition.partition import Partition, load_partition
-from fedgloss.data.subset import balanced_subset
 from fedgloss.engine.start import device_name, prepared
 from fedgloss.errors import InputError
 from fedgloss.files import write_json, write_text
 from fedgloss.jobs.kept import Through, kept
-from fedgloss.jobs.measured import client_of, data_and_model, is_local, manifest_of, parameters
-from fedgloss.sharpness.auto import AUTO
+from fedgloss.jobs.measured import (
+    chosen,
+    client_of,
+    data_and_model,
+    is_local,
+    majority,
+    manifest_of,
+    parameters,
+    training_objective,
+    union_of,
+)
 from fedgloss.sharpness.landscape import along, filter_normalized_directions, surface
 from fedgloss.sharpness.landscape import line as line_between
 from fedgloss.sharpness.objective import Objective
@@ -62,7 +69,7 @@ def landscape(
             raise InputError(
                 f"on: own, but the model {job.model} has no data of its own; allowed: all"
             )
-        held = _union(clients) if job.on == "all" else clients.clients[facts["client"]]
+        held = union_of(clients) if job.on == "all" else clients.clients[facts["client"]]
         objective, counts = _objective(dataset, model, held, job, where)
         with _kept(job, facts | counts, [w], dataset, threads, job.points**2, watch) as through:
             grid = surface(
@@ -96,17 +103,12 @@ def line(job: "LineJob", device: str = "auto", threads: int = 1, watch: Watch = 
             parameters(run, name, model, where)
             for run, name in ((job.run, job.model), (job.other_run, job.other_model))
         ]
-        held = _union(load_partition(job.partition, dataset))
+        held = union_of(load_partition(job.partition, dataset))
         objective, counts = _objective(dataset, model, held, job, where)
         facts = {"status": "completed", "data": "all", **counts}
         with _kept(job, facts, ends, dataset, threads, len(along(job.points)), watch) as through:
             found = line_between(objective, ends[0], ends[1], job.points, through)
             _write(job.out, facts, [*found], zip(*found.values(), strict=True))
-
-
-def _union(clients: Partition) -> Tensor:
-    """The indices of all clients' images, sorted."""
-    return torch.cat(clients.clients).sort().values
 
 
 def _client(
@@ -115,9 +117,7 @@ def _client(
     """A client, and the class that most of its images are of."""
     if client >= len(clients.clients):
         raise InputError(f"{job.partition}: has no client {client}, which took part in {job.run}")
-    labels = dataset.train_labels[clients.clients[client]]
-    most = int(torch.bincount(labels.long()).argmax())
-    return {"client": client, "class": dataset.classes[most]}
+    return {"client": client, "class": majority(dataset, clients.clients[client])[0]}
 
 
 def _objective(
@@ -128,19 +128,8 @@ def _objective(
     where: torch.device,
 ) -> tuple[Objective, dict[str, int]]:
     """The mean loss over images without augmentation, and of how many images of how many it is."""
-    if isinstance(job.images, int):
-        limit = job.images
-    else:
-        limit = AUTO if job.images == "auto" and where.type == "cpu" else len(held)
-    chosen = held[balanced_subset(dataset.train_labels[held], limit, job.seed)]
-    dtype = next(model.parameters()).dtype
-    objective = Objective(
-        model,
-        dataset.train_images[chosen].to(where),
-        dataset.train_labels[chosen].to(where),
-        transform=lambda x: normalize(x, dataset.mean, dataset.std, dtype),
-    )
-    return objective, {"images": len(chosen), "of": len(held)}
+    index = chosen(dataset, held, job.images, job.seed, where)
+    return training_objective(dataset, model, index, where), {"images": len(index), "of": len(held)}
 
 
 def _kept(

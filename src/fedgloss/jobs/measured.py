@@ -7,11 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import Dataset, load
+from fedgloss.data.partition.partition import Partition
+from fedgloss.data.subset import balanced_subset
 from fedgloss.engine.flat import parameter_shapes
 from fedgloss.engine.start import initial_model
 from fedgloss.errors import InputError
 from fedgloss.records import COUNT, STATUS, TEXT, read_record
+from fedgloss.sharpness.auto import AUTO
+from fedgloss.sharpness.objective import Objective
 from fedgloss.tensors import load_tensors
 
 MANIFEST = {
@@ -39,6 +44,45 @@ def data_and_model(
         return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
     except InputError as error:
         raise InputError(f"{run}/manifest.json: settings.model: {error}") from None
+
+
+def union_of(clients: Partition) -> Tensor:
+    """The indices of all training images that clients hold, sorted, int64 [N]."""
+    return torch.cat(clients.clients).sort().values
+
+
+def chosen(
+    dataset: Dataset, held: Tensor, images: int | str, seed: int, where: torch.device
+) -> Tensor:
+    """So many of the training images `held` [N], as many of each class, drawn from a seed.
+
+    images: a number, `all`, or `auto`, which is all on a GPU and AUTO on a processor.
+    """
+    if images == "auto":
+        images = AUTO if where.type == "cpu" else "all"
+    if not isinstance(images, int) or images >= len(held):
+        return held
+    return held[balanced_subset(dataset.train_labels[held], images, seed)]
+
+
+def training_objective(
+    dataset: Dataset, model: nn.Module, index: Tensor, where: torch.device
+) -> Objective:
+    """The mean loss over these training images [n], normalised and not augmented."""
+    mean, std = dataset.mean, dataset.std
+    dtype = next(model.parameters()).dtype
+    return Objective(
+        model,
+        dataset.train_images[index].to(where),
+        dataset.train_labels[index].to(where),
+        transform=lambda x: normalize(x, mean, std, dtype),
+    )
+
+
+def majority(dataset: Dataset, index: Tensor) -> tuple[str, float]:
+    """The class that most of these training images have, and what part of them does."""
+    counts = torch.bincount(dataset.train_labels[index].long())
+    return dataset.classes[int(counts.argmax())], float(counts.max()) / len(index)
 
 
 def parameters(run: Path, name: str, model: nn.Module, where: torch.device) -> Tensor:

@@ -1,6 +1,5 @@
 """The Hessian's spectrum at a finished run's models, global and local, from files to files."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +11,19 @@ from torch import Tensor, nn
 from fedgloss.data.augment import normalize
 from fedgloss.data.dataset import Dataset
 from fedgloss.data.partition.partition import load_partition
-from fedgloss.data.subset import balanced_subset
 from fedgloss.engine.start import prepared
 from fedgloss.errors import InputError
 from fedgloss.files import write_json
-from fedgloss.jobs.measured import client_of, data_and_model, manifest_of, parameters
-from fedgloss.sharpness.auto import AUTO
+from fedgloss.jobs.measured import (
+    chosen,
+    client_of,
+    data_and_model,
+    majority,
+    manifest_of,
+    parameters,
+    training_objective,
+    union_of,
+)
 from fedgloss.sharpness.eigenvalues import Spectrum, power_iteration
 from fedgloss.sharpness.krylov import Watch, unwatched
 from fedgloss.sharpness.methods import METHODS
@@ -92,7 +98,7 @@ def _spectra(
     if choice == "official_code":
         objective, population = _as_released(dataset, model, w.device), len(dataset.test_labels)
     else:
-        union = union_of_clients(job.partition, dataset)
+        union = union_of(load_partition(job.partition, dataset))
         population = len(union)
         objective = fitting(_of_training(dataset, model, union, job.images, w.device), w)
     where = f"{job.run}: {choice}, {len(objective.targets):,} of {population:,} images"
@@ -165,8 +171,8 @@ def locals_of_last_round(
     with prepared(device, threads) as where:
         dataset, model = data_and_model(job.data, job.run, manifest, where)
         points = _local_parameters(job.run, model, where)
-        clients = load_partition(job.partition, dataset).clients
-        union = union_of_clients(job.partition, dataset)
+        partition = load_partition(job.partition, dataset)
+        clients, union = partition.clients, union_of(partition)
         everyone = _of_training(dataset, model, union, job.images, where)
         everyone = fitting(everyone, next(iter(points.values())))
         rows = []
@@ -177,10 +183,13 @@ def locals_of_last_round(
                 )
             name = f"client {client}"
             own = fitting(training_objective(dataset, model, clients[client], where), w)
+            label, share = majority(dataset, clients[client])
             rows.append(
                 {
                     "client": client,
-                    **_majority(dataset, clients[client]),
+                    "class": label,
+                    "share": share,
+                    "images": len(clients[client]),
                     "local": _largest(job, own, w, len(own.targets), f"{name}, own data", watching),
                     "global": _largest(job, everyone, w, len(union), f"{name}, all data", watching),
                 }
@@ -208,44 +217,12 @@ def _largest(
     }
 
 
-def _majority(dataset: Dataset, index: Tensor) -> dict[str, Any]:
-    """The class that most of these training images have, and what part of them does."""
-    (label, count), *_ = Counter(dataset.train_labels[index].tolist()).most_common(1)
-    return {
-        "class": dataset.classes[label],
-        "share": count / len(index),
-        "images": len(index),
-    }
-
-
-def union_of_clients(partition: Path, dataset: Dataset) -> Tensor:
-    """The indices of all training images that clients hold, sorted, int64 [N]."""
-    return torch.cat(load_partition(partition, dataset).clients).sort().values
-
-
-def training_objective(
-    dataset: Dataset, model: nn.Module, index: Tensor, where: torch.device
-) -> Objective:
-    """The mean loss over these training images [n], normalised and not augmented."""
-    mean, std = dataset.mean, dataset.std
-    dtype = next(model.parameters()).dtype
-    return Objective(
-        model,
-        dataset.train_images[index].to(where),
-        dataset.train_labels[index].to(where),
-        transform=lambda x: normalize(x, mean, std, dtype),
-    )
-
-
 def _of_training(
     dataset: Dataset, model: nn.Module, union: Tensor, images: int | str, where: torch.device
 ) -> Objective:
     """The mean loss over the union [N] of clients' images, or over so many of them."""
-    if images == "auto":
-        images = "all" if where.type == "cuda" else AUTO
-    if isinstance(images, int) and images < len(union):
-        union = union[balanced_subset(dataset.train_labels[union], images, SUBSET_SEED)]
-    return training_objective(dataset, model, union, where)
+    index = chosen(dataset, union, images, SUBSET_SEED, where)
+    return training_objective(dataset, model, index, where)
 
 
 def _as_released(dataset: Dataset, model: nn.Module, where: torch.device) -> Objective:
