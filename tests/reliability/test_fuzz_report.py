@@ -38,7 +38,10 @@ USED += ("bytes_up", "backend", "device", "precision", "code", "threads", "wall_
 def used_of(project):
     """What the report needs of a manifest: everything in it is checked."""
     good = json.loads((project / "results/runs/toy" / CELL / "manifest.json").read_bytes())
-    used = {key: good[key] for key in (*USED, "versions", "images_per_second", "outputs")}
+    used = {
+        key: good[key]
+        for key in (*USED, "versions", "gradients_per_step", "images_per_second", "outputs")
+    }
     keys = ("algorithm", "method", "variants", "hyperparameters")
     used["settings"] = {key: good["settings"][key] for key in keys}
     keys = ("rounds", "clients_per_round", "evaluate_every", "last")

@@ -243,7 +243,7 @@ def test_cells_trained_together_have_one_data_set(refuse, inputs, tmp_path):
         ("hessian", {"count": 0}, ["job.json", "count", "0", "at least 1"]),
         ("hessian", {"choices": ["papers"]}, ["choices", "papers", "official_code"]),
         ("hessian", {"method": "power"}, ["method", "'power'", "lanczos, pyhessian, eigsh"]),
-        ("hessian", {"images": 0}, ["images", "0", "auto, all"]),
+        ("hessian", {"images": 0}, ["images", "0", "all, auto"]),
         ("hessian", {"density": {"starts": 3}}, ["density", "starts and steps"]),
         ("locals", {}, ["absent", "cannot be read"]),
         ("locals", {"count": 1}, ["count", "unknown key"]),

@@ -119,7 +119,7 @@ def test_fewer_images_are_a_balanced_draw_that_is_stated(made) -> None:
 
 
 def test_a_processor_takes_fewer_images_where_it_is_left_to_the_machine(made, monkeypatch) -> None:
-    monkeypatch.setattr("fedgloss.jobs.landscape.AUTO", 50)
+    monkeypatch.setattr("fedgloss.jobs.measured.AUTO", 50)
     assert made(points=2, images="auto")[1]["images"] == 50
     assert made(points=2, images="all")[1]["images"] == 1400
 

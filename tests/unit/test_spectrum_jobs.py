@@ -85,7 +85,7 @@ def test_auto_takes_all_of_a_small_data_set(run, tmp_path):
 
 
 def test_on_a_processor_auto_takes_a_part_of_a_large_one(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedgloss.jobs.spectrum.AUTO", 300)
+    monkeypatch.setattr("fedgloss.jobs.measured.AUTO", 300)
     assert hessian_of(run, tmp_path, images="auto")["samples"] == 300
 
 

@@ -58,7 +58,8 @@ def counted(jobs: Sequence[Job]) -> str:
     cells: dict[str, int] = {}
     for one in jobs:
         cells[one.kind] = cells.get(one.kind, 0) + one.cells
-    return ", ".join(f"{n} {WORDS[kind][n != 1]}" for kind, n in cells.items())
+    known = [(cells[kind], words) for kind, words in WORDS.items() if kind in cells]
+    return ", ".join(f"{n} {words[n != 1]}" for n, words in known)
 
 
 def total(study: Study, jobs: Sequence[Job]) -> list[str]:
