@@ -130,7 +130,6 @@ def draw_lines(panels: Sequence[Lines]) -> Figure:
             if line.name not in labels:
                 handles.append(handle)
                 labels.append(line.name)
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False
-    )
+    ncols = min(len(labels), 2 if len(panels) == 1 else 4)  # as many as the width holds
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
