@@ -37,7 +37,7 @@ include: "workflow/rules/messages.smk"
 onstart:
     refuse_job_arrays()
     refuse_unusable()
-    claim(STUDY)
+    note_owner(STUDY)
     tell_jobs()
 
 

@@ -12,14 +12,14 @@ from fedgloss.errors import InputError
 from fedgloss.report import claims, grids, tables
 from fedgloss.report.judging import Number, judge
 from fedgloss.report.results import Results
-from fedgloss.study import paper_claims
+from fedgloss.study import claims as papers_claims
+from fedgloss.study.claims import compared
 from fedgloss.study.configuration import validate
-from fedgloss.study.paper_claims import compared
 from fedgloss.study.schema.claims import Claims
 from test_report_results import C10, make_study, write_results
 
 PAPER = Path(__file__).parents[3] / "shared/paper/paper.md"
-CLAIMS = paper_claims.claims()
+CLAIMS = papers_claims.claims()
 BY_ID = {claim.id: claim for claim in CLAIMS}
 
 

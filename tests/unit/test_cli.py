@@ -14,9 +14,9 @@ from cells import cell_settings, job_file, prepare_inputs
 from fedgloss import __version__, cli
 from fedgloss.cli import main
 from fedgloss.files import read_json
-from fedgloss.study.claims import check_claim, claim
 from fedgloss.study.jobfile import KINDS, file_for, job_of, read_job, to_json
 from fedgloss.study.layout import HERE
+from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,7 +341,7 @@ def two(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, method in (("one", "fedavg"), ("two", "fedsam")):
         Path(f"{name}.yaml").write_text(OTHER % method)
-    claim(load_study("one.yaml"))
+    note_owner(load_study("one.yaml"))
     return tmp_path
 
 
@@ -352,14 +352,14 @@ def test_a_study_with_the_name_of_anothers_results_is_refused(command, two, refu
 
 
 def test_it_may_take_the_place_of_one_that_is_gone_or_renamed(two):
-    check_claim(load_study("one.yaml"))
+    check_owner(load_study("one.yaml"))
     Path("one.yaml").write_text((OTHER % "fedavg").replace("mine", "first"))
-    check_claim(load_study("two.yaml"))
+    check_owner(load_study("two.yaml"))
     Path("one.yaml").unlink()
-    check_claim(load_study("two.yaml"))
+    check_owner(load_study("two.yaml"))
     Path("three.yaml").write_text(Path("two.yaml").read_text())
-    claim(load_study("two.yaml"))
-    check_claim(load_study("three.yaml"))  # the same study, word for word, does no harm
+    note_owner(load_study("two.yaml"))
+    check_owner(load_study("three.yaml"))  # the same study, word for word, does no harm
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke", "paper"])

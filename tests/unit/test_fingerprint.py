@@ -241,7 +241,7 @@ READING = (
     "study",
     "cells",
     "checking",
-    "claims",
+    "ownership",
     "resolving",
     "schema/study",
     "schema/constants",

@@ -15,7 +15,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import check_writable
 from fedgloss.report.names import check_distinct
 from fedgloss.study import invocation
-from fedgloss.study.claims import check_claim, claim
+from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.layout import HERE as LAYOUT
 from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
@@ -61,7 +61,7 @@ def load_checked_study():
             raise invocation.of_values(error, here[0]) if values and len(here) == 1 else error
         check_distinct(study)
         check_writable(LAYOUT.results)
-        check_claim(study)
+        check_owner(study)
         part = invocation.cells_below(study, str(only))
     except InputError as error:
         invocation.refuse(error)

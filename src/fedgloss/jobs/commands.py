@@ -176,13 +176,13 @@ def report(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.report.names import check_distinct
-    from fedgloss.study.claims import check_claim
     from fedgloss.study.own import check_own, missing_data
+    from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
     check_distinct(study)
-    check_claim(study)
+    check_owner(study)
     check_own(study)
     for line in study.warnings():
         print(f"fedgloss: warning: {line}", file=sys.stderr)
@@ -244,7 +244,7 @@ def compare(options: argparse.Namespace) -> None:
     from fedgloss.files import write_text
     from fedgloss.report.comparison import FIELDS, Change, compare, to_csv, to_markdown
     from fedgloss.report.results import Results
-    from fedgloss.study.claims import check_claim
+    from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
     if not options.of and not options.other and not options.other_results:
@@ -258,7 +258,7 @@ def compare(options: argparse.Namespace) -> None:
         (options.other or options.config, options.other_results or options.results),
     ):
         study = load_study(file)
-        check_claim(study, Layout(folder))
+        check_owner(study, Layout(folder))
         sides.append(Results(study, folder))
     first, second = sides
     found = [*compare(first, second, Change(*options.of) if options.of else None)]
@@ -310,12 +310,12 @@ def import_runs(options: argparse.Namespace) -> None:
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
     from fedgloss.report.names import check_distinct
-    from fedgloss.study.claims import check_claim
+    from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
     check_distinct(study)
-    check_claim(study, Layout(options.results))
+    check_owner(study, Layout(options.results))
     return study
 
 

@@ -12,7 +12,7 @@ from fedgloss.report.methods import VALUES
 from fedgloss.report.model import Grid
 from fedgloss.report.published import Published, lookup
 from fedgloss.report.results import Results, Summary, summarize
-from fedgloss.study.paper_claims import claims
+from fedgloss.study.claims import claims
 from fedgloss.study.schema.claims import Claim
 from fedgloss.study.schema.shown import ClaimsTable, Condition
 

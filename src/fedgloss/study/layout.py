@@ -109,7 +109,7 @@ class Layout:
         """The page on a study."""
         return self.results / "report" / f"{study}.html"
 
-    def claim(self, study: str) -> Path:
+    def owner_of(self, study: str) -> Path:
         """The note of whose results these are."""
         return self.results / "studies" / f"{study}.json"
 

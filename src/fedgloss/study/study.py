@@ -15,8 +15,8 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, read_json
 from fedgloss.study import checking, inputs, resolving, views
 from fedgloss.study.cells import Cell, cells_of_grid
+from fedgloss.study.claims import measured_in
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
-from fedgloss.study.paper_claims import measured_in
 from fedgloss.study.resolving import Definition
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import Methods
