@@ -16,6 +16,7 @@ from fedgloss.study import claims as papers_claims
 from fedgloss.study.claims import compared
 from fedgloss.study.configuration import validate
 from fedgloss.study.schema.claims import Claims
+from fedgloss.study.study import load_study
 from test_report_results import C10, make_study, write_results
 
 PAPER = Path(__file__).parents[3] / "shared/paper/paper.md"
@@ -221,6 +222,16 @@ def test_the_claims_table_waits_for_what_claims_compare_alone(found):
     assert {cell.algorithm for cell in behind} == {"fedavg", "scaffold", "feddyn-sam", "fedgloss"}
     sources = {c.algorithm: study.sources(entry, c) for c in behind if c.dataset == "cifar10"}
     assert "hessian" in sources["fedgloss"] and "hessian" not in sources["scaffold"]
+
+
+def test_a_study_that_no_claim_is_about_has_no_such_table(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "study: own\nseeds: [0]\ngrid: [{dataset: digits, alphas: ['0'], model: smallcnn,"
+        " algorithms: [fedavg]}]\ntables: {claims: {kind: claims}}\n"
+    )
+    with pytest.raises(InputError, match=r"tables\.claims: none of the paper's claims is about"):
+        load_study(file)
 
 
 def test_every_method_of_a_claim_is_one():

@@ -181,3 +181,38 @@ def test_the_command_says_what_is_in_it(place, capsys, monkeypatch):
     assert "left out: digits/alpha-0/smallcnn/fedgloss/seed-0: metrics.csv has changed" in shown
     assert main(["import", "shared.zip", "study.yaml", "--results", "fresh"]) == 0
     assert "shared: 1 imported, 0 here already, 1 not there, 0 refused" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_a_target_of_its_own(place, capsys, monkeypatch):
+    """Touched with the metrics alone, it would be older than its run, and made again."""
+    monkeypatch.chdir(place)
+    (place / "theirs" / HESSIAN).parent.mkdir(parents=True)
+    (place / "theirs" / HESSIAN).write_text("{}")
+    assert main(["collect", "study.yaml", "--results", "theirs", "--weights"]) == 0
+    assert main(["import", "shared.zip", "study.yaml", "--results", "fresh"]) == 0
+    shown = capsys.readouterr()
+    assert f"fresh/{RUN}/metrics.csv\nfresh/{HESSIAN}\n" in shown.out
+    assert "next: snakemake --touch --force" in shown.err
+
+
+def test_without_models_nothing_is_to_be_touched(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["collect", "study.yaml", "--results", "theirs"]) == 0
+    assert main(["import", "shared.zip", "study.yaml", "--results", "fresh"]) == 0
+    shown = capsys.readouterr().err
+    assert "--touch" not in shown and "without models, Snakemake trains these cells again" in shown
+
+
+def test_where_nothing_can_be_taken_the_command_fails(place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["collect", "study.yaml", "--results", "theirs"]) == 0
+    file = place / "study.yaml"
+    file.write_text(file.read_text().replace("rounds: 2", "rounds: 3"))
+    assert main(["import", "shared.zip", "study.yaml", "--results", "fresh"]) == 2
+
+
+def test_why_nothing_can_be_collected_is_said(place):
+    file = place / "study.yaml"
+    file.write_text(file.read_text().replace("rounds: 2", "rounds: 3"))
+    with refused("no finished run", "2 are left out, first", "rounds is 2 in the run, 3 here"):
+        collect(load_study(file), place / "theirs", place / "x.zip")

@@ -43,7 +43,7 @@ def test_seeds_that_diverged_are_counted_and_in_no_pair(found):
     compared = of_metric(compare(found, found, Change("algorithm", "fedavg", "scaffold")))
     assert [*compared["cifar10"].first] == [0, 200299]
     assert compared["cifar10"].diverged == (0, 1)
-    assert "× 0 first, 1 second diverged" in to_markdown([compared["cifar10"]])
+    assert "× 0 first, 1 second diverged" in to_markdown([compared["cifar10"]], "a", "b")
 
 
 def test_a_condition_that_one_side_has_not_run_is_left_out(found):
@@ -131,6 +131,7 @@ def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
     asked = ["compare", "toy.yaml", "--of", "algorithm", "fedavg", "fedsam", "--csv", "out.csv"]
     assert main(asked) == 0
     shown = capsys.readouterr().out
+    assert "fedavg |   fedsam |" in shown.splitlines()[0]
     assert "| cifar10/alpha-0/cnn/fedavg | accuracy |" in shown and "higher" in shown
     assert (tmp_path / "out.csv").read_text().startswith("condition,metric,first,second,")
 
@@ -141,8 +142,13 @@ def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
         ([], "with what?"),
         (["--of", "seed", "0", "42"], "'seed' is no field of a cell"),
         (["--of", "algorithm", "fedavg", "fedsam"], "no seed has been run on both sides yet"),
+        (["--of", "algorithm", "fedavg", "fedavg"], "'fedavg' is given twice"),
+        (["toy.yaml"], "with itself"),
+        (["--other-results", "elsewhere"], "elsewhere: there is no such results folder"),
+        (["--of", "algorithm", "fedavg", "fedsam", "--csv", "results"], "results is a folder"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments, words, tmp_path, refuse):
     (tmp_path / "toy.yaml").write_text(STUDY)
+    (tmp_path / "results").mkdir()
     refuse("compare", "toy.yaml", *arguments, words=(words,))

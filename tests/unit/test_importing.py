@@ -191,4 +191,7 @@ def test_the_command_prints_targets_and_refusals_apart(place, capsys, monkeypatc
 def test_a_folder_without_the_study_is_refused(place, tmp_path):
     study = load_study(place / "study.yaml")
     with refused("elsewhere", "no runs of the study 'shared'"):
+        (tmp_path / "elsewhere").mkdir()
         next(import_runs(study, tmp_path / "elsewhere", place / "ours"))
+    with refused("nowhere", "no such archive or results folder"):
+        next(import_runs(study, tmp_path / "nowhere", place / "ours"))

@@ -48,7 +48,9 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
             found += filter(Path.is_file, expected.files(cell).values())
             files |= {file.relative_to(results).as_posix(): file for file in found}
     if not files:
-        raise InputError(f"{results}: has no finished run of the study {study.name!r}")
+        whys = [f"{cell}: {fate}" for cell, fate in fates.items() if fate != "missing"]
+        why = f"; {len(whys)} are left out, first {whys[0]}" if whys else ""
+        raise InputError(f"{results}: has no finished run of the study {study.name!r}{why}")
     hashes = {name: sha256(file) for name, file in sorted(files.items())}
     index = {
         "study": study.name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, MANIFEST, Layout
+from fedgloss.study.layout import CELL, MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -252,21 +252,32 @@ def compare(options: argparse.Namespace) -> None:
     if options.of and options.of[0] not in FIELDS:
         hint = did_you_mean(options.of[0], FIELDS)
         raise InputError(f"--of: {options.of[0]!r} is no field of a cell{hint}")
+    if options.csv and options.csv.is_dir():
+        raise InputError(f"--csv: {options.csv} is a folder (allowed: a file to write)")
+    if options.of and options.of[1] == options.of[2]:
+        raise InputError(f"--of: {options.of[1]!r} is given twice; name two values")
     sides = []
     for file, folder in (
         (options.config, options.results),
         (options.other or options.config, options.other_results or options.results),
     ):
         study = load_study(file)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such results folder")
         check_owner(study, Layout(folder))
         sides.append(Results(study, folder))
     first, second = sides
+    if not options.of and (first.study.name, first.folder) == (second.study.name, second.folder):
+        raise InputError(f"compare: {options.config} with itself; name another study, or --of")
     found = [*compare(first, second, Change(*options.of) if options.of else None)]
     if not found:
         raise InputError(f"{options.config}: no seed has been run on both sides yet")
     if options.csv:
         write_text(options.csv, to_csv(found))
-    print(to_markdown(found), end="")
+    names = options.of[1:] if options.of else [options.config, options.other or options.config]
+    if not options.of and names[0] == names[1]:
+        names = [f"{options.results}", f"{options.other_results}"]
+    print(to_markdown(found, *names), end="")
 
 
 def collect(options: argparse.Namespace) -> None:
@@ -274,6 +285,8 @@ def collect(options: argparse.Namespace) -> None:
 
     study = _study(options)
     archive = options.out or Path(f"{study.name}.zip")
+    if archive.is_dir():
+        raise InputError(f"--out: {archive} is a folder (allowed: a file to write)")
     fates = collect(study, options.results, archive, options.weights)
     for cell, fate in fates.items():
         if fate not in ("collected", "missing"):
@@ -287,15 +300,18 @@ def collect(options: argparse.Namespace) -> None:
     )
 
 
-def import_runs(options: argparse.Namespace) -> None:
-    from fedgloss.jobs.importing import import_runs
+def import_runs(options: argparse.Namespace) -> int:
+    from fedgloss.jobs.importing import import_runs, taken_over
 
-    study = _study(options)
+    study, layout = _study(options), Layout(options.results)
+    whole = True
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
     for cell, fate in import_runs(study, options.source, options.results):
         counts[fate if fate in counts else "refused"] += 1
         if fate == "imported":
-            print(Layout(options.results).metrics(study.name, cell), flush=True)
+            for file in taken_over(layout, study, cell):
+                print(file, flush=True)
+            whole &= all((layout.run(study.name, cell) / name).is_file() for name in RUN_FILES)
         elif fate not in counts:
             print(f"refused: {cell}: {InputError(fate)}", file=sys.stderr)
     print(
@@ -304,7 +320,11 @@ def import_runs(options: argparse.Namespace) -> None:
         file=sys.stderr,
     )
     if counts["imported"]:
-        print("next: snakemake --touch --force with the files above", file=sys.stderr)
+        then = "snakemake --touch --force with the files above"
+        if not whole:
+            then = "fedgloss table or report; without models, Snakemake trains these cells again"
+        print(f"next: {then}", file=sys.stderr)
+    return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
 
 
 def _study(options: argparse.Namespace) -> "Study":

@@ -40,11 +40,20 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
             yield cell, fate
 
 
+def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
+    """The files of an imported cell that stand for its jobs: metrics, and what was measured."""
+    yield layout.metrics(study.name, cell)
+    measured = layout.hessian(study.name, cell).parent.glob("[!.]*")
+    yield from sorted(file for file in measured if file.is_file())
+
+
 def _import(
     study: Study, source: Path, results: Path, names: Sequence[str]
 ) -> Iterator[tuple[Cell, str]]:
     """The same from a folder whose runs have the files `names` beside their manifests."""
     runs = Layout(source).runs(study.name)
+    if not source.exists():
+        raise InputError(f"{source}: there is no such archive or results folder")
     if not runs.is_dir():
         raise InputError(f"{source}: has no runs of the study {study.name!r} ({runs})")
     expect = _expectations(study, results)

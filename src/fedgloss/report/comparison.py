@@ -28,10 +28,11 @@ VALUES: dict[str, Callable[[Results, "Cell"], float | None]] = {
 }
 """The metrics that are compared."""
 RULE = (
-    "Difference: second minus first, the mean over the seeds that both have, with its 95 % interval"
-    " (Student's t over the differences of the pairs). `higher`, `lower`: 0 is not in the interval."
-    " `equal`: it is, and all of the interval is within 1 point (10 % of the first where it is no"
-    " percentage). `unclear`: it is, and the interval is wider. `one pair`: there is no interval."
+    "Difference: the second side minus the first, the mean over the seeds that both have, with its"
+    " 95 % interval (Student's t over the differences of the pairs). `higher`, `lower`: 0 is not in"
+    " the interval. `equal`: it is, and all of the interval is within 1 point (10 % of the first"
+    " where it is no percentage). `unclear`: it is, and the interval is wider. `one pair`: there is"
+    " no interval."
 )
 HEADS = (
     *("condition", "metric", "first", "second", "difference", "half_interval", "pairs"),
@@ -141,11 +142,11 @@ def _compared(
     return Comparison(condition, metric, ours, theirs, (diverged[0], diverged[1]))
 
 
-def to_markdown(found: list[Comparison]) -> str:
-    """A table of them, with the rule below."""
+def to_markdown(found: list[Comparison], first: str, second: str) -> str:
+    """A table of them with the names of the two sides, and the rule below."""
     from tabulate import tabulate
 
-    heads = ["Condition", "Metric", "First", "Second", "Difference", "Pairs", "Verdict"]
+    heads = ["Condition of the first", "Metric", first, second, "Difference", "Pairs", "Verdict"]
     lines = [[entry.condition, entry.metric, *_numbers(entry)] for entry in found]
     alignment = ["left", "left", "right", "right", "right", "right", "left"]
     body = tabulate(lines, heads, tablefmt="pipe", disable_numparse=True, colalign=alignment)

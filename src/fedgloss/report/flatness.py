@@ -80,7 +80,10 @@ def caption(found: Results, asked: FlatnessFigure) -> str:
         measure = (
             f"{MEASURES[asked.measure][0]}, at the distance 0.1, mean of the last {last} rounds"
         )
-    several = " Within conditions: of both, what is left after each condition's mean is taken off."
+    several = (
+        " In the last panel a shape is a condition, circle, square and so on in the panels' order."
+        " Within conditions: of both, what is left after each condition's mean is taken off."
+    )
     return (
         f"A point is one run, a colour one method. {measure}; lower is"
         f" flatter. Accuracy: {definitions.accuracy(manifests)}. Spearman: of ranks; Pearson: of"

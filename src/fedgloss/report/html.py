@@ -57,7 +57,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         study=study,
         title=(study.asked.title or study.name) + part(found, study.cells),
         note=study.asked.note,
-        reading=list(_reading(found, numeric)),
+        reading=list(_reading(found, numeric, judged)),
         outcomes=list(summary.OUTCOMES.values()),
         verdicts={
             "Table": list(summary.counted(judged, lambda pair: pair.table)),
@@ -109,7 +109,9 @@ def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
     return shown
 
 
-def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
+def _reading(
+    found: Results, tables: Iterable[Table], judged: Iterable[summary.Pair]
+) -> Iterator[str]:
     """What was run and how it came out, in sentences."""
     cells = found.study.cells
     states = Counter(map(found.status, cells))
@@ -131,13 +133,7 @@ def _reading(found: Results, tables: Iterable[Table]) -> Iterator[str]:
     )
     yield from left_out(found, cells)
     yield from _winners(found.study, tables)
-    verdicts = Counter(
-        entry.verdict
-        for table in tables
-        for row in table.rows
-        for entry in row.entries
-        if entry.verdict
-    )
+    verdicts = Counter(pair.entry.verdict for pair in judged if pair.entry.verdict)
     if verdicts:
         counts = [f"{verdict.word} {count}" for verdict, count in verdicts.most_common()]
         yield f"Verdicts on {verdicts.total()} numbers of the paper: {', '.join(counts)}."

@@ -19,6 +19,8 @@ OUTCOMES = {
 }
 """What is counted: the signs of verdicts, in words."""
 FARTHEST = 10
+DECLARED = ("communication_cost", "gradients")
+"""What follows from a method alone: that it agrees says nothing about its results."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def pairs(tables: Iterable[Table]) -> list[Pair]:
     for table in tables:
         for row in table.rows:
             for column, entry in zip(table.columns, row.entries, strict=True):
-                if entry.verdict:
+                if entry.verdict and column.metric not in DECLARED:
                     pair = Pair(table.title, row.name, column.head, column.metric, entry)
                     source = entry.paper.table if entry.paper else ""
                     found.setdefault((row.label, column.condition, column.metric, source), pair)

@@ -13,6 +13,8 @@ from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.shown import (
+    ClaimsTable,
+    CurvesFigure,
     Figure,
     LandscapeFigure,
     LinesFigure,
@@ -212,6 +214,18 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
                 f"{where}: kind {entry.kind} counts against {entry.baseline}, which the grid lacks"
                 f" at {column}"
             )
+    if isinstance(entry, ClaimsTable) and not study.cells_behind(entry):
+        raise InputError(
+            f"{where}: none of the paper's claims is about a cell of this study (they are about the"
+            " data sets, alphas and models of config/paper.yaml)"
+        )
+    if isinstance(entry, CurvesFigure) and entry.metric == "delta_epsilon":
+        for label in dict.fromkeys(cell.algorithm for cell in study.cells_of(entry)):
+            if study.algorithm(study.select(algorithm=label)[0])[1].radius is None:
+                raise InputError(
+                    f"{where}.rows: {label} perturbs no global model and has no delta_epsilon"
+                    " (allowed: fedgloss and its like)"
+                )
     if isinstance(entry, LocalsTable):
         for cell in study.cells_of(entry):
             if study.algorithm(cell)[1].pooled:

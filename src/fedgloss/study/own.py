@@ -5,6 +5,7 @@ Reading a study does not do this: trying a model waits for torch, and each job r
 """
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from fedgloss.errors import InputError
@@ -32,6 +33,8 @@ IMAGES = Kind(
     "a type and four sizes",
     lambda found: isinstance(found, list) and [type(n) for n in found] == [str, *[int] * 4],
 )
+PACKAGES = {"lanczos": (), "pyhessian": ("pyhessian",), "eigsh": ("curvlinops", "scipy")}
+"""What a method for eigenvalues needs besides torch."""
 MANIFEST = {
     "tensors": {"train_images": IMAGES},
     "classes": Kind("a list", lambda found: isinstance(found, list)),
@@ -44,6 +47,12 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
     A model is built once for each data set in the grid, if the images' shape is known already; a
     folder is looked at unless its images have been prepared.
     """
+    for package in PACKAGES[study.hessian.method]:
+        if find_spec(package) is None:
+            raise InputError(
+                f"{study.file}: hessian.method: {study.hessian.method} needs the package {package},"
+                " which is not installed (pip install pyhessian, or curvlinops-for-pytorch scipy)"
+            )
     for i, block in enumerate(study.asked.grid):
         _check_root(study, block.dataset, results)
         name = study.model(block.model).model
