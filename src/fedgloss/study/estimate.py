@@ -94,41 +94,34 @@ def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     products = PRODUCTS * len(asked.models)
     products += asked.trace.products if asked.trace else 0
     products += asked.density.starts * asked.density.steps if asked.density else 0
-    return _spectra(study, cell, products / PRODUCTS * len(study.asked.seeds), on_cpu)
+    seeds = len(study.asked.seeds)
+    return _of_images(study, cell, "hessian", products / PRODUCTS * seeds, on_cpu)
 
 
 def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the spectra of a cell's local models need; their own few images cost next to nothing."""
-    return _spectra(study, cell, study.settings(cell).training["clients_per_round"], on_cpu)
+    participants = study.settings(cell).training["clients_per_round"]
+    return _of_images(study, cell, "hessian", participants, on_cpu)
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the loss surface around a model of a cell needs, on the data of all clients."""
-    return _points(study, cell, study.landscape.points**2, on_cpu)
+    return _of_images(study, cell, "landscape", study.landscape.points**2, on_cpu)
 
 
 def line(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the line from a cell's model to another needs."""
-    return _points(study, cell, 1.5 * study.landscape.points, on_cpu)
+    return _of_images(study, cell, "landscape", 1.5 * study.landscape.points, on_cpu)
 
 
-def _points(study: Study, cell: Cell, points: float, on_cpu: bool) -> Need:
-    """What so many points of a surface or a line need, over as many images as asked."""
-    need = _analysis(study, cell, "landscape", points, on_cpu)
-    images, there = study.landscape.images, _rows("analysis", study, study.settings(cell))[0]
+def _of_images(study: Study, cell: Cell, kind: str, times: float, on_cpu: bool) -> Need:
+    """What so many spectra of a model, or points, need, over as many images as the study asks."""
+    need = _analysis(study, cell, kind, times, on_cpu)
+    row, _ = _rows("analysis", study, study.settings(cell))
+    images = study.hessian.images if kind == "hessian" else study.landscape.images
     if images == "auto":
         images = "all" if need.gpu else AUTO
-    share = 1.0 if images == "all" else min(images / there["images"], 1.0)
-    return replace(need, seconds=need.seconds * share)
-
-
-def _spectra(study: Study, cell: Cell, times: float, on_cpu: bool) -> Need:
-    """What so many times the largest eigenvalues of a model need, of as many images as asked."""
-    need = _analysis(study, cell, "hessian", times, on_cpu)
-    images, all_images = study.hessian.images, _rows("analysis", study, study.settings(cell))[0]
-    if images == "auto":
-        images = "all" if need.gpu else AUTO
-    share = 1.0 if images == "all" else min(images / all_images["images"], 1.0)
+    share = min(images / row["images"], 1.0) if isinstance(images, int) else 1.0
     return replace(need, seconds=need.seconds * share)
 
 
