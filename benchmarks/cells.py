@@ -1,159 +1,207 @@
-"""Full-length cells in a short time with a GPU: the last stage of benchmarks/gpu.py."""
+"""Full-length cells of a study in a short time with a GPU: the last stage of benchmarks/gpu.py.
 
+    python benchmarks/cells.py STUDY --out DIR METHOD,METHOD,...:SEED,SEED,... ...
+
+writes DIR/plan.json: for each argument a group of cells to be trained together, in this order. DIR
+is the working folder of their jobs: it has the prepared data and the partitions as a build of the
+study makes them, and gets the results.
+"""
+
+import argparse
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-
-from fedgloss.data.augment import normalize
-from fedgloss.data.dataset import load
-from fedgloss.engine.backends import fused as fused_backend
-from fedgloss.fingerprint import of_training
-from fedgloss.jobs.train import CellFiles, train_cells
-from fedgloss.models import build_model
-from fedgloss.rng import Stream
-from fedgloss.sharpness.eigenvalues import top_eigenvalues
-from fedgloss.sharpness.objective import Objective
-from fedgloss.study.settings import Settings
-from fedgloss.tensors import load_tensors
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpu import Bench
 
+COUNTED = 2
+"""A client with SAM takes so many gradients a step."""
+
 
 def cells(bench: "Bench") -> dict:
-    """Full-length cells: the groups of DATA/cells.json, as many of each as the time allows.
+    """The groups of DATA/plan.json, as many as the time allows; a group's last cells go first.
 
-    A group is a list of {name, settings, partition}; its cells are trained together. What they
-    leave is packed into OUT/cells-N.tar, and every row of metrics is in OUT/rows.csv at once.
+    OUT/results.tar has what they leave, without the models; OUT/rows.csv every row of metrics at
+    once. What a group takes decides whether the next one is begun.
     """
-    options, found, finished = bench.options, {}, []
+    from fedgloss.engine.backends import fused as fused_backend
+
+    options, found = bench.options, {"groups": [], "analyses": {}}
     for precision, tiles in bench.tiles.items():
         fused_backend.TILES[fused_backend.STORAGE[precision][0].itemsize].update(tiles)
-    plan = json.loads((options.data / "cells.json").read_text())
-    work = options.data / "runs"
+    out = options.out.resolve()
+    os.chdir(options.data)
+    plan = json.loads(Path("plan.json").read_text())
     unit = plan["seconds_a_unit"]
-    rows = open(options.out / "rows.csv", "a")  # noqa: SIM115
+    bench.found["cells"] = found
     for number, group in enumerate(plan["groups"]):
-        spare = 8 + plan["reserve"] * (number + 1 < len(plan["groups"]))
-        while group and unit * sum(cell["units"] for cell in group) > bench.left() - spare:
+        while group and unit * sum(cell["units"] for cell in group) > bench.left() - 15:
             group = group[:-1]
-        print(
-            f"group {number}: {[cell['name'] for cell in group]}, {bench.left():.0f} s left",
-            flush=True,
-        )
+        names = [cell["name"] for cell in group]
+        print(f"group {number}: {names}, {bench.left():.0f} s left", flush=True)
         if not group:
             continue
-        files = [
-            CellFiles(
-                Settings.from_json(cell["settings"]),
-                options.data / cell["partition"],
-                work / cell["name"],
-                of_training(cell["settings"]["method"], cell["settings"]["model"]),
-            )
-            for cell in group
-        ]
-        names = {id(file): cell["name"] for file, cell in zip(files, group, strict=True)}
-
-        def on_row(file, row, names=names):
-            rows.write(f"{names[id(file)]},{','.join(map(str, row.values()))}\n")
-            rows.flush()
-
-        def watch(label, total, images):
-            begun = time.monotonic()
-
-            def on_round(t, row):
-                if t % 1000 == 0:
-                    here = time.monotonic() - begun
-                    left = bench.left()
-                    print(
-                        f"  round {t}, {1e3 * here / t:.2f} ms a round, {left:.0f} s left, {row}",
-                        flush=True,
-                    )
-
-            return on_round
-
-        alarm = threading.Timer(max(bench.left() - 4, 1), os.kill, (os.getpid(), signal.SIGUSR1))
-        alarm.start()
         begun = time.monotonic()
         try:
-            train_cells(
-                files, options.data / "data", device=options.device, watch=watch, on_row=on_row
-            )
+            train(bench, group, out)
         except Exception as error:
             traceback.print_exc()
-            found[f"group {number}"] = f"{type(error).__name__}: {error}"
+            found["groups"].append({"cells": names, "error": f"{type(error).__name__}: {error}"})
             continue
-        finally:
-            alarm.cancel()
         wall = time.monotonic() - begun
         unit = wall / sum(cell["units"] for cell in group)
-        found[f"group {number}"] = {
-            "cells": [c["name"] for c in group],
-            "seconds": wall,
-            "unit": unit,
-        }
-        print(f"group {number}: {wall:.1f} s", flush=True)
-        finished += [cell["name"] for cell in group]
-        pack(work, finished, options.out)
-        if number + 1 >= plan["sharpness_after"]:
-            last = number + 1 == len(plan["groups"])
-            known, seconds = found.get("lambda1", {}), 1e9 if last else plan["reserve"]
-            found["lambda1"] = sharpness(bench, work, finished, known, seconds)
-        bench.found["cells"] = found
+        found["groups"].append({"cells": names, "seconds": wall, "seconds_a_unit": unit})
+        print(f"group {number}: {wall:.1f} s, {unit:.2f} s a unit", flush=True)
+        pack(out / "results.tar")
+        for cell in group:
+            analyse(bench, cell, found["analyses"])
+        pack(out / "results.tar")
         bench.write()
-    pack(work, finished, options.out)
+    models = [cell for group in plan["groups"] for cell in group if cell["bring"]]
+    pack_models(models, out)
     return found
 
 
-def sharpness(bench: "Bench", work: Path, names: list[str], known: dict, most: float) -> dict:
-    """lambda_1 of the averaged models over 1,000 training images of each class, in `most` seconds.
+def train(bench: "Bench", group: list[dict[str, Any]], out: Path) -> None:
+    """The cells of a group, side by side; a signal to itself ends what outlasts the time."""
+    from fedgloss.jobs.train import CellFiles, train_cells
+    from fedgloss.study.jobfile import TrainingJob
 
-    Known ones are not measured again.
-    """
-    entered, device = time.monotonic(), bench.device
-    data = load(bench.options.data / "data")
-    order = torch.from_numpy(Stream(0, "hessian subset").permutation(len(data.train_labels)))
-    labels = data.train_labels[order]
-    chosen = torch.cat([order[labels == c][:1000] for c in range(len(data.classes))]).sort().values
-    images, targets = data.train_images[chosen].to(device), data.train_labels[chosen].to(device)
-    model = build_model("cnn", (3, 32, 32), len(data.classes)).to(device)
-    objective = Objective(
-        model, images, targets, transform=lambda x: normalize(x, data.mean, data.std, torch.float32)
-    )
-    for name in names:
-        manifest = json.loads((work / name / "manifest.json").read_text())
+    jobs = [job_of(cell["train"], TrainingJob) for cell in group]
+    files = [CellFiles(job.settings, job.partition, job.run, job.code) for job in jobs]
+    names = {id(file): cell["name"] for file, cell in zip(files, group, strict=True)}
+    rows = open(out / "rows.csv", "a")  # noqa: SIM115
+
+    def on_row(file: CellFiles, row: dict[str, float]) -> None:
+        rows.write(f"{names[id(file)]},{','.join(map(str, row.values()))}\n")
+        rows.flush()
+
+    def watch(label: str, total: int, images: float):
         begun = time.monotonic()
-        short = bench.left() < 12 or begun - entered > most
-        if name in known or short or manifest["status"] != "completed":
+
+        def on_round(t: int, row: dict[str, float] | None) -> None:
+            if t % 1000 == 0:
+                here = 1e3 * (time.monotonic() - begun) / t
+                print(f"  round {t}, {here:.2f} ms a round, {bench.left():.0f} s left", flush=True)
+
+        return on_round
+
+    alarm = threading.Timer(max(bench.left() - 4, 1), os.kill, (os.getpid(), signal.SIGUSR1))
+    alarm.start()
+    try:
+        train_cells(files, jobs[0].data, device=bench.options.device, watch=watch, on_row=on_row)
+    finally:
+        alarm.cancel()
+        rows.close()
+
+
+def analyse(bench: "Bench", cell: dict[str, Any], found: dict[str, float]) -> None:
+    """lambda_1 of a cell's averaged model, and of its local ones, by the study's own jobs."""
+    from fedgloss.jobs.spectrum import hessian, locals_of_last_round
+    from fedgloss.study.jobfile import HessianJob, LocalsJob
+
+    kinds = {"hessian": (HessianJob, hessian, 12), "locals": (LocalsJob, locals_of_last_round, 30)}
+    for kind, (record, work, least) in kinds.items():
+        if cell.get(kind) is None or bench.left() < least:
             continue
-        tensors = load_tensors(work / name / "average.safetensors")
-        w = torch.cat([tensors[n].reshape(-1) for n, _ in model.named_parameters()])
-        w = w.to(device)
-        loss, accuracy = objective.loss(w)
-        spectrum = top_eigenvalues(objective, w, count=1)
-        known[name] = {
-            "lambda1": spectrum.eigenvalues[0], "residual": spectrum.residuals[0],
-            "converged": spectrum.converged[0], "products": spectrum.products,
-            "samples": len(chosen), "train_loss": loss, "train_accuracy": accuracy,
-            "seconds": time.monotonic() - begun,
-        }  # fmt: skip
-        print(name, known[name], flush=True)
-    return known
+        begun = time.monotonic()
+        try:
+            work(job_of(cell[kind], record), bench.options.device)
+        except Exception:
+            traceback.print_exc()
+        found[f"{kind} {cell['name']}"] = time.monotonic() - begun
+        print(f"  {kind} {cell['name']}: {time.monotonic() - begun:.1f} s", flush=True)
 
 
-def pack(work: Path, names: list[str], out: Path) -> None:
-    """Four cells an archive: few files, none of them large."""
+def job_of(content: dict[str, Any], record: type) -> Any:
+    """A job from its file's content."""
+    from fedgloss.study.jobfile import read_job
 
-    for first in range(0, len(names), 4):
-        with tarfile.open(out / f"cells-{first // 4}.tar", "w") as archive:
-            for name in names[first : first + 4]:
-                for file in ("manifest.json", "metrics.csv", "average.safetensors"):
-                    archive.add(work / name / file, f"{name}/{file}")
+    path = Path("job.json")
+    path.write_text(json.dumps(content))
+    return read_job(path, record)
+
+
+def pack(archive: Path) -> None:
+    """All results but the models and the data."""
+
+    def small(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return None if entry.name.endswith((".safetensors", "results/data")) else entry
+
+    with tarfile.open(archive.with_suffix(".new"), "w") as packed:
+        packed.add("results", filter=small)
+    archive.with_suffix(".new").replace(archive)
+
+
+def pack_models(wanted: list[dict[str, Any]], out: Path) -> None:
+    """The models that the plan wants brought, five of a CNN an archive: none larger than 16 MiB."""
+    averages = [f"{cell['train']['run']}/average.safetensors" for cell in wanted]
+    archives = {"averages": averages} | {
+        f"locals-{n}": [f"{cell['train']['run']}/locals.safetensors"]
+        for n, cell in enumerate(cell for cell in wanted if cell.get("locals"))
+    }
+    for name, files in archives.items():
+        with tarfile.open(out / f"{name}.tar", "w") as packed:
+            for file in files:
+                if Path(file).exists():
+                    packed.add(file)
+
+
+def planned(study: Path, cell: str, units: int, local: bool, bring: bool) -> dict[str, Any]:
+    """A cell as the plan has it: the jobs that `fedgloss job` prints."""
+
+    def job(kind: str) -> Any:
+        command = [sys.executable, "-m", "fedgloss", "job", str(study), cell, kind]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+    return {
+        "name": cell, "units": units, "bring": bring, "train": job("train"),
+        "hessian": job("hessian"), "locals": job("locals") if local else None,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Write a plan."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--where", default="cifar10/alpha-0/cnn", help="data set, alpha, model")
+    parser.add_argument("--sgd", default="fedavg,fedprox,feddyn,scaffold,fedgloss-sgd")
+    parser.add_argument("--locals", default="", help="METHOD,...: measure local models")
+    parser.add_argument("--divergence", default="", help="METHODS:SEEDS to be looked into")
+    parser.add_argument("--seconds", type=float, default=150, help="at most for these")
+    parser.add_argument("--bring", default="", help="METHOD,...: models to bring home")
+    parser.add_argument("--unit", type=float, default=17.0, help="seconds for SGD clients' 1 run")
+    parser.add_argument("groups", nargs="+", metavar="METHODS:SEEDS")
+    options = parser.parse_args()
+    study, pending = options.study.resolve(), set(options.locals.split(","))
+    wanted, sgd, groups = set(options.bring.split(",")), options.sgd.split(","), []
+    os.chdir(options.out)
+    for group in filter(None, [*options.groups, options.divergence]):
+        methods, seeds = (part.split(",") for part in group.split(":"))
+        groups.append([])
+        for seed in seeds:
+            for method in methods:
+                units = 1 if method in sgd else COUNTED
+                cell = f"{options.where}/{method}/seed-{seed}"
+                here = method in pending, method in wanted
+                groups[-1].append(planned(study, cell, units, *here))
+                pending -= {method}
+                wanted -= {method}
+    plan = {"seconds_a_unit": options.unit, "groups": groups}
+    if options.divergence:
+        plan["divergence"] = {"seconds": options.seconds, "cells": groups.pop()}
+    Path("plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

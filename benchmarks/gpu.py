@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 import torch
 import torch.nn.functional as F
+from divergence import divergence
 from torch import Tensor
 
 from cells import cells
@@ -160,6 +161,18 @@ def environment(bench: Bench) -> dict:
             x, y = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
             facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda x=x, y=y: x @ y, 4) / 1e12
     return facts
+
+
+def warm(bench: Bench) -> dict:
+    """A few rounds, so that Triton's cache has their kernels."""
+    for precision in bench.options.precisions:
+        for methods in ({"fedgloss": 1}, {"fedsmoo": 1}, {"fedavg": 2}, {"feddyn": 1}):
+            advance(simulations(bench, methods, "fused", precision))
+            recorded = Replay(simulations(bench, methods, "fused", precision), CudaGraph)
+            for _ in range(3):
+                recorded.advance()
+    torch.cuda.synchronize()
+    return {}
 
 
 def cnn(bench: Bench) -> tuple[torch.nn.Module, tuple[int, int, int]]:
@@ -366,6 +379,7 @@ def rounds(bench: Bench) -> dict:
     cases = [({"fedgloss": 1}, "fused", p) for p in bench.options.precisions]
     cases += [({"fedgloss": n}, "fused", p) for n in (2, 4) for p in bench.options.precisions]
     cases += [({"fedavg": 1}, "fused", bench.options.precisions[0])]
+    cases += [({method: 3 for method in SAM5}, "fused", bench.options.precisions[-1])]
     cases += [
         ({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, "fused", p) for p in bench.options.precisions
     ]
@@ -423,7 +437,24 @@ def determinism(bench: Bench) -> dict:
     ]
     gap = max(float((a - b).abs().max()) for a, b in zip(states[0], states[2], strict=True))
     return {"two_recorded": same[0], "recorded_and_eager": same[1], "largest_gap": gap,
-            "norms": [float(w.norm()) for w in states[0]]}  # fmt: skip
+            "norms": [float(w.norm()) for w in states[0]],
+            "resumed": resumed(bench, states[0])}  # fmt: skip
+
+
+def resumed(bench: Bench, uninterrupted: list[Tensor]) -> bool:
+    """Whether four rounds, and four more from their state in new simulations, end in these bits."""
+    kept: list = []
+    for half in range(2):
+        some = simulations(
+            bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0]
+        )
+        for simulation, state in zip(some, kept, strict=half == 1):
+            simulation.load_state([state], 4)
+        recorded = Replay(some, CudaGraph)
+        for _ in range(4):
+            recorded.advance()
+        kept = [{n: v.clone().cpu() for n, v in s.state(0).items()} for s in some]
+    return all(torch.equal(a.cpu(), b["w"]) for a, b in zip(uninterrupted, kept, strict=True))
 
 
 def agreement(bench: Bench) -> dict:
@@ -449,6 +480,29 @@ def agreement(bench: Bench) -> dict:
         ]
     worst = max(gap for gaps in found.values() for gap in gaps)
     print(found, "AGREES" if worst < 0.2 else "DIFFERS", flush=True)
+    return found
+
+
+def plain(bench: Bench) -> dict:
+    """A plain loop on the same card, ms a round: with a DataLoader, and with resident images."""
+    from plain import Images, Net, PlainLoop, ResidentLoop
+
+    found = {}
+    images = torch.randint(0, 256, (100 * 500, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (100 * 500,))
+    clients = [range(500 * k, 500 * (k + 1)) for k in range(100)]
+    resident = images.to(bench.device), labels.to(bench.device)
+    for sam in (False, True):
+        for kind, data in ((PlainLoop, Images(images, labels, True)), (ResidentLoop, resident)):
+            loop = kind(Net().to(bench.device), data, clients, B, sam=sam)
+            loop.round(range(K))
+            begun = time.perf_counter()
+            loop.round(range(K))
+            if bench.cuda:
+                torch.cuda.synchronize()
+            name = f"{kind.__name__}, {'SAM' if sam else 'SGD'}"
+            found[name] = 1e3 * (time.perf_counter() - begun)
+            print(name, found[name], flush=True)
     return found
 
 
@@ -478,7 +532,20 @@ def others(bench: Bench) -> dict:
 
 STAGES = {
     f.__name__: f
-    for f in (environment, tune, accuracy, agreement, rounds, profile, determinism, others, cells)
+    for f in (
+        environment,
+        warm,
+        tune,
+        accuracy,
+        agreement,
+        rounds,
+        profile,
+        determinism,
+        plain,
+        others,
+        divergence,
+        cells,
+    )
 }
 
 
