@@ -5,7 +5,7 @@ each client; SAM and the ADMM terms of FedGloSS in a loop over the parameters.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -115,6 +115,12 @@ class PlainLoop:
                 for p, s, dual in zip(model.parameters(), start, self.duals[k], strict=True):
                     dual.sub_((p - s) / self.beta)
         return [p.detach() for p in model.parameters()]
+
+    def batches(self, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Client k's mini-batches of one epoch, on the model's device."""
+        device = next(self.model.parameters()).device
+        for x, y in DataLoader(Subset(self.data, self.clients[k]), self.batch_size, shuffle=True):
+            yield x.to(device), y.to(device)
 
     def sharpness_aware(self, model, optimizer, x: Tensor, y: Tensor) -> None:
         """Replace the gradients by those at the perturbed point."""

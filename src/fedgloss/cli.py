@@ -153,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
     sub.add_argument(
-        "--backend", default="auto", help="auto (default), autograd, stacked, graph, or fused"
+        "--backend",
+        default="auto",
+        help="auto (default), autograd, stacked, recorded, graph, or fused",
     )
 
     sub = command("hessian", commands.hessian, "write the largest Hessian eigenvalues of cells")

@@ -9,7 +9,7 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import build_algorithm
-from fedgloss.engine.evaluate import RADIUS, class_accuracies
+from fedgloss.engine.evaluate import RADIUS, class_accuracies, evaluate, samples_a_pass
 from fedgloss.engine.flat import flatten, unflatten
 from fedgloss.engine.measured import cosine, perturbation_error
 from fedgloss.engine.task import Task
@@ -128,3 +128,37 @@ def test_accuracy_by_class_leaves_out_what_the_loss_does_and_names_absent_classe
     task = Task(model, F.cross_entropy)
     assert class_accuracies(task, flatten(model), x, y) == [100.0, 50.0, 100.0, None]
     assert class_accuracies(task, flatten(model), x, torch.zeros(5, 4)) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        ((3, 32, 32), torch.float32, 2000),
+        ((3, 32, 32), torch.uint8, 2000),  # which become floats
+        ((20,), torch.int64, 2000),
+        ((3, 224, 224), torch.uint8, 435),
+        ((3, 224, 224), torch.float64, 217),
+        ((3, 9000, 9000), torch.uint8, 1),
+        ((0,), torch.float32, 2000),
+    ],
+)
+def test_large_samples_are_evaluated_fewer_at_once(shape, dtype, expected):
+    inputs = torch.zeros((), dtype=dtype).expand(3000, *shape)
+    assert samples_a_pass(inputs, torch.zeros(1)) == expected
+    assert samples_a_pass(inputs, torch.zeros(1), most=200) == max(expected // 10, 1)
+
+
+def test_an_evaluation_does_not_depend_on_its_passes(monkeypatch):
+    class Watching(nn.Linear):
+        def forward(self, x):
+            passes.append(len(x))
+            return super().forward(x)
+
+    passes: list[int] = []
+    torch.manual_seed(0)
+    model, x, y = Watching(4, 3).double(), torch.randn(7, 4).double(), torch.arange(7) % 3
+    task, w = Task(model, F.cross_entropy), flatten(model)
+    expected = evaluate(task, w, x, y)
+    monkeypatch.setattr("fedgloss.engine.evaluate.samples_a_pass", lambda *given: 3)
+    assert evaluate(task, w, x, y) == pytest.approx(expected, rel=1e-12)
+    assert passes == [7, 3, 3, 1]

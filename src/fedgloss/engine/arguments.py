@@ -10,6 +10,7 @@ from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import check_declared
 from fedgloss.engine.backends.fused import can_fuse
+from fedgloss.engine.backends.recorded import can_record
 from fedgloss.engine.backends.stacked import can_stack
 from fedgloss.engine.clients import ClientData
 from fedgloss.engine.losses import Loss, is_cross_entropy
@@ -17,7 +18,7 @@ from fedgloss.engine.numbers import check_choice
 from fedgloss.engine.task import COLUMNS, Task
 from fedgloss.errors import InputError
 
-BACKENDS = ("auto", "autograd", "stacked", "graph", "fused")
+BACKENDS = ("auto", "autograd", "stacked", "recorded", "graph", "fused")
 
 
 def resolve_algorithm(
@@ -82,7 +83,7 @@ def choose_backend(
             " use 'autograd'"
         )
     cuda = next(model.parameters()).is_cuda
-    if backend in ("graph", "fused") and not cuda:
+    if backend in ("recorded", "graph", "fused") and not cuda:
         raise InputError(
             f"backend: {backend!r} is for CUDA devices; allowed here: auto, autograd, stacked"
         )
@@ -91,8 +92,15 @@ def choose_backend(
             "backend: 'fused' takes float32 networks of convolutions (stride 1), pooling, ReLU and"
             " linear layers under the cross-entropy, and needs Triton; use 'autograd'"
         )
-    if backend == "auto" and cuda and can_fuse(model, loss, sample):
-        return "fused"
+    if backend == "recorded" and not can_record(model, loss):
+        raise InputError(
+            "backend: 'recorded' would not run the hooks of a model each time, and cannot look"
+            " whether a mini-batch has samples that count; use 'autograd'"
+        )
+    if backend == "auto" and cuda:
+        if can_fuse(model, loss, sample):
+            return "fused"
+        return "recorded" if can_record(model, loss) else "autograd"
     if backend in ("stacked", "graph") and not can_stack(model, sample):
         raise InputError(
             f"backend: {backend!r} takes a torch.nn.Sequential of Conv2d (stride 1), MaxPool2d,"

@@ -11,6 +11,7 @@ from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import CudaGraph
+from fedgloss.engine.backends.recorded import RecordedGradients
 from fedgloss.engine.backends.stacked import StackedGradients
 from fedgloss.engine.cohort import Gradients
 from fedgloss.engine.flat import copied, parameter_shapes, unflatten
@@ -108,6 +109,8 @@ def build_gradients(
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     if backend == "autograd":
         return AutogradGradients(model, loss, dtype)
+    if backend == "recorded":
+        return RecordedGradients(model, loss, dtype)
     return StackedGradients(cast(nn.Sequential, model), loss, dtype)
 
 

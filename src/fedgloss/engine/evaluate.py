@@ -15,9 +15,12 @@ from fedgloss.engine.task import Task
 from fedgloss.errors import OWN_ERRORS, InputError, cause
 
 BATCH_SIZE = 2000
-"""Samples in a pass: bounds the memory."""
+"""The most samples in a pass."""
 PART = 200
-"""Samples in a pass that is differentiated, which keeps what is between its layers."""
+"""The most in a pass that is differentiated, which keeps what is between its layers."""
+SAMPLE_BYTES = 2**17
+"""Of samples that are larger, such as photographs of more than 105 x 105 pixels, there are fewer in
+a pass, so that all passes take about as much memory."""
 
 
 RADIUS = 0.1
@@ -26,12 +29,13 @@ RADIUS = 0.1
 
 @torch.no_grad()
 def evaluate(
-    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int = BATCH_SIZE
+    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int | None = None
 ) -> dict[str, float]:
     """`loss`, `accuracy` in percent where targets are class indices, and the task's metrics.
 
     The model is in eval mode. The loss is that of all samples as one mini-batch, whatever it weighs
     or leaves out; what it leaves out does not count as right or wrong either.
+    batch_size: samples in a pass; None: what `samples_a_pass` says.
     """
     loss = task.loss
     with evaluating(task.model, loss), seeded(0, w.device):
@@ -53,7 +57,7 @@ def class_accuracies(
     None instead of a list where targets are no class indices.
     """
     with evaluating(task.model), seeded(0, w.device):
-        z, y = _outputs(task, w, inputs, targets, BATCH_SIZE)
+        z, y = _outputs(task, w, inputs, targets)
     if not are_classes(z, y):
         return None
     counted = _counted(task, y)
@@ -81,7 +85,7 @@ def sharpness(
     for name, direction in directions.items():
         point = w + RADIUS * unit(direction)
         with evaluating(task.model, task.loss), seeded(0, w.device):
-            z, y = _outputs(task, point, inputs, targets, BATCH_SIZE)
+            z, y = _outputs(task, point, inputs, targets)
             found[name] = float(task.loss(z, y.clone())) - here
     return found
 
@@ -96,11 +100,12 @@ def _gradient(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
     gradient = torch.zeros_like(w)
     with evaluating(task.model, task.loss), seeded(0, w.device):
         with torch.no_grad():
-            z, y = _outputs(task, w, inputs, targets, BATCH_SIZE)
+            z, y = _outputs(task, w, inputs, targets)
         with torch.enable_grad():
             z.requires_grad_()
             (by_output,) = torch.autograd.grad(task.loss(z, y.clone()), z)
-            for x, part in zip(inputs.split(PART), by_output.split(PART), strict=True):
+            size = samples_a_pass(inputs, w, PART)
+            for x, part in zip(inputs.split(size), by_output.split(size), strict=True):
                 outputs = functional_call(
                     task.model, unflatten(point, shapes), (_inputs(task, x, w),)
                 )
@@ -108,10 +113,17 @@ def _gradient(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
     return gradient
 
 
+def samples_a_pass(inputs: Tensor, w: Tensor, most: int = BATCH_SIZE) -> int:
+    """How many of the samples [N, ...] a model of w's type is given at once, at most `most`."""
+    size = inputs[:1].numel() * max(inputs.element_size(), w.element_size())
+    return max(most * SAMPLE_BYTES // max(size, SAMPLE_BYTES), 1)
+
+
 def _outputs(
-    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int
+    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The model's outputs on all samples, batch by batch, and the targets beside them."""
+    batch_size = batch_size or samples_a_pass(inputs, w)
     parameters = unflatten(w, parameter_shapes(task.model))
     outputs, labels = [], []
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):

@@ -103,8 +103,9 @@ def train(
     metrics: by name, functions of the outputs and targets of all test samples, whose numbers join
     the rows of `Result.metrics`; one that is not finite is left out.
     backend: "autograd" (client after client), "stacked" (together; sequential models of common
-    layers), "graph" (stacked, each round replayed as one CUDA graph), or "auto", which picks and
-    reports in `Result.backend`.
+    layers), on a GPU also "recorded" (any model that draws nothing, each client's gradient replayed
+    as a CUDA graph), "graph" (stacked, each round replayed as one) and "fused" (plain CNNs, by
+    kernels of this package's own), or "auto", which picks and reports in `Result.backend`.
     keep_history: keep the parameters after every round ([rounds, P] in memory).
     resume: a folder for checkpoints, which is empty, or not there, at first. A run killed or
     interrupted goes on from there when called again with the same arguments, and one that was

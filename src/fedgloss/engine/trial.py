@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.clients import Batching, ClientData
-from fedgloss.engine.evaluate import BATCH_SIZE, are_classes, evaluating, own_metrics
+from fedgloss.engine.evaluate import are_classes, evaluating, own_metrics, samples_a_pass
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
@@ -49,7 +49,8 @@ def try_out(
     draws += [trial.differentiate(x, y) for x, y in batches]
     if test is not None:
         inputs, targets = test
-        last = len(inputs) % BATCH_SIZE or BATCH_SIZE
+        size = samples_a_pass(inputs, w)
+        last = len(inputs) % size or size
         trial.check_targets("test", inputs, targets)
         trial.evaluate(trial.inputs(inputs[: min(last, 2)]), targets[: min(last, 2)].to(w.device))
     return any(draws)

@@ -37,11 +37,12 @@ class AutogradGradients:
         for k, count in enumerate(counts):
             if count:
                 with contextlib.nullcontext() if seeds is None else seeded(seeds[k], W.device):
-                    gradients[k] = self._gradient(W[k], x[k, :count], y[k, :count])
+                    gradients[k] = self.gradient(W[k], x[k, :count], y[k, :count])
         return gradients
 
     @torch.enable_grad()
-    def _gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Of one client: its parameters w [P] and mini-batch x [B, ...], y [B, ...] -> [P]."""
         w = w.detach().requires_grad_()
         parameters = unflatten(w.to(self.dtype or w.dtype), self.shapes)
         named = {f"model.{name}": parameter for name, parameter in parameters.items()}
