@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 import torch
 import torch.nn.functional as F
+from anymodel import ResidentLoop, others_models
 from divergence import divergence
 from torch import Tensor
 
@@ -485,7 +486,7 @@ def agreement(bench: Bench) -> dict:
 
 def plain(bench: Bench) -> dict:
     """A plain loop on the same card, ms a round: with a DataLoader, and with resident images."""
-    from plain import Images, Net, PlainLoop, ResidentLoop
+    from plain import Images, Net, PlainLoop
 
     found = {}
     images = torch.randint(0, 256, (100 * 500, 3, 32, 32), dtype=torch.uint8)
@@ -504,6 +505,11 @@ def plain(bench: Bench) -> dict:
             found[name] = 1e3 * (time.perf_counter() - begun)
             print(name, found[name], flush=True)
     return found
+
+
+def models(bench: Bench) -> dict:
+    """Models that the fused kernels cannot train: ResNet18, MobileNetV2."""
+    return others_models(bench, limit=min(60.0, bench.left() - 5))
 
 
 def others(bench: Bench) -> dict:
@@ -542,6 +548,7 @@ STAGES = {
         profile,
         determinism,
         plain,
+        models,
         others,
         divergence,
         cells,

@@ -89,13 +89,6 @@ class PlainLoop:
             for p, values in zip(self.model.parameters(), zip(*trained, strict=True), strict=True):
                 p.copy_(torch.stack(values).mean(0))
 
-    def batches(self, k: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """One epoch of client k's mini-batches, on the model's device."""
-        device = next(self.model.parameters()).device
-        loader = DataLoader(Subset(self.data, self.clients[k]), self.batch_size, shuffle=True)
-        for x, y in loader:
-            yield x.to(device), y.to(device)
-
     def train(self, k: int) -> list[Tensor]:
         """One epoch of client k from the global model."""
         start = [p.detach().clone() for p in self.model.parameters()]
@@ -134,16 +127,3 @@ class PlainLoop:
         with torch.no_grad():
             for p, step in zip(model.parameters(), steps, strict=True):
                 p.sub_(step)
-
-
-class ResidentLoop(PlainLoop):
-    """The same with all images on the device; data: (uint8 images, labels). It crops by batch."""
-
-    def batches(self, k: int) -> Iterable[tuple[Tensor, Tensor]]:
-        images, labels = self.data
-        first, n = self.clients[k].start, len(self.clients[k])
-        for index in (first + torch.randperm(n, device=images.device)).split(self.batch_size):
-            x = F.pad((images[index].float() / 255 - 0.5) / 0.25, (4, 4, 4, 4))
-            i, j, flip = torch.randint(0, 9, (3,)).tolist()
-            x = x[..., i : i + 32, j : j + 32]
-            yield x.flip(-1) if flip % 2 else x, labels[index]
