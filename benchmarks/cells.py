@@ -42,7 +42,7 @@ def cells(bench: "Bench") -> dict:
     os.chdir(options.data)
     plan = json.loads(Path("plan.json").read_text())
     unit = plan["seconds_a_unit"]
-    bench.found["cells"] = found
+    bench.found["cells"], finished = found, []
     for number, group in enumerate(plan["groups"]):
         while group and unit * sum(cell["units"] for cell in group) > bench.left() - 15:
             group = group[:-1]
@@ -62,8 +62,12 @@ def cells(bench: "Bench") -> dict:
         found["groups"].append({"cells": names, "seconds": wall, "seconds_a_unit": unit})
         print(f"group {number}: {wall:.1f} s, {unit:.2f} s a unit", flush=True)
         pack(out / "results.tar")
+        finished += group
         for cell in group:
-            analyse(bench, cell, found["analyses"])
+            analyse(bench, cell, "hessian", found["analyses"])
+        if number == plan["locals_after"]:
+            for cell in finished:
+                analyse(bench, cell, "locals", found["analyses"])
         pack(out / "results.tar")
         bench.write()
     models = [cell for group in plan["groups"] for cell in group if cell["bring"]]
@@ -104,22 +108,22 @@ def train(bench: "Bench", group: list[dict[str, Any]], out: Path) -> None:
         rows.close()
 
 
-def analyse(bench: "Bench", cell: dict[str, Any], found: dict[str, float]) -> None:
-    """lambda_1 of a cell's averaged model, and of its local ones, by the study's own jobs."""
+def analyse(bench: "Bench", cell: dict[str, Any], kind: str, found: dict[str, float]) -> None:
+    """lambda_1 of a cell's averaged model, or of its local ones (`locals`): a job of the study."""
     from fedgloss.jobs.spectrum import hessian, locals_of_last_round
     from fedgloss.study.jobfile import HessianJob, LocalsJob
 
     kinds = {"hessian": (HessianJob, hessian, 12), "locals": (LocalsJob, locals_of_last_round, 30)}
-    for kind, (record, work, least) in kinds.items():
-        if cell.get(kind) is None or bench.left() < least:
-            continue
-        begun = time.monotonic()
-        try:
-            work(job_of(cell[kind], record), bench.options.device)
-        except Exception:
-            traceback.print_exc()
-        found[f"{kind} {cell['name']}"] = time.monotonic() - begun
-        print(f"  {kind} {cell['name']}: {time.monotonic() - begun:.1f} s", flush=True)
+    record, work, least = kinds[kind]
+    if cell[kind] is None or bench.left() < least:
+        return
+    begun = time.monotonic()
+    try:
+        work(job_of(cell[kind], record), bench.options.device)
+    except Exception:
+        traceback.print_exc()
+    found[f"{kind} {cell['name']}"] = time.monotonic() - begun
+    print(f"  {kind} {cell['name']}: {time.monotonic() - begun:.1f} s", flush=True)
 
 
 def job_of(content: dict[str, Any], record: type) -> Any:
@@ -177,6 +181,7 @@ def main() -> None:
     parser.add_argument("--where", default="cifar10/alpha-0/cnn", help="data set, alpha, model")
     parser.add_argument("--sgd", default="fedavg,fedprox,feddyn,scaffold,fedgloss-sgd")
     parser.add_argument("--locals", default="", help="METHOD,...: measure local models")
+    parser.add_argument("--locals-after", type=int, default=0, help="which group, 0 first")
     parser.add_argument("--divergence", default="", help="METHODS:SEEDS to be looked into")
     parser.add_argument("--seconds", type=float, default=150, help="at most for these")
     parser.add_argument("--bring", default="", help="METHOD,...: models to bring home")
@@ -197,7 +202,7 @@ def main() -> None:
                 groups[-1].append(planned(study, cell, units, *here))
                 pending -= {method}
                 wanted -= {method}
-    plan = {"seconds_a_unit": options.unit, "groups": groups}
+    plan = {"seconds_a_unit": options.unit, "locals_after": options.locals_after, "groups": groups}
     if options.divergence:
         plan["divergence"] = {"seconds": options.seconds, "cells": groups.pop()}
     Path("plan.json").write_text(json.dumps(plan, indent=1) + "\n")
