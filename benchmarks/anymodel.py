@@ -6,6 +6,7 @@ torchvision and numpy alone. On a CPU nothing is recorded: a gradient is asked f
 """
 
 import contextlib
+import gc
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -161,6 +162,7 @@ def others_models(bench: Any, limit: float = 60.0) -> dict:
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
         print(name, found[name], flush=True)
+        gc.collect()  # of this part's graphs nothing is left for the next one
         if bench.cuda:
             torch.cuda.empty_cache()
 

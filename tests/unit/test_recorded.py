@@ -272,7 +272,7 @@ def fake_cuda(said):
         said.append("recorded")
 
     return SimpleNamespace(
-        Stream=lambda: "its stream",
+        Stream=lambda priority: f"its stream of priority {priority}",
         graph_pool_handle=lambda: "its memory",
         get_sync_debug_mode=lambda: 0,
         set_sync_debug_mode=lambda mode: said.append(f"waiting: {mode}"),
@@ -287,7 +287,7 @@ def test_a_lane_of_a_gpu_warms_up_then_forbids_waiting_then_records(monkeypatch)
     assert CudaLane().record(lambda: said.append("work")) == "a replay"
     assert said == [
         *("work", "work", "waiting: error", "work", "waiting: 0"),
-        *("record from its stream in its memory, thread_local", "work", "recorded"),
+        *("record from its stream of priority -1 in its memory, thread_local", "work", "recorded"),
     ]
 
 

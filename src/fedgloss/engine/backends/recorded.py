@@ -8,6 +8,7 @@ graphs and memory of its own, and clients in different lanes are computed side b
 """
 
 import contextlib
+import gc
 import importlib.util
 import math
 import sys
@@ -75,7 +76,11 @@ class CudaLane:
     """
 
     def __init__(self) -> None:
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        # PyTorch has 32 streams of each priority, which it hands out in turn. Some versions free a
+        # stream's workspaces together with any graph that was recorded on it. Graphs of others are
+        # recorded on streams of the ordinary priority, so they do not share one with a lane.
+        self.stream = torch.cuda.Stream(priority=-1)
+        self.pool = torch.cuda.graph_pool_handle()
 
     def begin(self) -> None:
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -265,6 +270,8 @@ class RecordedGradients:
     def _lane(self, number: int) -> _Recordings:
         """A lane by its number, which is at most one more than there are."""
         if number == len(self.lanes):
+            if not self.lanes:
+                gc.collect()  # graphs of earlier runs end now, before lanes may get their streams
             if self._has_room():
                 self.lanes.append(_Recordings(self.new_lane()))
             else:
