@@ -1,6 +1,7 @@
 """A recorded gradient, replayed, is autograd's: here on a CPU, from a tape of its operations."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ import fedgloss
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.autograd import AutogradGradients
-from fedgloss.engine.backends.recorded import MOST_KINDS, MOST_LANES, WARM_UP, RecordedGradients
+from fedgloss.engine.backends.recorded import (
+    MOST_KINDS,
+    MOST_LANES,
+    WARM_UP,
+    CudaLane,
+    RecordedGradients,
+)
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.losses import Counting
 from fedgloss.models import build_model
@@ -255,6 +262,48 @@ def test_whole_runs_are_those_of_autograd(monkeypatch):
     assert torch.equal(ours.history, plain.history)
 
 
+def fake_cuda(said):
+    """As much of torch.cuda as a lane asks for when it records; what it asks goes to `said`."""
+
+    @contextlib.contextmanager
+    def graph(graph, pool=None, stream=None, capture_error_mode="global"):
+        said.append(f"record from {stream} in {pool}, {capture_error_mode}")
+        yield
+        said.append("recorded")
+
+    return SimpleNamespace(
+        Stream=lambda priority: f"its stream of priority {priority}",
+        graph_pool_handle=lambda: "its memory",
+        get_sync_debug_mode=lambda: 0,
+        set_sync_debug_mode=lambda mode: said.append(f"waiting: {mode}"),
+        CUDAGraph=lambda: SimpleNamespace(replay="a replay"),
+        graph=graph,
+    )
+
+
+def test_a_lane_of_a_gpu_warms_up_then_forbids_waiting_then_records(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch, "cuda", fake_cuda(said))
+    assert CudaLane().record(lambda: said.append("work")) == "a replay"
+    assert said == [
+        *("work", "work", "waiting: error", "work", "waiting: 0"),
+        *("record from its stream of priority -1 in its memory, thread_local", "work", "recorded"),
+    ]
+
+
+def test_work_that_waits_for_a_gpu_fails_before_anything_is_recorded(monkeypatch):
+    def work():
+        said.append("work")
+        if said[-2:] == ["waiting: error", "work"]:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    said = []
+    monkeypatch.setattr(torch, "cuda", fake_cuda(said))
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaLane().record(work)
+    assert said == ["work", "work", "waiting: error", "work", "waiting: 0"]
+
+
 def test_recorded_gradients_are_refused_where_there_is_no_cuda():
     with refused("backend: 'recorded'", "CUDA", "autograd"):
         choose_backend("recorded", Residual(), F.cross_entropy, torch.zeros(1, 3, 5, 5))
@@ -271,6 +320,12 @@ def hooked(kind):
     model = OnCuda()
     getattr(model.first, f"register_{kind}_hook")(lambda *_: None)
     return model
+
+
+def test_arithmetic_is_done_line_by_line_on_a_gpu_alone():
+    assert not RecordedGradients(Residual(), F.cross_entropy).lazy
+    pytest.importorskip("triton", reason="Triton is not installed")
+    assert RecordedGradients(OnCuda(), F.cross_entropy).lazy
 
 
 def test_a_gpu_records_what_it_can():
@@ -294,7 +349,7 @@ def test_hooks_run_each_time_so_their_models_are_not_recorded(kind):
 def test_a_loss_that_looks_whether_a_sample_counts_is_not_recorded():
     x, loss = torch.zeros(1, 3, 5, 5), Counting(F.cross_entropy, -100)
     assert choose_backend("auto", OnCuda(), loss, x) == "autograd"
-    with refused("backend: 'recorded'", "samples that count", "'autograd'"):
+    with refused("backend: 'recorded'", "leaves out", "'autograd'"):
         choose_backend("recorded", OnCuda(), loss, x)
 
 

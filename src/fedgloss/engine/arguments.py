@@ -94,8 +94,8 @@ def choose_backend(
         )
     if backend == "recorded" and not can_record(model, loss):
         raise InputError(
-            "backend: 'recorded' would not run the hooks of a model each time, and cannot look"
-            " whether a mini-batch has samples that count; use 'autograd'"
+            "backend: 'recorded' takes no models with hooks, and no data with labels that the loss"
+            " leaves out; use 'autograd'"
         )
     if backend == "auto" and cuda:
         if can_fuse(model, loss, sample):

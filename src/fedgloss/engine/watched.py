@@ -35,8 +35,8 @@ ON_CLIENTS = ("direction", "finish")
 """The functions that a client runs, which knows of no other."""
 ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
 LINE_BY_LINE = (
-    " on the backend 'fused', where a line's tensors are computed when they are wanted (and are no"
-    " torch.Tensor before); or use the backend 'graph'"
+    " on the backends 'fused' and 'recorded', where a line's tensors are computed when they are"
+    " wanted (and are no torch.Tensor before); or use the backend 'graph' or 'autograd'"
 )
 
 Arguments = tuple[Any, ...]

@@ -8,6 +8,8 @@ graphs and memory of its own, and clients in different lanes are computed side b
 """
 
 import contextlib
+import gc
+import importlib.util
 import math
 import sys
 import warnings
@@ -33,8 +35,10 @@ WARM_UP = 3
 
 
 def can_record(model: nn.Module, loss: Loss) -> bool:
-    """Whether a replay leaves nothing out: hooks may do more than compute, and `Counting` asks the
-    device before it goes on."""
+    """Whether a replay leaves nothing out.
+
+    Hooks may do more than compute. `Counting` asks the device how to go on.
+    """
     every = torch.nn.modules.module
     hooks = [
         hooks
@@ -72,7 +76,11 @@ class CudaLane:
     """
 
     def __init__(self) -> None:
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        # PyTorch has 32 streams of each priority, which it hands out in turn. Some versions free a
+        # stream's workspaces together with any graph that was recorded on it. Graphs of others are
+        # recorded on streams of the ordinary priority, so they do not share one with a lane.
+        self.stream = torch.cuda.Stream(priority=-1)
+        self.pool = torch.cuda.graph_pool_handle()
 
     def begin(self) -> None:
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -164,9 +172,11 @@ class _CannotRecord(Exception):
 class RecordedGradients:
     """What `AutogradGradients` computes, for a model on a GPU that draws no random numbers.
 
-    They come from the same kernels, so they have the same bits as autograd's on this device, and in
-    every call, as long as cuDNN and cuBLAS choose the same kernels for the same shapes; they do
-    under `start.prepared`. Neither the lane nor the other rows of a call change a row's bits.
+    A row has the same bits in every call, whatever its lane, its place and the other rows, and
+    whether or not its kind is recorded: those of autograd on a copy of its tensors. That is as long
+    as cuDNN and cuBLAS choose alike for equal shapes, as they do under `start.prepared`. They may
+    choose otherwise for tensors that begin at odd addresses, as rows of W do, so the backend
+    `autograd` may differ by rounding.
 
     The host waits for the GPU only while something is recorded: the first time that a lane meets a
     kind of mini-batch. The commonest kinds are recorded; where there are more than MOST_KINDS, the
@@ -189,6 +199,11 @@ class RecordedGradients:
         self.kinds: list[_Kind] = []
         self.most_lanes = MOST_LANES
         self.gave_up = False
+        first = next(model.parameters())
+        # A model of millions of parameters spends as long on the method's own terms as on gradients
+        # if each operation reads and writes all clients' models: so one kernel does a line of them.
+        on_gpu = first.is_cuda and first.dtype == torch.float32
+        self.lazy = on_gpu and importlib.util.find_spec("triton") is not None
 
     @torch.no_grad()
     def __call__(
@@ -237,7 +252,8 @@ class RecordedGradients:
                 if not count:
                     gradients[k].zero_()
                 elif k not in recorded:
-                    gradients[k] = self.eager.gradient(W[k], x[k, :count], y[k, :count])
+                    copies = [tensor.clone() for tensor in (W[k], x[k, :count], y[k, :count])]
+                    gradients[k] = self.eager.gradient(*copies)
         finally:
             for lane in begun:
                 lane.lane.end()
@@ -254,6 +270,8 @@ class RecordedGradients:
     def _lane(self, number: int) -> _Recordings:
         """A lane by its number, which is at most one more than there are."""
         if number == len(self.lanes):
+            if not self.lanes:
+                gc.collect()  # graphs of earlier runs end now, before lanes may get their streams
             if self._has_room():
                 self.lanes.append(_Recordings(self.new_lane()))
             else:
