@@ -420,55 +420,64 @@ def profile(bench: Bench) -> dict:
     return found
 
 
+ALIKE = (
+    {"fedavg": 1}, {"fedsam": 1}, {"fedgloss": 1}, {"fedsmoo": 1}, {"fedgloss": 1, "fedsmoo": 1},
+)  # fmt: skip
+"""What is trained again and again: methods alone, and two side by side."""
+
+
 def determinism(bench: Bench) -> dict:
-    """Two recorded runs and an eager one: the same bits?"""
-    states = []
-    for record in (True, True, False):
-        some = simulations(
-            bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0]
-        )
-        step = Replay(some, CudaGraph).advance if record else (lambda some=some: advance(some))
-        for _ in range(8):
-            step()
-        torch.cuda.synchronize()
-        states.append([s.state(0)["w"].clone() for s in some])
-    same = [
-        all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True))
-        for other in states[1:]
-    ]
-    gap = max(float((a - b).abs().max()) for a, b in zip(states[0], states[2], strict=True))
-    return {"two_recorded": same[0], "recorded_and_eager": same[1], "largest_gap": gap,
-            "norms": [float(w.norm()) for w in states[0]],
-            "resumed": resumed(bench, states[0])}  # fmt: skip
+    """The same bits again? Of a gradient in 50 calls, and of the models after each of 8 rounds."""
+    found = {}
+    for precision in bench.options.precisions:
+        gradients, W, x, y, counts = fused(bench, precision)
+        first = gradients(W, x, y, counts)
+        calls = [torch.equal(first, gradients(W, x, y, counts)) for _ in range(50)]
+        found[f"{precision}, equal gradients of 50"] = sum(calls)
+        for methods in ALIKE:
+            runs = [models(bench, methods, precision) for _ in range(3)]
+            runs.append(models(bench, methods, precision, interrupted=4))
+            first_gaps = [
+                next(
+                    (t + 1 for t, (a, b) in enumerate(zip(runs[0], r, strict=True)) if a != b), None
+                )
+                for r in runs[1:]
+            ]
+            found[f"{precision}, {methods}"] = {
+                "first round that differs, run again twice": first_gaps[:2],
+                "first round that differs, interrupted after 4": first_gaps[2],
+            }
+            print(precision, methods, first_gaps, flush=True)
+    return found
 
 
-def resumed(bench: Bench, uninterrupted: list[Tensor]) -> bool:
-    """Whether four rounds, and four more from their state in new simulations, end in these bits."""
+def models(
+    bench: Bench, methods: dict[str, int], precision: str, interrupted: int = 0
+) -> list[list[bytes]]:
+    """The bytes of all models after each of 8 recorded rounds, begun anew from a state in between."""
+    found: list[list[bytes]] = []
     kept: list = []
-    for half in range(2):
-        some = simulations(
-            bench, {"fedgloss": 1, "fedsmoo": 1}, "fused", bench.options.precisions[0]
-        )
-        for simulation, state in zip(some, kept, strict=half == 1):
-            simulation.load_state([state], 4)
+    for rounds in (interrupted, 8 - interrupted) if interrupted else (8,):
+        some = simulations(bench, methods, "fused", precision)
+        for simulation, state in zip(some, kept, strict=False):
+            simulation.load_state([state], interrupted)
         recorded = Replay(some, CudaGraph)
-        for _ in range(4):
+        for _ in range(rounds):
             recorded.advance()
+            found.append([s.w.cpu().numpy().tobytes() for s in some])
         kept = [{n: v.clone().cpu() for n, v in s.state(0).items()} for s in some]
-    return all(torch.equal(a.cpu(), b["w"]) for a, b in zip(uninterrupted, kept, strict=True))
+    return found
 
 
 def agreement(bench: Bench) -> dict:
     """Recorded rounds against autograd, client after client: relative to the way travelled."""
     methods = {"fedgloss": 1, "fedavg": 1}
     start = [s.w[0].clone() for s in simulations(bench, methods, "autograd", "float32")]
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     exact = simulations(bench, methods, "autograd", "float32")
-    for _ in range(6):
-        for simulation in exact:
-            advance([simulation])
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+    with prepared(bench.device, precision="float32"):
+        for _ in range(6):
+            for simulation in exact:
+                advance([simulation])
     found = {}
     for precision in bench.options.precisions:
         some = simulations(bench, methods, "fused", precision)
@@ -507,7 +516,7 @@ def plain(bench: Bench) -> dict:
     return found
 
 
-def models(bench: Bench) -> dict:
+def other_models(bench: Bench) -> dict:
     """Models that the fused kernels cannot train: ResNet18, MobileNetV2."""
     return others_models(bench, limit=min(60.0, bench.left() - 5))
 
@@ -548,7 +557,7 @@ STAGES = {
         profile,
         determinism,
         plain,
-        models,
+        other_models,
         others,
         divergence,
         cells,
