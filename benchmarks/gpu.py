@@ -451,10 +451,15 @@ def determinism(bench: Bench) -> dict:
     return found
 
 
+def first_gap(a: list[list[bytes]], b: list[list[bytes]]) -> int | None:
+    """The first round (1 first) in which two runs differ."""
+    return next((t for t, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
+
+
 def models(
     bench: Bench, methods: dict[str, int], precision: str, interrupted: int = 0
 ) -> list[list[bytes]]:
-    """The bytes of all models after each of 8 recorded rounds, begun anew from a state in between."""
+    """The bytes of all models after each of 8 recorded rounds, in two parts if `interrupted`."""
     found: list[list[bytes]] = []
     kept: list = []
     for rounds in (interrupted, 8 - interrupted) if interrupted else (8,):
