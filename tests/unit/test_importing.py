@@ -12,6 +12,7 @@ from fedgloss.files import read_json
 from fedgloss.fingerprint import of_training
 from fedgloss.jobs.importing import import_runs
 from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.outdated import Expectations
 from fedgloss.study.study import load_study
 from finished import PARTITION, RUN, STUDY, flipped
 from refusal import refused
@@ -54,6 +55,20 @@ def test_a_stale_run_of_ones_own_is_replaced(place):
     (place / "ours" / RUN / "metrics.csv").write_text("older")
     assert fates(place)["fedgloss"] == "imported"
     assert tree(place / "ours" / RUN) == tree(place / "theirs" / RUN)
+
+
+def test_runs_of_earlier_code_count_where_the_study_says_so(place):
+    edit(place / "theirs" / RUN / "manifest.json", lambda m: m.update(code="0" * 64))
+    assert "code is '0000" in fates(place)["fedgloss"]
+    with open(place / "study.yaml", "a", encoding="utf-8") as study:
+        study.write(f'\nsame_code: {{"{"0" * 64}": a comment was reworded}}\n')
+    assert fates(place)["fedgloss"] == "imported"
+    study = load_study(place / "study.yaml")
+    manifest = read_json(place / "ours" / RUN / "manifest.json")
+    cell = next(cell for cell in study.cells if cell.algorithm == "fedgloss")
+    expected = Expectations(study, place / "ours")
+    assert expected.fault(cell, manifest) is None
+    assert "code differs" in expected.fault(cell, manifest | {"code": "1" * 64})
 
 
 def settings(**changes):

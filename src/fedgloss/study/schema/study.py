@@ -9,6 +9,7 @@ from fedgloss.study.schema.kinds import (
     Augmentation,
     Count,
     Display,
+    Fingerprint,
     Folder,
     HessianData,
     Images,
@@ -161,6 +162,7 @@ class Study(Model):
     algorithms: dict[Name, Algorithm] = Field(default_factory=dict)
     models: dict[Name, LabelledModel] = Field(default_factory=dict)
     grid: Listed[Block]
+    same_code: dict[Fingerprint, Text] = Field(default_factory=dict)
     hessian: Hessian = Hessian()
     landscape: Landscape = Landscape()
     tables: dict[Name, Table] = Field(default_factory=dict)
