@@ -161,6 +161,24 @@ def test_the_content_of_a_split_is_among_the_settings_and_its_place_is_not(split
     assert cut("moved.json") != before
 
 
+def test_a_split_that_a_study_names_by_its_hash_need_not_be_here(split):
+    def cut(**partition):
+        training = {"clients": 3, "clients_per_round": 1}
+        study = of_split("mine.json", training=training, **partition)
+        return study.settings(study.cells[0]).partition
+
+    there = cut()
+    pinned = {"clients": 3, "sha256": {"0.5": there["sha256"]}}
+    assert cut(**pinned) == there
+    Path("mine.json").unlink()
+    assert cut(**pinned) == there
+    with refused("partition.clients: missing", "sha256"):
+        cut(sha256=pinned["sha256"])
+    Path("mine.json").write_text('{"clients": [[0], [1], [3]]}')
+    with refused("mine.json", "not the split that the study names", "3 clients"):
+        cut(**pinned)
+
+
 ABSENT = {
     "a file": ("absent.json", ["0.5"], ["absent.json", "cannot be read"]),
     "a folder": ("absent", ["0.5"], ["absent", "cannot be read"]),

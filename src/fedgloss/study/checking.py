@@ -110,7 +110,7 @@ def splits(study: "Study") -> Iterator[tuple[tuple[str, str], inputs.Split]]:
                 " no users; allowed: landmarks"
             )
         if arguments["scheme"] == "file":
-            yield (dataset, alpha), _split(where, arguments, alpha)
+            yield (dataset, alpha), _split(where, arguments, alpha, definition.partition)
         elif definition.partition.file is not None and not _imports_a_file(definition):
             raise InputError(f"{where}.file: is given, but no scheme here is 'file'")
 
@@ -124,11 +124,18 @@ def _check_source(where: str, definition: schema.Dataset) -> None:
         raise InputError(f"{where}.root: missing, must be given for source {source}")
 
 
-def _split(where: str, arguments: Mapping[str, Any], alpha: str) -> inputs.Split:
+def _split(
+    where: str, arguments: Mapping[str, Any], alpha: str, cut: schema.Partition
+) -> inputs.Split:
     if "file" not in arguments:
         raise InputError(f"{where}.file: missing, must be given for scheme file")
+    expected = None
+    if alpha in cut.sha256:
+        if cut.clients is None:
+            raise InputError(f"{where}.clients: missing, must be given beside sha256")
+        expected = inputs.Split(cut.sha256[alpha], cut.clients)
     try:
-        return inputs.read_split(arguments["file"], alpha)
+        return inputs.read_split(arguments["file"], alpha, expected)
     except (InputError, OSError) as error:
         hint = f" (by_alpha: {{{alpha}: {alpha}}} would draw one)"
         hint = hint if alpha in ("iid", "natural") else ""

@@ -25,18 +25,29 @@ class Split:
     clients: int
 
 
-def read_split(file: str, alpha: str) -> Split:
-    """What is known of a split before it is imported; InputError if it cannot be."""
+def read_split(file: str, alpha: str, expected: Split | None = None) -> Split:
+    """What is known of a split before it is imported; InputError if it cannot be.
+
+    expected: what the study says of it, which does where the file is not here.
+    """
     from fedgloss.data.partition import splits
 
     files = splits.files(Path(file), alpha)
+    if expected and not any(path.exists() for path in files):
+        return expected
     record = read_json(files[0])
     clients = None
     if isinstance(record, dict):
         clients = record["clients"] if "clients" in record else record.get("users")
     if not isinstance(clients, list):
         raise InputError(f"{files[0]}: neither a LEAF split nor an object with the key 'clients'")
-    return Split(tuple(map(sha256, files)), len(clients))
+    found = Split(tuple(map(sha256, files)), len(clients))
+    if expected and found != expected:
+        raise InputError(
+            f"{files[0]}: is not the split that the study names ({found.clients} clients, SHA-256"
+            f" {' and '.join(found.sha256)})"
+        )
+    return found
 
 
 def prepare_options(definition: Dataset) -> list[str]:

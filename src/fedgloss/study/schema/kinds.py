@@ -55,7 +55,7 @@ def _finite(value: Any) -> float:
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
-    if type(value) is not list:
+    if type(value) not in (list, tuple):  # a tuple: what was validated before
         raise PydanticCustomError("list_type", "must be a list")
     return tuple(value)
 

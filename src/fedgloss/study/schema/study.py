@@ -42,6 +42,7 @@ class Partition(Model):
     clients: Count | None = None
     seed: Seed = 0
     file: SplitFile | None = None
+    sha256: dict[Alpha, Several[Fingerprint]] = Field(default_factory=dict)
 
 
 Source = Literal["digits", "cifar10", "cifar100", "folder", "landmarks"]
