@@ -51,5 +51,10 @@ docs: $(READY)
 	@python docs/reference.py docs/api
 	@echo "$(CURDIR)/docs/api/index.html"
 
+# What was reproduced, from the archives of runs: reproduction/REPRODUCTION.md and its figures.
+.PHONY: reproduction
+reproduction: $(READY)
+	@python reproduction/build.py
+
 clean:
 	rm -rf $(VENV) .snakemake results/[!R]* logs

@@ -1,40 +1,70 @@
-"""What reproduction/README.md says is what the runs in it left."""
+"""What reproduction/REPRODUCTION.md says is what the runs in the archives beside it left."""
 
 import csv
-import hashlib
+import importlib.util
+import io
 import json
+import re
+import statistics
+import zipfile
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "reproduction" / "cifar10-cnn-alpha-0"
-RUNS = sorted(path.parent for path in FOLDER.glob("*/manifest.json"))
-README = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+FOLDER = Path(__file__).parents[2] / "reproduction"
+PAGE = (FOLDER / "REPRODUCTION.md").read_text(encoding="utf-8")
+SEEDS = (0, 42, 200299)
 
 
-def test_there_are_runs():
-    assert len(RUNS) == 5
+@pytest.fixture(scope="module")
+def archive():
+    with zipfile.ZipFile(FOLDER / "cifar10.zip") as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_a_runs_figures_follow_from_its_metrics(run):
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    metrics = (run / "metrics.csv").read_bytes()
-    assert hashlib.sha256(metrics).hexdigest() == manifest["outputs"]["metrics.csv"]
-    rows = [*csv.DictReader(metrics.decode().splitlines())]
-    if manifest["status"] == "diverged":
-        assert f"{manifest['diverged_in']:,}" in README
-        assert f"({float(rows[-1]['accuracy']):.1f} at {int(rows[-1]['round']):,})" in README
-        return
-    for key, until in (("accuracy", 10_000), ("accuracy_at_half", 5_000)):
-        values = [float(r["accuracy"]) for r in rows if until - 100 < int(r["round"]) <= until]
-        assert manifest[key] == pytest.approx(sum(values) / len(values))
-        assert f"| {manifest[key]:.2f} |" in README
+@pytest.fixture(scope="module")
+def runs(archive):
+    """Manifest, rows of metrics and lambda_1 of each run, by method and seed."""
+    found = {}
+    for name in archive:
+        if part := re.fullmatch(r"runs/(.*/alpha-0/cnn/([^/]*)/seed-(\d+))/manifest.json", name):
+            metrics = archive[name.replace("manifest.json", "metrics.csv")].decode()
+            measured = json.loads(archive[f"analysis/{part[1]}/hessian.json"])
+            rows = list(csv.DictReader(io.StringIO(metrics)))
+            manifest = json.loads(archive[name])
+            found[part[2], int(part[3])] = (manifest, rows, measured["lambda1"])
+    return found
 
 
-def test_the_eigenvalues_are_those_measured():
-    found = json.loads((FOLDER / "sharpness.json").read_text(encoding="utf-8"))["cells"]["lambda1"]
-    assert len(found) == 3
-    for cell in found.values():
-        assert cell["converged"]
-        assert any(f"| {cell['lambda1']:.{digits}f} |" in README for digits in (1, 2))
+def test_the_page_is_what_the_archives_make(tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)  # the build does, too
+    spec = importlib.util.spec_from_file_location("build_reproduction", FOLDER / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.build(tmp_path)
+    assert (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8") == PAGE
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {path.name for path in (FOLDER / "figures").iterdir()}
+    assert drawn == set(re.findall(r"\(figures/([^)]*)\)", PAGE))
+
+
+def test_accuracies_follow_from_the_metrics(runs):
+    for (method, seed), (manifest, rows, lambda1) in runs.items():
+        if manifest["status"] == "diverged":
+            assert float(rows[-1]["round"]) < manifest["diverged_in"]
+            assert f"diverged in {manifest['diverged_in']:,}" in PAGE
+            continue
+        for key, until in (("accuracy", 10_000), ("accuracy_at_half", 5_000)):
+            last = [float(r["accuracy"]) for r in rows if until - 100 < int(r["round"]) <= until]
+            assert manifest[key] == pytest.approx(statistics.fmean(last)), (method, seed)
+            assert f"| {manifest[key]:.2f} |" in PAGE
+        assert f"| {lambda1:.3g} |" in PAGE
+
+
+@pytest.mark.parametrize("method", ["fedgloss", "fedavg", "fedsam"])
+def test_the_means_over_seeds_are_those_of_the_runs(runs, method):
+    accuracies = [runs[method, seed][0]["accuracy"] for seed in SEEDS]
+    lambda1 = [runs[method, seed][2] for seed in SEEDS]
+    for values, digits in ((accuracies, 1), (lambda1, 2)):
+        mean, std = statistics.fmean(values), statistics.stdev(values)
+        assert f"{mean:.{digits}f} ± {std:.{digits}f}" in PAGE
