@@ -68,3 +68,12 @@ def test_the_means_over_seeds_are_those_of_the_runs(runs, method):
     for values, digits in ((accuracies, 1), (lambda1, 2)):
         mean, std = statistics.fmean(values), statistics.stdev(values)
         assert f"{mean:.{digits}f} ± {std:.{digits}f}" in PAGE
+
+
+def test_the_readme_says_the_same():
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## What has been reproduced")[1].split("\n## ")[0]
+    numbers = re.findall(r"\d[\d.,]* ± [\d.]+", section)
+    assert len(numbers) == 16
+    for number in numbers:
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", PAGE), number
