@@ -67,6 +67,19 @@ def test_all_images_have_no_sampling_error_and_are_counted(run, tmp_path):
     assert record["images"] == "all"
     assert record["samples"] == record["population"] == images
     assert record["sampling_error"] == 0
+    assert "elsewhere" not in record
+
+
+def test_a_small_subsets_own_direction_is_sharper_there_than_elsewhere(run, tmp_path):
+    """That is why lambda_1 of a few images is too large."""
+    whole = hessian_of(run, tmp_path)
+    for images in (20, 60):
+        part = hessian_of(run, tmp_path, images=images)
+        assert part["elsewhere"]["samples"] == images
+        assert part["elsewhere"]["curvature"] < part["lambda1"]
+        assert whole["lambda1"] < part["lambda1"]
+    large = hessian_of(run, tmp_path, images=whole["samples"] - 100)
+    assert large["elsewhere"]["samples"] == 100
 
 
 def test_a_subset_is_stated_with_its_error_which_holds_what_all_images_give(run, tmp_path):

@@ -25,7 +25,7 @@ from fedgloss.jobs.measured import (
     union_of,
 )
 from fedgloss.sharpness.eigenvalues import Spectrum, power_iteration
-from fedgloss.sharpness.krylov import Watch, unwatched
+from fedgloss.sharpness.krylov import Watch, dot, finite, unwatched
 from fedgloss.sharpness.methods import METHODS
 from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.sampling import fitting, sampling_error
@@ -95,10 +95,10 @@ def _spectra(
 ) -> dict[str, Any]:
     """What is asked for of each model [P], by name, under one choice of data."""
     (first, w), *others = points.items()
+    union = union_of(load_partition(job.partition, dataset))
     if choice == "official_code":
         objective, population = _as_released(dataset, model, w.device), len(dataset.test_labels)
     else:
-        union = union_of(load_partition(job.partition, dataset))
         population = len(union)
         objective = fitting(_of_training(dataset, model, union, job.images, w.device), w)
     where = f"{job.run}: {choice}, {len(objective.targets):,} of {population:,} images"
@@ -119,6 +119,8 @@ def _spectra(
     if v is None:  # of the released estimate nothing more is asked
         return result
     result["sampling_error"] = sampling_error(objective, w, v, population)
+    if len(objective.targets) < population:
+        result["elsewhere"] = _elsewhere(dataset, model, union, len(objective.targets), w, v)
     method = METHODS[job.method]
     if job.trace:
         watch = watching(f"{where}: trace", job.trace)
@@ -149,6 +151,22 @@ def _solved(
         return power_iteration(objective, w, count, watch=watching(label, 20 * count)), None
     method = METHODS[job.method]
     return method.eigenvalues(objective, w, count, watch=watching(label, method.most(count)))
+
+
+def _elsewhere(
+    dataset: Dataset, model: nn.Module, union: Tensor, count: int, w: Tensor, v: Tensor
+) -> dict[str, Any]:
+    """v' H v over as many images as were chosen, none of which was; v [P] is their eigenvector.
+
+    lambda_1 over a sample is on average above that over all images, since its direction is the
+    sharpest for this sample; what that direction has over other images is on average below.
+    """
+    mine = chosen(dataset, union, count, SUBSET_SEED, w.device)
+    both = chosen(dataset, union, min(2 * count, len(union)), SUBSET_SEED, w.device)
+    others = both[~torch.isin(both, mine)]
+    objective = fitting(training_objective(dataset, model, others, w.device), w)
+    curvature = dot(v, finite(objective.hessian_vector(w, v)))
+    return {"curvature": curvature, "samples": len(others)}
 
 
 def locals_of_last_round(

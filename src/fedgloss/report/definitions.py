@@ -63,8 +63,24 @@ def of_images(measured: Iterable[Mapping[str, Any]]) -> str:
     of = " or ".join(f"{count:,} of {whole:,}" for count, whole in sorted(sizes))
     shares = [share for found in cut for share in _sampling_errors(found)]
     error = f", sampling error {100 * statistics.median(shares):.2g} % of λ₁" if shares else ""
+    error += _bias(cut)
     return (
         f"{of} training images without augmentation (`data: paper`), a class-balanced subset{error}"
+    )
+
+
+def _bias(cut: Iterable[Mapping[str, Any]]) -> str:
+    """How far above that over all images these eigenvalues may be, at most; "" if unknown."""
+    gaps = [
+        1 - found["elsewhere"]["curvature"] / found["lambda1"]
+        for found in cut
+        if found.get("lambda1", 0) > 0 and "elsewhere" in found
+    ]
+    if not gaps:
+        return ""
+    return (
+        f"; over all images λ₁ is up to {100 * max(*gaps, 0):.2g} % lower (so much lower is the"
+        " curvature of the same directions over as many other images)"
     )
 
 

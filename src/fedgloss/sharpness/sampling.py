@@ -21,8 +21,8 @@ BUDGET = {"cpu": 2**28, "cuda": 2**33}
 def sampling_error(objective: Objective, w: Tensor, v: Tensor, population: int) -> float:
     """The standard error of v' H v as an estimate for the population that a sample was drawn from.
 
-    v [P] is a unit vector, the eigenvector of lambda_1 for instance, whose error this is to first
-    order. From the spread among `GROUPS` parts of the sample, classes spread over them evenly;
+    v [P] is a unit vector, the eigenvector of lambda_1 for instance, whose spread this is to first
+    order. Not its bias: the sample's own direction is on average sharper than any is for all. From the spread among `GROUPS` parts of the sample, classes spread over them evenly;
     none if it is the population. targets: classes [N].
     """
     count = len(objective.targets)
