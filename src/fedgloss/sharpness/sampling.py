@@ -22,8 +22,9 @@ def sampling_error(objective: Objective, w: Tensor, v: Tensor, population: int) 
     """The standard error of v' H v as an estimate for the population that a sample was drawn from.
 
     v [P] is a unit vector, the eigenvector of lambda_1 for instance, whose spread this is to first
-    order. Not its bias: the sample's own direction is on average sharper than any is for all. From the spread among `GROUPS` parts of the sample, classes spread over them evenly;
-    none if it is the population. targets: classes [N].
+    order; not its bias: a sample's own direction is on average sharper than any is for all. From
+    the spread among `GROUPS` parts of the sample, classes spread over them evenly; none if it is
+    the population. targets: classes [N].
     """
     count = len(objective.targets)
     if count >= population:
