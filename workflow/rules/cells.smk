@@ -16,12 +16,15 @@ from fedgloss.study.layout import CELL, SEED
 
 
 def cells_of(wildcards):
-    """The cells of a job: the one that its wildcards name, or a method's of all seeds.
+    """The cells of a job: the one that its wildcards name, a method's of all seeds, or all methods'.
 
     A cell outside the grid is refused with near matches.
     """
     if "condition" in wildcards.keys():
         return [STUDY.cell(f"{wildcards.condition}/{SEED.format(seed=seed)}") for seed in SEEDS]
+    if "setting" in wildcards.keys():
+        labels = [f"{wildcards.setting}/{label}" for label in EVERYWHERE]
+        return [STUDY.cell(f"{path}/{SEED.format(seed=s)}") for path in labels for s in SEEDS]
     return [STUDY.cell(CELL.format(**wildcards))]
 
 

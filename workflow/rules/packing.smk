@@ -1,13 +1,15 @@
-"""Which jobs serve all seeds of a method: one process instead of one for each seed.
+"""Which jobs serve all seeds of a method, or all methods: one process instead of many.
 
 The files are the same either way, and so are a job's inputs but for other seeds' runs, its
 parameters and its command: finished cells stay finished when the packing changes.
 
 REQUIRES  STUDY, SEEDS, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk)
-PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern
+PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern;
+          measured_together, the same of settings and all their methods; EVERYWHERE, these methods
 """
 
 import re
+from pathlib import Path
 
 from fedgloss.study.outdated import Expectations
 
@@ -47,6 +49,48 @@ def packed(rule, done, may=lambda cell: True):
 
 
 EXPECTED = Expectations(STUDY, LAYOUT.results)
+
+
+SETTINGS = {}
+"""By setting, the path of a data set, an alpha and a model: its cells."""
+for cell in STUDY.cells:
+    SETTINGS.setdefault(str(Path(cell.condition).parent), []).append(cell)
+METHODS_OF = {
+    setting: dict.fromkeys(cell.algorithm for cell in cells) for setting, cells in SETTINGS.items()
+}
+EVERYWHERE = [*next(iter(METHODS_OF.values()))]
+"""The methods that each setting has, if all settings have the same."""
+
+
+def measured_together():
+    """A pattern for the settings all of whose eigenvalues are one job, or none at all.
+
+    Starting a process takes longer than the eigenvalues of a small model. Only where that leaves no
+    core without a job: there are as many settings as cores. Where the whole study is built, all
+    eigenvalues of a setting are shown, and none is done yet, as for `packed`.
+    """
+    settings = list(SETTINGS)
+    if workflow.is_main_process:  # a cluster's job has been told already which it is
+        cores = workflow.resource_settings.cores or 0
+        targets, others = asked_for()
+        whole = {*targets, *others} <= {"all"} and len(PART) == len(STUDY.cells)
+        equal = all([*methods] == EVERYWHERE for methods in METHODS_OF.values())
+        if TOGETHER == "cells" or not whole or not equal or not 0 < cores <= len(settings):
+            return "none"
+        shown = {
+            cell
+            for entry in (*STUDY.tables.values(), *STUDY.figures.values())
+            for cell in STUDY.cells_behind(entry)
+            if "hessian" in STUDY.sources(entry, cell)
+        }
+        settings = [
+            setting
+            for setting, cells in SETTINGS.items()
+            if shown.issuperset(cells)
+            and all(map(is_small, cells))
+            and not any(map(is_measured, cells))
+        ]
+    return "|".join(map(re.escape, settings)) or "none"
 
 
 def is_measured(cell):
