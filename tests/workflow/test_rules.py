@@ -16,6 +16,7 @@ from fedgloss.study.layout import SEED
 from fedgloss.study.study import load_study
 from workflow.project import (
     CONSTANTS,
+    CORES,
     ROOT,
     SMOKE,
     build,
@@ -51,12 +52,15 @@ def expected_jobs(study):
     seen = {(cell, view) for figure in study.figures.values() for cell, view in study.views(figure)}
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
+    settings = {cell.setting for cell in study.cells}
+    whole = len(settings) if len(settings) >= CORES and {*small} == sharp == {*trained} else 0
     counts = {
         "prepare": len({cell.dataset for cell in study.cells}),
         "partition": len({(cell.dataset, cell.alpha) for cell in study.cells}),
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
-        "hessian_seeds": len(sharp),
+        "hessian_methods": whole,
+        "hessian_seeds": 0 if whole else len(sharp),
         "locals": len(local),
         "landscape": sum(view.kind == "landscape" for _, view in seen),
         "line": sum(view.kind == "line" for _, view in seen),
@@ -264,7 +268,7 @@ JOBS = {
     "figure",
     "report",
 }
-PACKED = {"train_seeds", "hessian_seeds"}
+PACKED = {"train_seeds", "hessian_seeds", "hessian_methods"}
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +396,22 @@ def test_jobs_are_packed_as_the_command_line_says(fresh):
         assert {name: n for name, n in jobs.items() if name.startswith("train")} == expected
     jobs = rules(planned(fresh, SMOKE, "--forcerun", "train"))
     assert jobs["train"] == 4 and jobs["hessian_seeds"] == 2, "whoever names `train` means it"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("--cores=3", {"hessian_seeds": 14}),
+        ("table_accuracy", {"hessian_seeds": 14}),
+        ("--config=together=cells", {"hessian": 42}),
+    ],
+)
+def test_the_eigenvalues_of_all_methods_are_one_job_unless_cores_were_idle_or_less_is_asked_for(
+    said, expected, fresh
+):
+    """Of the quickstart, of two settings, where two cores build it all: see the closed form."""
+    jobs = rules(planned(fresh, said))
+    assert {name: n for name, n in jobs.items() if name.startswith("hessian")} == expected
 
 
 @pytest.mark.slow

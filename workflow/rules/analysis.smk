@@ -58,7 +58,7 @@ use rule hessian as hessian_methods with:
     output:
         expand(
             LAYOUT.hessian("{study}", f"{{setting}}/{{label}}/{SEED}"),
-            label=EVERYWHERE,
+            label=METHODS,
             seed=SEEDS,
             allow_missing=True,
         ),

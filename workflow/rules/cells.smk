@@ -1,6 +1,7 @@
 """The cells that a job is about: inputs, parameters and resources of its rule.
 
-REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk)
+REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk), SETTINGS (packing.smk), by the time a
+          job is known
 PROVIDES  cells_of, and functions of wildcards: what the cells' jobs read, what decides their
           numbers, and what they need
 """
@@ -23,8 +24,7 @@ def cells_of(wildcards):
     if "condition" in wildcards.keys():
         return [STUDY.cell(f"{wildcards.condition}/{SEED.format(seed=seed)}") for seed in SEEDS]
     if "setting" in wildcards.keys():
-        labels = [f"{wildcards.setting}/{label}" for label in EVERYWHERE]
-        return [STUDY.cell(f"{path}/{SEED.format(seed=s)}") for path in labels for s in SEEDS]
+        return SETTINGS[wildcards.setting]
     return [STUDY.cell(CELL.format(**wildcards))]
 
 

@@ -5,11 +5,11 @@ parameters and its command: finished cells stay finished when the packing change
 
 REQUIRES  STUDY, SEEDS, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk)
 PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern;
-          measured_together, the same of settings and all their methods; EVERYWHERE, these methods
+          measured_together, the same of settings and all their methods; SETTINGS, METHODS
 """
 
 import re
-from pathlib import Path
+from itertools import chain
 
 from fedgloss.study.outdated import Expectations
 
@@ -52,29 +52,26 @@ EXPECTED = Expectations(STUDY, LAYOUT.results)
 
 
 SETTINGS = {}
-"""By setting, the path of a data set, an alpha and a model: its cells."""
+"""The cells of each setting: of a data set, an alpha and a model."""
 for cell in STUDY.cells:
-    SETTINGS.setdefault(str(Path(cell.condition).parent), []).append(cell)
-METHODS_OF = {
-    setting: dict.fromkeys(cell.algorithm for cell in cells) for setting, cells in SETTINGS.items()
-}
-EVERYWHERE = [*next(iter(METHODS_OF.values()))]
-"""The methods that each setting has, if all settings have the same."""
+    SETTINGS.setdefault(cell.setting, []).append(cell)
+METHODS_OF = [[*dict.fromkeys(cell.algorithm for cell in cells)] for cells in SETTINGS.values()]
+METHODS = METHODS_OF[0]
+"""Those of each setting, if all settings have the same."""
 
 
 def measured_together():
     """A pattern for the settings all of whose eigenvalues are one job, or none at all.
 
-    Starting a process takes longer than the eigenvalues of a small model. Only where that leaves no
-    core without a job: there are as many settings as cores. Where the whole study is built, all
-    eigenvalues of a setting are shown, and none is done yet, as for `packed`.
+    Starting a process takes longer than the eigenvalues of a small model. Settings are packed where
+    that leaves no core without a job: there are as many of them as cores, or more. And only where
+    the whole study is built, a setting's eigenvalues are all shown, and none is done, as above.
     """
-    settings = list(SETTINGS)
+    settings = SETTINGS
     if workflow.is_main_process:  # a cluster's job has been told already which it is
-        cores = workflow.resource_settings.cores or 0
-        targets, others = asked_for()
-        whole = {*targets, *others} <= {"all"} and len(PART) == len(STUDY.cells)
-        equal = all([*methods] == EVERYWHERE for methods in METHODS_OF.values())
+        cores = workflow.resource_settings.cores or 0  # none on a cluster
+        whole = {*chain(*asked_for())} <= {"all"} and len(PART) == len(STUDY.cells)
+        equal = all(methods == METHODS for methods in METHODS_OF)
         if TOGETHER == "cells" or not whole or not equal or not 0 < cores <= len(settings):
             return "none"
         shown = {
@@ -85,7 +82,7 @@ def measured_together():
         }
         settings = [
             setting
-            for setting, cells in SETTINGS.items()
+            for setting, cells in settings.items()
             if shown.issuperset(cells)
             and all(map(is_small, cells))
             and not any(map(is_measured, cells))
