@@ -64,15 +64,17 @@ def measured_together():
     """A pattern for the settings all of whose eigenvalues are one job, or none at all.
 
     Starting a process takes longer than the eigenvalues of a small model. Settings are packed where
-    that leaves no core without a job: there are as many of them as cores, or more. And only where
-    the whole study is built, a setting's eigenvalues are all shown, and none is done, as above.
+    that leaves nothing idle: there are as many of them as cores, or, on a cluster, as jobs at a
+    time. And only where the whole study is built, a setting's eigenvalues are all shown, and none
+    is done, as above.
     """
     settings = SETTINGS
     if workflow.is_main_process:  # a cluster's job has been told already which it is
-        cores = workflow.resource_settings.cores or 0  # none on a cluster
+        given = workflow.resource_settings
+        places = given.nodes or given.cores or 0
         whole = {*chain(*asked_for())} <= {"all"} and len(PART) == len(STUDY.cells)
         equal = all(methods == METHODS for methods in METHODS_OF)
-        if TOGETHER == "cells" or not whole or not equal or not 0 < cores <= len(settings):
+        if TOGETHER == "cells" or not whole or not equal or not 0 < places <= len(settings):
             return "none"
         shown = {
             cell
