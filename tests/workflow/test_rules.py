@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -347,12 +348,6 @@ def test_lint_is_clean(fresh):
     assert "good condition" in build(fresh, "--lint", SMOKE)
 
 
-def test_snakefmt_is_clean():
-    command = [sys.executable, "-m", "snakefmt", "--check", "-l", "100", "Snakefile", "workflow"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-
-
 def test_reading_the_workflow_does_not_wait_for_torch(fresh):
     """Every call of Snakemake, and every job on a cluster, reads it again."""
     code = """
@@ -423,6 +418,16 @@ def test_cells_trained_alone_leave_the_same_files_and_stay_done_otherwise_packed
     logs = files(fresh / "results" / "logs" / "train", "*.log")
     assert len(logs) == 4 and len(files(built / "results" / "logs" / "train", "*.log")) == 2
     assert planned(fresh, SMOKE) == planned(fresh, SMOKE, "--config", "together=cells") == []
+
+
+@pytest.mark.slow
+def test_eigenvalues_computed_in_one_job_are_the_same_files_and_stay_done(finished, built):
+    shutil.rmtree(finished / "results" / "analysis")
+    assert rules(planned(finished, SMOKE, "--cores=1"))["hessian_methods"] == 1
+    build(finished, SMOKE, "--cores=1")
+    found = files(finished / "results" / "analysis", "hessian.json")
+    assert found == files(built / "results" / "analysis", "hessian.json") and len(found) == 4
+    assert planned(finished, SMOKE) == planned(finished, SMOKE, "--config", "together=cells") == []
 
 
 def test_an_unknown_way_of_packing_is_refused(fresh):
