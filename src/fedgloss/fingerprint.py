@@ -13,7 +13,7 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def fingerprint(*modules: str) -> str:
         if module not in hull:
             hull.add(module)
             names = _imports(module, inner=module not in BY_NAME)
+            _digest(module)  # while its tree is at hand
             waiting += [name for name in names if name not in hull and _source(name)]
     digest = hashlib.sha256()
     for module in sorted(hull - {TABLE_OF_NAMES}):
@@ -150,9 +151,13 @@ def _spec(module: str) -> ModuleSpec | None:
         return None
 
 
-@cache
+@lru_cache(maxsize=1)
 def _tree(module: str) -> ast.Module | None:
-    """A module as a syntax tree; None for one that is no Python source."""
+    """A module as a syntax tree; None for one that is no Python source.
+
+    Only the last one is kept: among the objects of a hundred trees Python's garbage collector takes
+    longer than its parser.
+    """
     file = _file(module)
     if file.suffix != ".py":
         return None
@@ -224,23 +229,32 @@ def _digest(module: str) -> str:
     return hashlib.sha256("\n".join(_skeleton(tree)).encode()).hexdigest()
 
 
-def _skeleton(node: ast.AST) -> Iterator[str]:
+def _skeleton(tree: ast.AST) -> list[str]:
     """A syntax tree as lines: no docstrings, no positions, nothing that is empty.
 
     Written out here, since the form of `ast.dump` changes between Python versions and an upgrade of
     Python must not run everything again.
     """
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        for child in value if isinstance(value, list) else [value]:
+    lines: list[str] = []
+    _describe(tree, lines)
+    return lines
+
+
+def _describe(node: ast.AST, lines: list[str]) -> None:
+    """Add a node and what is below it to the lines."""
+    lines.append(type(node).__name__)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        children = value if isinstance(value, list) else [value]
+        for child in children:
             if isinstance(child, ast.AST):
                 if not _is_docstring(child):
-                    yield f"({name}"
-                    yield from _skeleton(child)
-                    yield ")"
+                    lines.append(f"({name}")
+                    _describe(child, lines)
+                    lines.append(")")
             # In lists, None keeps a place: of `**other` in a dict, of a missing default.
-            elif (child is not None or isinstance(value, list)) and name not in IGNORED:
-                yield f"{name}={child!r}"
+            elif (child is not None or children is value) and name not in IGNORED:
+                lines.append(f"{name}={child!r}")
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -56,11 +56,13 @@ def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(projec
 
 
 def test_the_command_line_names_another_study(project):
-    arguments = ["--profile=slurm", "--configfile=config/smoke.yaml", *LISTED]
+    arguments = ["--profile=slurm", "--configfile=config/quickstart.yaml", *LISTED]
     jobs = asked(build(project, *arguments))
     trained = {job: given for job, given in jobs.items() if job[0] == "train_seeds"}
-    assert {job[1] for job in trained} == {"smoke"}
+    assert {job[1] for job in trained} == {"quickstart"}
     assert {given["gpu"] for given in trained.values()} == {"0"}
+    sharp = [rule for rule, *_ in jobs if rule.startswith("hessian")]
+    assert sharp == ["hessian_seeds"] * 14, "a cluster has room for more than a job a setting"
 
 
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.parent.name)

@@ -442,3 +442,19 @@ def test_what_is_not_installed_is_named(tmp_path):
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 2 and shown.stderr.count("\n") == 1
     assert "needs the package yaml; pip install 'fedgloss[workflow]'" in shown.stderr
+
+
+@pytest.mark.parametrize(("file", "code"), [(SMOKE, 0), ("no such file", 2)])
+def test_the_program_ends_with_its_exit_code_and_leaves_nothing_unsaid(file, code):
+    """It does not wait until Python has taken torch apart, but for what is to be done at exit."""
+    program = "import atexit; atexit.register(print, 'the last word'); import sys; "
+    program += f"sys.argv = ['fedgloss', 'cells', {file!r}]; from fedgloss.cli import main; "
+    shown = subprocess.run(
+        [sys.executable, "-c", program + "main(); print('not reached')"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == code, shown.stderr
+    *cells, last = shown.stdout.splitlines()
+    assert last == "the last word" and len(cells) == (0 if code else 4)
+    assert shown.stderr.count("\n") == (1 if code else 0)

@@ -54,9 +54,14 @@ def forget():
 
 
 def by_content(read):
-    """A reading of modules that is done once for the same text, as these tests edit one of many."""
+    """A reading of modules that is done once for the same text, as these tests edit one of many.
+
+    Of the package alone: a user's own module may be another kind of file in another test.
+    """
 
     def known(module, **options):
+        if not module.startswith("fedgloss."):
+            return read(module, **options)
         key = read, module, *options.values(), Path(fingerprint._source(module)).read_bytes()
         if key not in KNOWN:
             KNOWN[key] = read(module, **options)
@@ -88,13 +93,18 @@ class Copy:
 
 
 @pytest.fixture
-def copy(tmp_path, monkeypatch):
-    shutil.copytree(PACKAGE, tmp_path / "fedgloss", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(fingerprint, "FOLDER", tmp_path / "fedgloss")
+def read_once(monkeypatch):
     for read in ("_imports", "_digest"):
         monkeypatch.setattr(fingerprint, read, by_content(getattr(fingerprint, read).__wrapped__))
-    yield Copy(tmp_path / "fedgloss")
+    yield
     forget()
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch, read_once):
+    shutil.copytree(PACKAGE, tmp_path / "fedgloss", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprint, "FOLDER", tmp_path / "fedgloss")
+    return Copy(tmp_path / "fedgloss")
 
 
 SOURCES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
@@ -385,12 +395,11 @@ class Package:
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(tmp_path, monkeypatch, read_once):
     """A package without `__init__` beside one with, both on the path."""
     monkeypatch.syspath_prepend(tmp_path)
     init = {f"own/{folder}__init__.py": "" for folder in ("", "methods/", "tools/")}
-    yield Package(tmp_path, {**init, "own/methods/mine.py": "def build(): return 1\n"})
-    forget()
+    return Package(tmp_path, {**init, "own/methods/mine.py": "def build(): return 1\n"})
 
 
 IMPORTS = {

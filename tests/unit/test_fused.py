@@ -179,7 +179,7 @@ def rounds_of(backend, methods, participants=2, sizes=(22,) * 4):
 
 def test_recorded_rounds_end_with_smaller_mini_batches():
     """Steps of 8, 8 and 6 samples: their sizes are a strided view of the round's."""
-    some, others = rounds_of("fused", ["fedgloss"]), rounds_of("autograd", ["fedgloss"])
+    some, others = rounds_of("fused", ["fedavg"]), rounds_of("autograd", ["fedavg"])
     start = [other.w.clone() for other in others]
     recorded = Replay(some, Again)
     for _ in range(WARM_UP + 1):

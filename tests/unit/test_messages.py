@@ -59,6 +59,15 @@ def test_a_finished_cell_is_method_alpha_seed_accuracy_seconds_and_count():
     ]
 
 
+def test_the_columns_stay_in_line_from_the_first_cell_to_the_last():
+    cells = [CELL.format("fedavg", seed) for seed in range(10)]
+    for cell in cells:
+        trained(cell)
+    lines = [*Messages(study("fedavg", seeds=range(10)), {1: train(*cells)}).finished(1)]
+    assert {line.index(" of 10") for line in lines} == {lines[0].index(" of 10")}
+    assert "   1 of 10" in lines[0] and "  10 of 10" in lines[9]
+
+
 def test_cells_trained_together_have_a_line_and_a_share_of_the_seconds_each():
     cells = [CELL.format("fedavg", seed) for seed in (0, 1)]
     for cell in cells:

@@ -300,7 +300,7 @@ def test_the_official_splits_differ_from_ours_no_more_than_ours_from_each_other(
     )
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.25])
+@pytest.mark.parametrize("factor", [pytest.param(0.8, marks=pytest.mark.slow), 1.25])
 def test_a_generator_of_another_concentration_is_told_from_theirs(shared, factor):
     """The comparison above would be worth nothing if other generators passed it."""
     assert not official_splits_are_like(
@@ -329,7 +329,13 @@ def test_a_generator_that_shares_out_missing_images_otherwise_is_told_from_their
     )
 
 
-@pytest.mark.parametrize(("dataset", "alpha"), EQUAL_SIZES)
+@pytest.mark.parametrize(
+    ("dataset", "alpha"),
+    [
+        pytest.param(*split, marks=() if split == ("cifar10", "0.05") else pytest.mark.slow)
+        for split in EQUAL_SIZES
+    ],
+)
 def test_given_the_images_left_each_official_client_is_like_ours(shared, dataset, alpha):
     """Client after client against 100 draws of ours from the piles that the official one met.
 

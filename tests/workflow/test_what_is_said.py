@@ -88,12 +88,12 @@ def test_a_run_that_was_edited_by_hand_is_told_at_the_start_and_under_the_table(
     with open(finished / CELL, "a", encoding="utf-8") as metrics:
         metrics.write("7,99,0.1\n")
     line = f"outdated, so left out of tables and figures: {FIRST}: metrics.csv has changed"
-    text = build(finished, SMOKE)
+    text = build(finished, "table_accuracy", SMOKE)
     assert text.count(line) == 1 and text.index(line) < text.index("table      accuracy")
     table = (finished / HERE.table("smoke", "accuracy")["md"]).read_text(encoding="utf-8")
     assert table.startswith("**accuracy (3 of 4 runs)**")
     assert f"1 run is outdated and left out, as if not run: {FIRST}, metrics.csv" in table
-    text = build(finished, SMOKE)
+    text = build(finished, "table_accuracy", SMOKE)
     assert text.count(line) == 1 and "Nothing to be done" in text
 
 

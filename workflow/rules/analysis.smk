@@ -8,7 +8,7 @@ PROVIDES  LAYOUT.hessian, the eigenvalues as JSON; LAYOUT.locals, those of the l
 from fedgloss.study.layout import CELL, SEED
 
 
-ruleorder: hessian_seeds > hessian
+ruleorder: hessian_methods > hessian_seeds > hessian
 
 
 rule hessian:
@@ -52,6 +52,22 @@ use rule hessian as hessian_seeds with:
         LAYOUT.benchmark("hessian", "{study}/{condition}/seed-all")
     wildcard_constraints:
         condition=packed("hessian", is_measured),
+
+
+use rule hessian as hessian_methods with:
+    output:
+        expand(
+            LAYOUT.hessian("{study}", f"{{setting}}/{{label}}/{SEED}"),
+            label=METHODS,
+            seed=SEEDS,
+            allow_missing=True,
+        ),
+    log:
+        LAYOUT.log("hessian", "{study}/{setting}/all"),
+    benchmark:
+        LAYOUT.benchmark("hessian", "{study}/{setting}/all")
+    wildcard_constraints:
+        setting=measured_together(),
 
 
 rule locals:

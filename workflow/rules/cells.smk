@@ -1,6 +1,7 @@
 """The cells that a job is about: inputs, parameters and resources of its rule.
 
-REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk)
+REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk), SETTINGS (packing.smk), by the time a
+          job is known
 PROVIDES  cells_of, and functions of wildcards: what the cells' jobs read, what decides their
           numbers, and what they need
 """
@@ -16,12 +17,14 @@ from fedgloss.study.layout import CELL, SEED
 
 
 def cells_of(wildcards):
-    """The cells of a job: the one that its wildcards name, or a method's of all seeds.
+    """The cells of a job: the one that its wildcards name, a method's of all seeds, or all methods'.
 
     A cell outside the grid is refused with near matches.
     """
     if "condition" in wildcards.keys():
         return [STUDY.cell(f"{wildcards.condition}/{SEED.format(seed=seed)}") for seed in SEEDS]
+    if "setting" in wildcards.keys():
+        return SETTINGS[wildcards.setting]
     return [STUDY.cell(CELL.format(**wildcards))]
 
 

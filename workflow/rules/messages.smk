@@ -5,6 +5,7 @@ PROVIDES  nothing; the lines go to the terminal and to Snakemake's log in .snake
 """
 
 import os
+import re
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import logger
@@ -18,7 +19,7 @@ NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
 
 def planned(job):
     """What our lines need to know of a job."""
-    return Planned(job.rule.name.removesuffix("_seeds"), job.wildcards_dict, job.output)
+    return Planned(re.sub("_(seeds|methods)$", "", job.rule.name), job.wildcards_dict, job.output)
 
 
 def tell_outdated(needed):

@@ -1,13 +1,15 @@
-"""Which jobs serve all seeds of a method: one process instead of one for each seed.
+"""Which jobs serve all seeds of a method, or all methods: one process instead of many.
 
 The files are the same either way, and so are a job's inputs but for other seeds' runs, its
 parameters and its command: finished cells stay finished when the packing changes.
 
 REQUIRES  STUDY, SEEDS, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk)
-PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern
+PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern;
+          measured_together, the same of settings and all their methods; SETTINGS, METHODS
 """
 
 import re
+from itertools import chain
 
 from fedgloss.study.outdated import Expectations
 
@@ -47,6 +49,47 @@ def packed(rule, done, may=lambda cell: True):
 
 
 EXPECTED = Expectations(STUDY, LAYOUT.results)
+
+
+SETTINGS = {}
+"""The cells of each setting: of a data set, an alpha and a model."""
+for cell in STUDY.cells:
+    SETTINGS.setdefault(cell.setting, []).append(cell)
+METHODS_OF = [[*dict.fromkeys(cell.algorithm for cell in cells)] for cells in SETTINGS.values()]
+METHODS = METHODS_OF[0]
+"""Those of each setting, if all settings have the same."""
+
+
+def measured_together():
+    """A pattern for the settings all of whose eigenvalues are one job, or none at all.
+
+    Starting a process takes longer than the eigenvalues of a small model. Settings are packed where
+    that leaves nothing idle: there are as many of them as cores, or, on a cluster, as jobs at a
+    time. And only where the whole study is built, a setting's eigenvalues are all shown, and none
+    is done, as above.
+    """
+    settings = SETTINGS
+    if workflow.is_main_process:  # a cluster's job has been told already which it is
+        given = workflow.resource_settings
+        places = given.nodes or given.cores or 0
+        whole = {*chain(*asked_for())} <= {"all"} and len(PART) == len(STUDY.cells)
+        equal = all(methods == METHODS for methods in METHODS_OF)
+        if TOGETHER == "cells" or not whole or not equal or not 0 < places <= len(settings):
+            return "none"
+        shown = {
+            cell
+            for entry in (*STUDY.tables.values(), *STUDY.figures.values())
+            for cell in STUDY.cells_behind(entry)
+            if "hessian" in STUDY.sources(entry, cell)
+        }
+        settings = [
+            setting
+            for setting, cells in settings.items()
+            if shown.issuperset(cells)
+            and all(map(is_small, cells))
+            and not any(map(is_measured, cells))
+        ]
+    return "|".join(map(re.escape, settings)) or "none"
 
 
 def is_measured(cell):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedgloss.algorithms.core import unit
+from fedgloss.engine.backends.stacked import plain_layers
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
@@ -125,12 +127,40 @@ def _outputs(
     """The model's outputs on all samples, batch by batch, and the targets beside them."""
     batch_size = batch_size or samples_a_pass(inputs, w)
     parameters = unflatten(w, parameter_shapes(task.model))
+    model = task.model if w.is_cuda else _pooling_faster(task.model)
     outputs, labels = [], []
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-        output = functional_call(task.model, parameters, (_inputs(task, x, w),))
+        output = functional_call(model, parameters, (_inputs(task, x, w),))
         outputs.append(output.to(w.dtype))
         labels.append(y.to(w.device, non_blocking=True))
     return torch.cat(outputs), torch.cat(labels)
+
+
+class _ChannelsLast(nn.Module):
+    """Max-pooling over channels-last images: on a processor in a quarter of the time.
+
+    The values are the same. Those of a convolution would not be, so it does not see that layout.
+    """
+
+    def __init__(self, layer: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or not x.is_contiguous() or self.layer.return_indices:
+            return self.layer(x)
+        return self.layer(x.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
+def _pooling_faster(model: nn.Module) -> nn.Module:
+    """The same layers in the same order, of a sequence that is no more than its layers."""
+    if not plain_layers(model):
+        return model
+    layers = OrderedDict(model.named_children())
+    for name, layer in layers.items():
+        if type(layer) is nn.MaxPool2d:
+            layers[name] = _ChannelsLast(layer)
+    return nn.Sequential(layers)
 
 
 def _inputs(task: Task, x: Tensor, w: Tensor) -> Tensor:

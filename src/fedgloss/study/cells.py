@@ -23,9 +23,14 @@ class Cell:
     seed: int
 
     @property
+    def setting(self) -> str:
+        """The cell's path without its algorithm and seed."""
+        return f"{self.dataset}/alpha-{self.alpha}/{self.model}"
+
+    @property
     def condition(self) -> str:
         """The cell's path without its seed."""
-        return f"{self.dataset}/alpha-{self.alpha}/{self.model}/{self.algorithm}"
+        return f"{self.setting}/{self.algorithm}"
 
     @property
     def column(self) -> Condition:

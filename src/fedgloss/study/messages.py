@@ -84,7 +84,7 @@ class Messages:
         for cell, file in zip(self.cells[number], _files(job), strict=True):
             self.trained += 1
             said = [f"{job.rule:<9}  {self._name([cell])}", *_outcome(Path(file).parent)]
-            said += [f"{self.trained} of {self.to_train}", *self._left()]
+            said += [f"{self.trained:>{len(f'{self.to_train}')}} of {self.to_train}", *self._left()]
             yield "  ".join(said)
 
     def failed(self, number: int, logs: Sequence[str], said: str | None = None) -> Iterator[str]:
