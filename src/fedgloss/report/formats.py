@@ -10,6 +10,7 @@ from fedgloss.report.results import Summary
 
 HEADS = {
     "accuracy": "accuracy (%)",
+    "accuracy_gain": "gain (points)",
     "accuracy_at_half": "acc. at T/2 (%)",
     "lambda1": "λ₁",
     "lambda1_official": "λ₁, official code",

@@ -91,6 +91,12 @@ def _locals(found: Results, cells: Sequence["Cell"]) -> list[Local]:
     return listed
 
 
+def median(found: Results, cell: "Cell", metric: str) -> float | None:
+    """The middle one of a run's local models in `local` or `global`; None if not measured."""
+    values = [local.value(metric) for local in _locals(found, [cell])]
+    return statistics.median(values) if values else None
+
+
 def _lines(
     found: Results,
     label: str,

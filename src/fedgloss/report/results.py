@@ -305,6 +305,13 @@ def accuracy(results: Results, cell: "Cell") -> float | None:
     return manifest["accuracy"] if manifest else None
 
 
+def accuracy_gain(results: Results, cell: "Cell") -> float | None:
+    """The accuracy minus that of FedAvg's run with the same seed, in points."""
+    base = next(c for c in results.study.baselines(cell.column) if c.seed == cell.seed)
+    ours, theirs = accuracy(results, cell), accuracy(results, base)
+    return None if ours is None or theirs is None else ours - theirs
+
+
 def accuracy_at_half(results: Results, cell: "Cell") -> float | None:
     """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2."""
     manifest = results.manifest(cell)

@@ -61,8 +61,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
         return claims.build(found, name, asked)
     if isinstance(asked, LocalsTable):
         return local_models.build(found, name, asked)
-    columns = _columns(study, name, asked)
-    rows = tuple(_row(found, name, asked, label, columns) for label in asked.rows)
+    columns = _columns(study, asked)
+    rows = tuple(_row(found, asked, label, columns) for label in asked.rows)
     rows = tuple(
         replace(
             row,
@@ -80,21 +80,21 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
     return replace(table, notes=tuple(_notes(found, asked, table)))
 
 
-def _columns(study: "Study", table: str, asked: Asked) -> tuple[Column, ...]:
+def _columns(study: "Study", asked: Asked) -> tuple[Column, ...]:
     heads = names.columns(study, asked.columns)
     return tuple(
         Column(
             condition,
             head,
             metric,
-            any(published(study, condition, label, metric, table) for label in asked.rows),
+            any(published(study, condition, label, metric, asked.paper) for label in asked.rows),
         )
         for condition, head in zip(asked.columns, heads, strict=True)
         for metric in asked.metrics
     )
 
 
-def _row(found: Results, table: str, asked: Asked, label: str, columns: tuple[Column, ...]) -> Row:
+def _row(found: Results, asked: Asked, label: str, columns: tuple[Column, ...]) -> Row:
     study = found.study
     everywhere = [c for column in asked.columns for c in study.select(column, algorithm=label)]
     client = names.client(study, label)
@@ -104,14 +104,14 @@ def _row(found: Results, table: str, asked: Asked, label: str, columns: tuple[Co
         study.definition(label).method,
         client,
         None if client == "none" else results.communication_cost(found, everywhere),
-        tuple(_entry(found, table, asked, label, column) for column in columns),
+        tuple(_entry(found, asked, label, column) for column in columns),
     )
 
 
-def _entry(found: Results, table: str, asked: Asked, label: str, column: Column) -> Entry:
+def _entry(found: Results, asked: Asked, label: str, column: Column) -> Entry:
     cells = found.study.select(column.condition, algorithm=label)
     ours = KINDS[asked.kind].measure(found, cells, column)
-    paper = published(found.study, column.condition, label, column.metric, table)
+    paper = published(found.study, column.condition, label, column.metric, asked.paper)
     if paper is None or not cells or not column.judged:
         return Entry(ours, paper, None)
     rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}

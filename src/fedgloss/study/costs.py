@@ -27,8 +27,8 @@ def has_gpu() -> bool:
 def estimate(study: Study, results: Path, target: str = "", details: bool = False) -> str:
     """The hours still to be spent, by table or figure, model and device, then the total.
 
-    target: a table, a figure, or the beginning of cells' paths; InputError if the study has none
-    such. details: a line for each condition and kind of job instead.
+    target: a table, a figure, a part of the paper, or the beginning of cells' paths; InputError
+    if the study has none such. details: a line for each condition and kind of job instead.
     """
     jobs = [*remaining(study, results, target)]
     if details:

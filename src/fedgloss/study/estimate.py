@@ -182,10 +182,10 @@ def job(
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
     entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    name = re.sub("^(table|figure)_", "", target)
-    if name in entries:
-        entries = {name: entries[name]}
-        cells = study.cells_behind(entries[name])
+    if asked := _named(entries, target):
+        entries = asked
+        behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
+        cells = [*dict.fromkeys(behind)]
     else:
         cells = cells_below(study, target, [*entries])
     states = States(study, results)
@@ -225,6 +225,13 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
         there = layout.view(study.name, cell, view.kind, view.name).is_file()
         if cell in asked and (left.intersection(cells_in(cell, view)) or not there):
             yield job(study, view.kind, cell, parts.get(cell, ""))
+
+
+def _named(entries: dict[str, Table | Figure], target: str) -> dict[str, Table | Figure]:
+    """Those that a target of the workflow builds: a part of the paper, or one of its name."""
+    places = {name: e for name, e in entries.items() if e.paper and target in (e.paper, "paper")}
+    name = re.sub("^(table|figure)_", "", target)
+    return places or {own: entry for own, entry in entries.items() if own == name}
 
 
 def rounds_done(states: States, cell: Cell) -> int:
