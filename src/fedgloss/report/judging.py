@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedgloss.report.verdict import welch
 from fedgloss.student import mean_interval
@@ -40,7 +41,7 @@ class Number:
     mean: float | None = None
     std: float | None = None
     n: int = 1
-    by_pair: Mapping[int | str, float] = field(default_factory=dict)
+    by_pair: Mapping[Any, float] = field(default_factory=dict)
     """What is compared in pairs: our runs by seed, printed local models by client."""
     diverged: bool = False
     unreached: bool = False

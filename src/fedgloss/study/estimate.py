@@ -182,8 +182,8 @@ def job(
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
     entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    if asked := _named(entries, target):
-        entries = asked
+    if named := _named(entries, target):
+        entries = named
         behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
         cells = [*dict.fromkeys(behind)]
     else:
