@@ -86,9 +86,11 @@ def make_study(**config: object) -> Study:
     return Study("toy", "config/toy.yaml", {**report, **config}, constants(), tuple(cells))
 
 
-def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None = None) -> None:
+def write_cell(
+    folder: Path, cell: Cell, final: float | str, study: Study | None = None, name: str = "toy"
+) -> None:
     """What training and analysis leave behind for one cell; accuracy climbs by 1/10 a round."""
-    runs, analysis = (folder / kind / "toy" / str(cell) for kind in ("runs", "analysis"))
+    runs, analysis = (folder / kind / name / str(cell) for kind in ("runs", "analysis"))
     runs.mkdir(parents=True)
     analysis.mkdir(parents=True)
     diverged = final == "x"

@@ -314,3 +314,16 @@ def test_lambda1_names_its_images_their_error_the_method_and_what_did_not_conver
     assert "over 2,500 of 50,000 training images without augmentation (`data: paper`)" in note
     assert "a class-balanced subset, sampling error 3 % of λ₁ (`method: eigsh`)" in note
     assert "; not converged in 1 of 10 runs" in note
+
+
+def test_eigenvalues_measured_otherwise_are_left_out_and_the_table_says_so(folder: Path) -> None:
+    """The section `hessian` was changed after they were measured."""
+    results = {"hessian": {"method": "pyhessian"}}
+    file = folder / "analysis/toy/cifar10/alpha-0/cnn/fedavg/seed-0/hessian.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | {"method": "lanczos"}))
+    table = build(folder, "table7", **results)
+    file.write_text(before)
+    assert table.rows[0].entries[0].ours.n == 2
+    (note,) = (note for note in table.notes if note.startswith("λ₁: "))
+    assert "λ₁ of 1 run is left out, as if not measured: `method` is lanczos there, pyh" in note

@@ -219,6 +219,8 @@ def _notes(found: Results, asked: LocalsTable, cells: Sequence["Cell"]) -> Itera
             f"{UNCONVERGED}: among these are eigenvalues that did not converge"
             f" ({open_} of {len(rows)})."
         )
+    if unlike := results.measured_unlike(found, cells, "locals"):
+        yield f"{unlike}."
     yield from results.left_out(found, cells)
     if cells:
         target = HERE.locals(found.study.name, cells[0])

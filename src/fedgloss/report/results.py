@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedgloss.errors import InputError
 from fedgloss.records import (
@@ -29,7 +29,7 @@ from fedgloss.records import (
 )
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, is_hessian_of, read_manifest
+from fedgloss.study.outdated import Expectations, measured_otherwise, read_manifest
 from fedgloss.study.views import View, cells_in
 
 if TYPE_CHECKING:
@@ -140,11 +140,8 @@ class Results:
 
         None also for those of another model, or on other data, than the study names.
         """
-        path = self._layout.hessian(self.study.name, cell)
-        if not path.exists() or self.outdated(cell):
-            return None
-        found = read_record(path, SHARPNESS)
-        return found if is_hessian_of(found, self.study.hessian) else None
+        found = self._record(cell, self._layout.hessian(self.study.name, cell), SHARPNESS)
+        return None if found is None or self._otherwise(found) else found
 
     def locals(self, cell: "Cell") -> dict[str, Any] | None:
         """The largest eigenvalues of the last round's local models, on their own data and on all.
@@ -152,14 +149,26 @@ class Results:
         None also for those by another method, or of other images, than the study names.
         """
         path = self._layout.locals(self.study.name, cell)
+        found = self._record(cell, path, LOCALS)
+        for i, row in enumerate(found["locals"] if found else ()):
+            check_record(path, row, LOCAL, f"locals[{i}]")
+        return None if found is None or self._otherwise(found) else found
+
+    def otherwise(self, cell: "Cell", kind: Literal["hessian", "locals"]) -> str | None:
+        """How eigenvalues that are there were not measured as the study asks; None if they were."""
+        path = getattr(self._layout, kind)(self.study.name, cell)
+        found = self._record(cell, path, SHARPNESS if kind == "hessian" else LOCALS)
+        if found is None or found.get("status") == "diverged":
+            return None
+        return self._otherwise(found)
+
+    def _otherwise(self, found: Mapping[str, Any]) -> str | None:
+        return measured_otherwise(found, self.study.hessian)
+
+    def _record(self, cell: "Cell", path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         if not path.exists() or self.outdated(cell):
             return None
-        found = read_record(path, LOCALS)
-        for i, row in enumerate(found["locals"]):
-            check_record(path, row, LOCAL, f"locals[{i}]")
-        asked = self.study.hessian
-        wanted = {"method": asked.method, "images": asked.images}
-        return found if all(found[key] == value for key, value in wanted.items()) else None
+        return read_record(path, wanted)
 
     def view(self, cell: "Cell", view: View) -> Seen | None:
         """A loss surface: x, y, loss, accuracy, x slowest; or a line: t, loss, accuracy.
@@ -297,6 +306,17 @@ def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:
             f"{count} outdated and left out, as if not run: {cell}"
             f"{' first' if len(reasons) > 1 else ''}, {why}."
         )
+
+
+def measured_unlike(
+    results: Results, cells: Iterable["Cell"], kind: Literal["hessian", "locals"] = "hessian"
+) -> str | None:
+    """A phrase on the eigenvalues that are there and not as the study asks, or None."""
+    reasons = [why for cell in cells if (why := results.otherwise(cell, kind))]
+    if not reasons:
+        return None
+    count = f"{len(reasons)} runs" if len(reasons) > 1 else "1 run"
+    return f"λ₁ of {count} is left out, as if not measured: {reasons[0]}"
 
 
 def accuracy(results: Results, cell: "Cell") -> float | None:

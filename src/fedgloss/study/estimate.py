@@ -18,7 +18,7 @@ from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.outdated import measured_otherwise
 from fedgloss.study.schema.resources import Resources
 from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
@@ -244,7 +244,7 @@ def _is_measured(study: Study, file: Path) -> bool:
     if not file.is_file():
         return False
     found, asked = read_json(file), study.hessian
-    if not isinstance(found, dict) or not is_hessian_of(found, asked):
+    if not isinstance(found, dict) or measured_otherwise(found, asked):
         return False
     if found.get("status") == "diverged":
         return True
