@@ -40,7 +40,7 @@ def scenes(panels: Sequence[Panel]) -> str:
         right, upper = left + 1 / across - GAP, 1 - row / down
         layout[scene] = {
             "domain": {"x": [left, right], "y": [upper - 1 / down, upper - 0.06 / down]},
-            "camera": {"eye": {"x": -1.3, "y": -1.5, "z": 0.9}},
+            "camera": {"eye": {"x": -1.5, "y": -1.75, "z": 1.05}},
             "aspectratio": {"x": 1, "y": 1, "z": 0.8},
             **{axis: {"title": {"text": ""}, "nticks": 3} for axis in ("xaxis", "yaxis")},
             "zaxis": {
