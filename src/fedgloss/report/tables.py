@@ -120,7 +120,10 @@ def _entry(found: Results, asked: Asked, label: str, column: Column) -> Entry:
 
 
 def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
-    """Whether no method of the row's group has a better mean, as printed, in column i."""
+    """Whether no method of the row's group has a better mean, as printed, in column i.
+
+    Nor is any the best where all are alike, as models at chance are.
+    """
     if metric in UNRANKED:
         return False
     rivals = {r.label: r.entries[i].ours for r in rows if r.client == row.client}
@@ -130,7 +133,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
         if ours.mean is not None and not ours.diverged and not ours.unreached
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
-    return len(means) > 1 and means.get(row.label) == best
+    return len({*means.values()}) > 1 and means.get(row.label) == best
 
 
 def _notes(found: Results, asked: Asked, table: Table) -> Iterator[str]:
