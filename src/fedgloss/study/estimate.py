@@ -27,7 +27,7 @@ from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import View, cells_in
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
-PRODUCTS = 60
+PRODUCTS = 20
 """Of the Hessian with a vector, which the table's seconds for a model's eigenvalues stand for."""
 
 
@@ -91,7 +91,7 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
 def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the spectra of a cell and its sisters of all other seeds need: one job."""
     asked = study.hessian
-    products = PRODUCTS * len(asked.models)
+    products = _products(asked.count) + _products(1) * (len(asked.models) - 1)
     products += asked.trace.products if asked.trace else 0
     products += asked.density.starts * asked.density.steps if asked.density else 0
     seeds = len(study.asked.seeds)
@@ -101,7 +101,12 @@ def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
 def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the spectra of a cell's local models need; their own few images cost next to nothing."""
     participants = study.settings(cell).training["clients_per_round"]
-    return _of_images(study, cell, "hessian", participants, on_cpu)
+    return _of_images(study, cell, "hessian", participants * _products(1) / PRODUCTS, on_cpu)
+
+
+def _products(count: int) -> int:
+    """How many a model's largest eigenvalues take, as they were seen to."""
+    return 10 + 2 * count
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
