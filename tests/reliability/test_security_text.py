@@ -72,7 +72,9 @@ def test_nothing_breaks_out_of_the_page(project):
     nasty_manifests(project)
     nasty = page()
     assert {*nasty.tags} <= {*plain.tags, "code"} and {*nasty.attributes} <= {*plain.attributes}
-    assert "script" not in nasty.tags and nasty.tags.count("img") == plain.tags.count("img")
+    for tag in ("script", "img"):  # the page's own one script, whose hash its policy names
+        assert nasty.tags.count(tag) == plain.tags.count(tag)
+    assert plain.tags.count("script") == 1
     assert str(7773 * 7771) not in " ".join(nasty.words) and NASTY in "".join(nasty.words)
 
 
