@@ -66,6 +66,8 @@ def training(found: Results) -> list[dict[str, str]]:
 
 def _pairs(values: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:g}"
         return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
     return ", ".join(f"{key} = {text(value)}" for key, value in values.items() if value != [])
