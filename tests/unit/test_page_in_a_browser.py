@@ -121,12 +121,13 @@ def test_claims_sort_by_their_words(page: Path, chromium: Browser) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_surface_can_be_turned_around_without_a_complaint(
-    width: int, page: Path, chromium: Browser
+@pytest.mark.parametrize(("figure", "mark"), [("landscape", "canvas"), ("curves", ".legend")])
+def test_curves_and_surfaces_come_alive_without_a_complaint(
+    figure: str, mark: str, width: int, page: Path, chromium: Browser
 ) -> None:
     chromium.open(page, width)
-    chromium.run("document.querySelector('details.turned').open = true")
-    drawn = "document.querySelectorAll('details.turned canvas').length"
+    chromium.run(f"document.querySelector('#figure-{figure} details').open = true")
+    drawn = f"document.querySelectorAll('#figure-{figure} details {mark}').length"
     look = f"const look = () => {drawn} ? done(1) : setTimeout(look, 50); look()"
     assert chromium.run(f"new Promise(done => {{ {look} }})") == 1
     assert chromium.complaints == []

@@ -77,13 +77,13 @@ def test_the_page_asks_nothing_of_the_network(folder: Path, tmp_path: Path) -> N
     assert "default-src 'none'" in text and text.index("default-src") < text.index("<style>")
 
 
-def test_surfaces_alone_bring_plotly_and_once_and_all_scripts_are_named_by_their_hash(
+def test_curves_and_surfaces_alone_bring_plotly_and_all_scripts_are_named_by_their_hash(
     folder: Path, tmp_path: Path
 ) -> None:
     text = page(folder, tmp_path)
     assert text.count("plotly.js v") == 1 and text.count("Plotly.newPlot(") == 1
-    assert text.count('<script type="application/json">') == 1
-    without = page(folder, tmp_path, figures={"curves": {"kind": "curves"}})
+    assert text.count('<script type="application/json">') == 2
+    without = page(folder, tmp_path, figures={"sharpness": {"kind": "eigenvalues"}})
     assert "plotly" not in without and "unsafe-eval" not in without
     for shown, count in ((text, 2), (without, 1)):
         scripts = re.findall(r"<script>(.*?)</script>", shown, re.DOTALL)
@@ -98,7 +98,9 @@ def test_surfaces_can_be_turned_around_and_their_text_cannot_end_the_script(
     folder: Path, tmp_path: Path
 ) -> None:
     hostile = "</script><script>alert(1)</script>"
-    text = page(folder, tmp_path, algorithms={"fedavg": {"name": hostile}}, tables={})
+    shown = {"landscape": make_study().config["figures"]["landscape"]}
+    fedavg = {"fedavg": {"name": hostile}}
+    text = page(folder, tmp_path, algorithms=fedavg, tables={}, figures=shown)
     (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert "<" not in found
     drawn = json.loads(found)
@@ -108,6 +110,24 @@ def test_surfaces_can_be_turned_around_and_their_text_cannot_end_the_script(
     assert (net["type"], net["name"]) == ("scatter3d", "FedGloSS")
     loss = 0.1 + 20 * (np.linspace(-1, 1, 7)[:, None] ** 2 + np.linspace(-1, 1, 7) ** 2) / 2
     np.testing.assert_allclose(solid["z"], np.log1p(loss), rtol=1e-3)
+
+
+def test_the_values_of_curves_can_be_read(folder: Path, tmp_path: Path) -> None:
+    """The means over the seeds, of each panel, with their spread; one name for a method in all."""
+    text = page(folder, tmp_path, tables={}, figures={"curves": {"kind": "curves"}})
+    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    drawn = json.loads(found)
+    plotly.graph_objects.Figure(data=drawn["data"], layout=drawn["layout"])
+    assert [(trace["name"], trace["yaxis"], trace["showlegend"]) for trace in drawn["data"]] == [
+        ("FedAvg", "y", True),
+        ("SCAFFOLD (n=2, × 1/3)", "y", True),
+        ("FedDyn + SAM", "y", True),
+        ("FedGloSS (n=2/3)", "y", True),
+        ("FedAvg", "y2", False),
+    ]
+    first = drawn["data"][0]
+    assert (first["x"][-1], first["y"][-1], first["text"][-1]) == (10000, 60.33, "60.33 ± 1.5")
+    assert first["line"]["dash"] == "dash", "client SGD"
 
 
 def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         hashlib.sha256(text.encode()).digest()
     ).decode()
     figures = [_figure(study, name, folder) for name in study.figures]
-    turned = any(figure["turned"] for figure in figures)
+    is_live = any(figure["live"] for figure in figures)
     style, ours = (_beside(name) for name in ("report.css", "report.js"))
     page = environment.get_template("report.html").render(
         study=study,
@@ -89,7 +89,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         figures=figures,
         style=style,
         rule=RULE,
-        scripts=[*([interactive.script()] if turned else []), ours],
+        scripts=[*([interactive.script()] if is_live else []), ours],
         grid=_grid(found),
         hyperparameters=recorded.hyperparameters(found),
         training=recorded.training(found),
@@ -121,17 +121,22 @@ def _table(study: "Study", name: str, folder: Path) -> Table | Grid:
 
 
 def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
-    from fedgloss.report.figures import caption, turned
+    from fedgloss.report.figures import caption, live
 
     file = Layout(folder).figure(study.name, name)["png"]
-    shown = {"name": name, "caption": caption(study, name, folder), "source": None, "turned": None}
+    shown: dict[str, Any] = {
+        "name": name,
+        "caption": caption(study, name, folder),
+        "source": None,
+        "live": None,
+    }
     if file.exists():
         png = file.read_bytes()
         if len(png) < 24 or not png.startswith(b"\x89PNG"):
             raise InputError(f"{file}: not a PNG file; draw the figure again first")
         width, height = struct.unpack(">II", png[16:24])  # of the header chunk, at 200 dpi
         shown |= {"width": width // 2, "height": height // 2}
-        shown["turned"] = turned(study, name, folder)
+        shown["live"] = live(study, name, folder)
         shown["source"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return shown
 

@@ -81,14 +81,14 @@ function scrolls(box) {
 document.querySelectorAll("table.sort").forEach(sortable);
 document.querySelectorAll(".wide").forEach(scrolls);
 
-// Surfaces to turn around are drawn when they are first asked for.
+// Curves and surfaces are drawn when they are first asked for.
 
-for (const details of document.querySelectorAll("details.turned")) {
+for (const details of document.querySelectorAll("details.live")) {
   const draw = () => {
     const { data, layout, config } = JSON.parse(details.querySelector("script").textContent);
     const scene = details.querySelector(".scene");
     const panels = Object.keys(layout).filter((key) => key.startsWith("scene")).length;
-    scene.style.setProperty("--across", Math.min(panels, 3));
+    scene.style.setProperty("--across", Math.min(panels, 3)); // curves stand below each other
     Plotly.newPlot(scene, data, layout, config);
   };
   details.addEventListener("toggle", draw, { once: true });
