@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedgloss.report import communication, local_models, names, results
+from fedgloss.report import communication, local_models, names, results, values
 from fedgloss.report.judging import RULE, Judgement, Number, judge
 from fedgloss.report.methods import VALUES
 from fedgloss.report.model import Grid
@@ -106,7 +106,7 @@ def _ours(found: Results, condition: Condition, method: str, metric: str) -> Num
         return None
     cells = found.study.select(condition, algorithm=label)
     if metric == "communication_cost":
-        cost = results.communication_cost(found, cells)
+        cost = values.communication_cost(found, cells)
         return None if cost is None else Number(cost)
     summary = _summary(found, cells, condition, metric)
     if summary is None or (summary.missing and not summary.diverged):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.report import results as values
+from fedgloss.report import results, values
 from fedgloss.report.model import DECIMALS
 from fedgloss.report.results import Results
 from fedgloss.report.verdict import near
@@ -123,8 +123,8 @@ def remarks(first: Results, second: Results, change: Change | None = None) -> It
     )
     for name, side, place in (("first", first, 0), ("second", second, 1)):
         cells = [pair[place] for pair in pairs]
-        unlike = values.measured_unlike(side, cells)
-        for line in (*values.left_out(side, cells), *([f"{unlike}."] if unlike else [])):
+        unlike = results.measured_unlike(side, cells)
+        for line in (*results.left_out(side, cells), *([f"{unlike}."] if unlike else [])):
             yield f"Of the {name}: {line}"
 
 

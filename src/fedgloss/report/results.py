@@ -267,7 +267,6 @@ class Summary:
 
 
 NOT_REACHED = "not reached"
-FLOAT32_BYTES = 4
 
 
 def summarize(
@@ -317,88 +316,3 @@ def measured_unlike(
         return None
     count = f"{len(reasons)} runs" if len(reasons) > 1 else "1 run"
     return f"λ₁ of {count} is left out, as if not measured: {reasons[0]}"
-
-
-def accuracy(results: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluated rounds among the last `last` ones."""
-    manifest = results.manifest(cell)
-    return manifest["accuracy"] if manifest else None
-
-
-def accuracy_gain(results: Results, cell: "Cell") -> float | None:
-    """The accuracy minus that of FedAvg's run with the same seed, in points."""
-    base = next(c for c in results.study.baselines(cell.column) if c.seed == cell.seed)
-    ours, theirs = accuracy(results, cell), accuracy(results, base)
-    return None if ours is None or theirs is None else ours - theirs
-
-
-def accuracy_at_half(results: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2."""
-    manifest = results.manifest(cell)
-    return manifest["accuracy_at_half"] if manifest else None
-
-
-def lambda1(results: Results, cell: "Cell") -> float | None:
-    """The Hessian's largest eigenvalue."""
-    hessian = results.hessian(cell)
-    return hessian["lambda1"] if hessian else None
-
-
-def lambda1_official(results: Results, cell: "Cell") -> float | None:
-    """The same as the released code estimates it, where the study asks for it, too."""
-    hessian = results.hessian(cell) or {}
-    found = hessian if hessian.get("data") == "official_code" else hessian.get("official_code", {})
-    value: Any = found.get("lambda1") if isinstance(found, dict) else None
-    return value if NUMBER.fits(value) else None
-
-
-def accuracy_by_class(results: Results, cell: "Cell") -> list[float | None] | None:
-    """The final model's accuracy (percent) on each class; None for a class without test images.
-
-    None instead of a list where the run has not ended, or is from before this was measured.
-    """
-    manifest = results.manifest(cell)
-    found = manifest.get("accuracy_by_class") if manifest else None
-    if found is not None and not PERCENTAGE.or_null.listed.fits(found):
-        file = results.run(cell) / MANIFEST_FILE
-        raise InputError(f"{file}: accuracy_by_class: is not {PERCENTAGE.or_null.listed.words}")
-    return found
-
-
-def last_mean(results: Results, cell: "Cell", metric: str) -> float | None:
-    """The mean of a recorded metric over the evaluated rounds among the last `last` ones."""
-    manifest, metrics = results.manifest(cell), results.metrics(cell)
-    if not manifest or not metrics or manifest["status"] != "completed" or metric not in metrics:
-        return None
-    training = manifest["settings"]["training"]
-    after = training["rounds"] - training["last"]
-    pairs = zip(metrics["round"], metrics[metric], strict=True)
-    return statistics.fmean(value for t, value in pairs if t > after)
-
-
-def gradients(results: Results, cell: "Cell") -> float | None:
-    """Mini-batch gradients per local step."""
-    manifest = results.manifest(cell)
-    return manifest["gradients_per_step"] if manifest else None
-
-
-def exchanged(results: Results, cell: "Cell") -> float | None:
-    """All bytes that a run sent."""
-    manifest = results.manifest(cell)
-    return manifest["bytes_down"] + manifest["bytes_up"] if manifest else None
-
-
-def communication_cost(results: Results, cells: Iterable["Cell"]) -> float | None:
-    """Bytes that crossed the network relative to FedAvg's two models per client and round.
-
-    Counted in the runs that went to the end; None if there is none, or nothing is communicated.
-    """
-    costs = []
-    for cell in cells:
-        manifest = results.manifest(cell)
-        if manifest and manifest["status"] == "completed":
-            training = manifest["settings"]["training"]
-            models = 2 * training["rounds"] * training["clients_per_round"]
-            sent = manifest["bytes_down"] + manifest["bytes_up"]
-            costs.append(sent / (models * manifest["parameters"] * FLOAT32_BYTES))
-    return statistics.fmean(costs) if costs else None

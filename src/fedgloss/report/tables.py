@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import claims, communication, costs, local_models, methods, names, results
+from fedgloss.report import (
+    claims,
+    communication,
+    costs,
+    local_models,
+    methods,
+    names,
+    results,
+    values,
+)
 from fedgloss.report.definitions import snakemake
 from fedgloss.report.model import (
     DECIMALS,
@@ -103,7 +112,7 @@ def _row(found: Results, asked: Asked, label: str, columns: tuple[Column, ...]) 
         names.algorithm(study, label),
         study.definition(label).method,
         client,
-        None if client == "none" else results.communication_cost(found, everywhere),
+        None if client == "none" else values.communication_cost(found, everywhere),
         tuple(_entry(found, asked, label, column) for column in columns),
     )
 
