@@ -4,11 +4,13 @@
     snakemake --cores all --configfile config/paper.yaml     the paper
     snakemake --profile slurm                                the paper, on a SLURM cluster
     snakemake --cores all table_accuracy                     one table
-    snakemake table_table3 --configfile=config/paper.yaml --config only=cifar10      a part of it
+    snakemake table3 --configfile=config/paper.yaml --config only=cifar10    the paper's Table 3, a part
     snakemake --cores 1 results/runs/quickstart/digits/alpha-0/smallcnn/fedgloss-printed/seed-42/metrics.csv
 
 A cell's path says what it is: {study}/{dataset}/alpha-{alpha}/{model}/{algorithm}/seed-{seed}
 """
+
+from functools import partial
 
 from snakemake.utils import min_version
 
@@ -75,6 +77,22 @@ for figure in STUDY.figures:
             figure_files(figure),
 
 
+for place in PLACES:
+
+    rule:
+        name:
+            place
+        input:
+            partial(place_files, [place]),
+
+
+if PLACES:
+
+    rule paper:
+        input:
+            partial(place_files, PLACES),
+
+
 for algorithm in dict.fromkeys(cell.algorithm for cell in STUDY.cells):
 
     rule:
@@ -89,6 +107,8 @@ refuse_unknown_targets(
         "all",
         *(f"table_{table}" for table in STUDY.tables),
         *(f"figure_{figure}" for figure in STUDY.figures),
+        *PLACES,
+        *["paper"] * bool(PLACES),
         *(f"only_{algorithm}" for algorithm in dict.fromkeys(c.algorithm for c in STUDY.cells)),
     ]
 )

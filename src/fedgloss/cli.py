@@ -230,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
         "target",
         nargs="?",
         default="",
-        help="a table, a figure, or how cells' paths begin, e.g. cifar10/alpha-0 (default: all)",
+        help="a table, a figure, a part of the paper such as figure6, or how cells' paths begin,"
+        " e.g. cifar10/alpha-0 (default: all)",
     )
     sub.add_argument(
         "--details", action="store_true", help="a line for each condition, with its time limit"

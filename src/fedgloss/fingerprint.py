@@ -95,7 +95,7 @@ def of_figures() -> str:
 
 def of_report() -> str:
     """The code that writes the report, and its template."""
-    return _with_files(fingerprint("fedgloss.report.html"), "*.html", "*.css")
+    return _with_files(fingerprint("fedgloss.report.html"), "*.html", "*.css", "*.js")
 
 
 def _with_files(code: str, *patterns: str) -> str:

@@ -72,7 +72,9 @@ def test_nothing_breaks_out_of_the_page(project):
     nasty_manifests(project)
     nasty = page()
     assert {*nasty.tags} <= {*plain.tags, "code"} and {*nasty.attributes} <= {*plain.attributes}
-    assert "script" not in nasty.tags and nasty.tags.count("img") == plain.tags.count("img")
+    assert nasty.tags.count("img") == plain.tags.count("img")
+    # Plotly, what it is to draw, and the page's own; of outdated runs there is nothing to draw.
+    assert (plain.tags.count("script"), nasty.tags.count("script")) == (3, 1)
     assert str(7773 * 7771) not in " ".join(nasty.words) and NASTY in "".join(nasty.words)
 
 

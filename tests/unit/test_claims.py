@@ -17,7 +17,8 @@ from fedgloss.study.claims import compared
 from fedgloss.study.configuration import validate
 from fedgloss.study.schema.claims import Claims
 from fedgloss.study.study import load_study
-from test_report_results import C10, make_study, write_results
+from test_local_models import local, write_locals
+from test_report_results import C10, SEEDS, make_study, write_results
 
 PAPER = Path(__file__).parents[3] / "shared/paper/paper.md"
 CLAIMS = papers_claims.claims()
@@ -26,8 +27,8 @@ BY_ID = {claim.id: claim for claim in CLAIMS}
 
 def words(text):
     """The words of a text as they are typeset anywhere: no mark-up, no signs, no references."""
-    text = re.sub(r"\[[\d, ]+\]", " ", text)
-    text = re.sub(r"\\(approx|alpha|delta_\\epsilon\^t|rightarrow)", " ", text)
+    text = re.sub(r"\[[\d, ]+\]", " ", text).replace("₁", "1")
+    text = re.sub(r"\\(approx|alpha|lambda|delta_\\epsilon\^t|rightarrow)", " ", text)
     return re.sub(r"[^a-z0-9]+", " ", text.lower())
 
 
@@ -50,6 +51,12 @@ def test_the_papers_own_numbers_decide_these():
     assert "fedgloss 83.9, fedavg 59.9" in ratio.text
     assert found["best-client-sgd"].verdict == "holds" and found["best-client-sgd"].judged == 16
     assert found["norms"].verdict == "not printed"
+    assert found["fedsam-sharper-globally-on-cifar100"].verdict == "holds"
+    assert found["flattest-globally"].verdict == "holds"
+    (pairs,) = found["fedsam-flatter-globally-on-cifar10"].comparisons
+    assert (
+        pairs.text == "cifar10, alpha 0, cnn: fedsam 81.42, fedsam (lambda1_global) 30.42: +51 ± 33"
+    )
     unclear = [c.text for c in found["best-client-sam"].comparisons if c.verdict == "unclear"]
     assert unclear == ["cifar10, alpha 0, cnn: fedgloss 83.9, feddyn-sam 79.3: +4.6 ± 7.5"]
 
@@ -168,6 +175,18 @@ def test_what_is_no_claim_is_refused(keys):
         claim(**keys)
 
 
+def test_of_our_local_models_a_seeds_middle_one_counts(tmp_path):
+    folder = write_results(tmp_path)
+    for seed, own in zip(SEEDS, ((1.0, 3.0, 50.0), (4.0,), (7.0, 9.0)), strict=True):
+        write_locals(folder, seed, [local(i, "cat", v, 10 * v) for i, v in enumerate(own)])
+    found, (first, *_) = Results(make_study(), folder), make_study().cells
+    ours = claims._ours(found, first.column, "fedavg", "lambda1_local")
+    assert ours.by_pair == {0: 3.0, 42: 4.0, 200299: 8.0} and ours.mean == 5.0
+    everyone = claims._ours(found, first.column, "fedavg", "lambda1_global")
+    assert everyone.by_pair == {0: 30.0, 42: 40.0, 200299: 80.0}
+    assert claims._ours(found, first.column, "fedgloss", "lambda1_local") is None
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     return Results(make_study(), write_results(tmp_path_factory.mktemp("results")))
@@ -205,7 +224,7 @@ def test_the_table_says_both_verdicts_and_the_csv_each_comparison(found):
     grid = tables.build(asked, "claims", found.folder)
     markdown = grids.to_markdown(grid)
     assert "| `nearly-double`" in markdown and "| fails" in markdown
-    assert "In the paper's own tables, of 30 claims:" in markdown
+    assert "In the paper's own tables, of 36 claims:" in markdown
     rows = [*csv.DictReader(io.StringIO(grids.to_csv(grid)))]
     assert len(rows) == sum(
         len(c.places) * (len(c.diverges or ()) or len(c.more) * len(c.less)) for c in CLAIMS
@@ -220,6 +239,7 @@ def test_the_claims_table_waits_for_what_claims_compare_alone(found):
     entry = study.tables["claims"]
     behind = study.cells_behind(entry)
     assert {cell.algorithm for cell in behind} == {"fedavg", "scaffold", "feddyn-sam", "fedgloss"}
+    assert all(("locals" in study.sources(entry, c)) == (c.algorithm != "scaffold") for c in behind)
     sources = {c.algorithm: study.sources(entry, c) for c in behind if c.dataset == "cifar10"}
     assert "hessian" in sources["fedgloss"] and "hessian" not in sources["scaffold"]
 

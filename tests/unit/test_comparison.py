@@ -2,15 +2,25 @@
 
 import csv
 import io
+import json
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from fedgloss.cli import main
-from fedgloss.report.comparison import Change, Comparison, compare, to_csv, to_markdown
+from fedgloss.report.comparison import (
+    Change,
+    Comparison,
+    compare,
+    remarks,
+    to_csv,
+    to_markdown,
+)
 from fedgloss.report.results import Results
 from fedgloss.study.study import load_study
 from refusal import refused
+from studies import ROOT
 from test_report_results import C10, LAMBDA1, SEEDS, cell, make_study, write_cell, write_results
 
 AGAINST_FEDAVG = Change("algorithm", "fedavg", "feddyn-sam")
@@ -112,6 +122,97 @@ def test_what_no_side_has_is_refused(found):
         [*compare(found, Results(other, found.folder))]
 
 
+def measured(folder, study, algorithm, **changes):
+    """Change how the eigenvalues of a method's cells say they were measured."""
+    for one in study.cells:
+        file = folder / "analysis/toy" / str(one) / "hessian.json"
+        if one.algorithm == algorithm and file.is_file():
+            file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"samples": 2500, "population": 50000}, "images all / 2,500 of 50,000"),
+        ({"method": "pyhessian"}, "method lanczos / pyhessian"),
+    ],
+)
+def test_eigenvalues_measured_in_different_ways_have_no_difference(changes, words, tmp_path):
+    study, other = make_study(), make_study(hessian={"method": changes.get("method", "lanczos")})
+    first = Results(study, write_results(tmp_path / "one"))
+    second = Results(other, write_results(tmp_path / "two"))
+    measured(second.folder, other, "fedgloss", **changes)
+    compared = [*compare(first, second)]
+    entry = of_metric(compared, "lambda1")["cifar10"]
+    assert (entry.verdict, entry.unlike) == ("measured differently", words)
+    line = next(line for line in to_markdown([entry], "a", "b").splitlines() if "lambda1" in line)
+    assert f"| measured differently: {words} |" in line and "±" not in line and "+" not in line
+    (row,) = csv.DictReader(io.StringIO(to_csv([entry])))
+    assert row["difference"] == row["half_interval"] == "" and row["first"]
+    assert of_metric(compared)["cifar10"].verdict == "equal", "of accuracy nothing is taken away"
+
+
+def test_settings_that_differ_are_said_in_one_line(tmp_path):
+    study = make_study()
+    other = make_study(precision="tf32", algorithms={"fedgloss": {"training": {"lr": 0.25}}})
+    sides = [
+        Results(one, write_results(tmp_path / name, one))
+        for name, one in (("one", study), ("two", other))
+    ]
+    (line,) = remarks(*sides)
+    assert line == (
+        "Settings that differ, first / second: precision float32 / tf32;"
+        " training.lr 0.01 / 0.25 in 6 of 24 pairs."
+    )
+    assert [*remarks(sides[0], sides[0])] == ["No setting differs."]
+
+
+def test_what_the_two_variants_are_about_is_not_said_again(found):
+    (line,) = remarks(found, found, AGAINST_FEDAVG)
+    assert line.startswith("Settings that differ besides algorithm, first / second: method fedavg")
+    assert "algorithm fedavg" not in line and "hyperparameters.rho_l – / " in line
+
+
+def test_eigenvalues_that_the_study_no_longer_asks_for_are_said_to_be_left_out(tmp_path):
+    study = make_study(hessian={"images": 500})
+    results = Results(study, write_results(tmp_path))
+    for label in {one.algorithm for one in study.cells}:
+        measured(tmp_path, study, label, images="auto")
+    assert not any(e.first for e in compare(results, results) if e.metric == "lambda1")
+    lines = [*remarks(results, results)]
+    assert len(lines) == 3
+    assert lines[1].startswith("Of the first: λ₁ of 13 runs is left out, as if not measured:")
+    assert lines[1].endswith("`images` is auto there, 500 in the study.")
+
+
+PAPER = load_study(ROOT / "config/paper.yaml")
+VARIANTS = {
+    "printed against released sigma": Change("algorithm", "fedgloss", "fedgloss-paper"),
+    "clean against overlapping images": Change("dataset", "cifar10", "cifar10-official-overlap"),
+}
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_variants_of_the_papers_study_are_compared(what, tmp_path, monkeypatch):
+    change = VARIANTS[what]
+    cells = [c for c in PAPER.cells if getattr(c, change.field) == change.second]
+    for one in cells:
+        twin = replace(one, **{change.field: change.first})
+        for run, final in ((twin, 80.0), (one, 81.0 + one.seed % 3 / 10)):
+            monkeypatch.setitem(LAMBDA1, run.algorithm, 20.0)
+            write_cell(tmp_path, run, final, PAPER, "paper")
+    results = Results(PAPER, tmp_path)
+    compared = [*compare(results, results, change)]
+    assert len(compared) == 2 * len(cells) // 3, "accuracy and lambda_1 of each condition"
+    assert {e.verdict for e in compared if e.metric == "accuracy"} == {"higher"}
+    line = next(remarks(results, results, change))
+    known = {
+        "algorithm": "variants.sigma_scaling official_code / paper",
+        "dataset": "data.images clean",
+    }
+    assert known[change.field] in line
+
+
 STUDY = f"""\
 study: toy
 seeds: [{", ".join(map(str, SEEDS))}]
@@ -133,6 +234,7 @@ def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "fedavg |   fedsam |" in shown.splitlines()[0]
     assert "| cifar10/alpha-0/cnn/fedavg | accuracy |" in shown and "higher" in shown
+    assert shown.splitlines()[-1].startswith("- Settings that differ besides algorithm, first /")
     assert (tmp_path / "out.csv").read_text().startswith("condition,metric,first,second,")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedgloss.report import results
+from fedgloss.report import values
 from fedgloss.report.correlation import Points, correlation, pearson, spearman
 from fedgloss.report.flatness import caption, draw_flatness, points_of, said
 from fedgloss.report.results import Results
@@ -122,7 +122,7 @@ def test_recorded_sharpness_is_a_measure_too(folder: Path, monkeypatch) -> None:
         lambda self, cell: {**columns, "sharpness_gradient": [*map(float, range(1, 11))]},
     )
     # The last 1,000 of 10,000 rounds: the last of ten evaluations.
-    assert results.last_mean(found, cell, "sharpness_gradient") == 10.0
+    assert values.last_mean(found, cell, "sharpness_gradient") == 10.0
     with refused("figures.f.measure", "sharpness_gradient", "put sharpness"):
         digits(
             labels=["fedavg"], figures={"f": {"kind": "flatness", "measure": "sharpness_gradient"}}
@@ -134,14 +134,14 @@ def test_runs_of_before_are_no_failure(folder: Path) -> None:
     study = make_study()
     found = Results(study, folder)
     [cell] = study.select(algorithm="fedavg", seed=0, dataset="cifar10")
-    assert results.accuracy_by_class(found, cell) == [57.0, 61.0, None]
+    assert values.accuracy_by_class(found, cell) == [57.0, 61.0, None]
     manifest = found.manifest(cell)
     old = {k: v for k, v in manifest.items() if k != "accuracy_by_class"}
     for given, says in ((old, None), ({**manifest, "accuracy_by_class": ["x"]}, "accuracy_by")):
         changed = replace(found)
         vars(changed)["manifest"] = lambda cell, given=given: given
         if says is None:
-            assert results.accuracy_by_class(changed, cell) is None
+            assert values.accuracy_by_class(changed, cell) is None
         else:
             with refused(says, "manifest.json"):
-                results.accuracy_by_class(changed, cell)
+                values.accuracy_by_class(changed, cell)

@@ -49,11 +49,33 @@ def test_a_diverged_run_is_a_result_too(place):
     assert fates(place)["fedgloss"] == "imported"
 
 
-def test_a_stale_run_of_ones_own_is_replaced(place):
+def test_an_outdated_run_of_ones_own_is_replaced_and_said_to_be(place, capsys, monkeypatch):
     shutil.copytree(place / "theirs" / RUN, place / "ours" / RUN)
-    edit(place / "ours" / RUN / "manifest.json", lambda m: m.update(code="older"))
-    (place / "ours" / RUN / "metrics.csv").write_text("older")
-    assert fates(place)["fedgloss"] == "imported"
+    edit(place / "ours" / RUN / "manifest.json", settings(seed=7))
+    monkeypatch.chdir(place)
+    assert main(["import", "theirs", "study.yaml", "--results", "ours"]) == 0
+    said = capsys.readouterr().err
+    assert "fedgloss/seed-0: an outdated run was here, settings.seed is 7 in the run, 0" in said
+    assert "shared: 2 imported" in said
+    assert tree(place / "ours" / RUN) == tree(place / "theirs" / RUN)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_run_that_was_edited_by_hand_stays(stale, place):
+    """Nobody has it elsewhere, be it of this study or of an earlier one."""
+    shutil.copytree(place / "theirs" / RUN, place / "ours" / RUN)
+    if stale:
+        edit(place / "ours" / RUN / "manifest.json", lambda m: m.update(code="older"))
+    (place / "ours" / RUN / "metrics.csv").write_text("mine")
+    before = tree(place / "ours" / RUN)
+    assert "whose metrics.csv was edited; remove it first" in fates(place)["fedgloss"]
+    assert tree(place / "ours" / RUN) == before
+
+
+def test_a_run_without_its_models_is_completed(place):
+    shutil.copytree(place / "theirs" / RUN, place / "ours" / RUN)
+    (place / "ours" / RUN / "final.safetensors").unlink()
+    assert fates(place)["fedgloss"] == "replaced: final.safetensors is missing"
     assert tree(place / "ours" / RUN) == tree(place / "theirs" / RUN)
 
 

@@ -1,9 +1,11 @@
 """The HTML page: complete, self-contained, escaped, and never at odds with the tables' files."""
 
+import base64
 import json
 import re
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from fedgloss.errors import InputError
 from fedgloss.files import write_json
-from fedgloss.report import figures, html, tables
+from fedgloss.report import figures, html, rerun, tables
 from fedgloss.report.writing import write
 from fedgloss.study.layout import Layout
 from test_report_results import SEEDS, cell, make_study, write_cell, write_results
@@ -75,14 +77,20 @@ def test_the_page_asks_nothing_of_the_network(folder: Path, tmp_path: Path) -> N
     assert "default-src 'none'" in text and text.index("default-src") < text.index("<style>")
 
 
-def test_only_surfaces_bring_a_script_once_and_where_there_are_none_there_is_none(
+def test_curves_and_surfaces_alone_bring_plotly_and_all_scripts_are_named_by_their_hash(
     folder: Path, tmp_path: Path
 ) -> None:
     text = page(folder, tmp_path)
     assert text.count("plotly.js v") == 1 and text.count("Plotly.newPlot(") == 1
-    assert text.count('<script type="application/json">') == 1
-    without = page(folder, tmp_path, figures={"curves": {"kind": "curves"}})
-    assert "script" not in Page(without).tags and "script-src" not in without
+    assert text.count('<script type="application/json">') == 2
+    without = page(folder, tmp_path, figures={"sharpness": {"kind": "eigenvalues"}})
+    assert "plotly" not in without and "unsafe-eval" not in without
+    for shown, count in ((text, 2), (without, 1)):
+        scripts = re.findall(r"<script>(.*?)</script>", shown, re.DOTALL)
+        hashes = [base64.b64encode(sha256(script.encode()).digest()) for script in scripts]
+        (policy,) = re.findall(r"script-src ([^;\"]*)", shown)
+        said = [word for word in policy.split() if word != "'unsafe-eval'"]
+        assert said == [f"'sha256-{one.decode()}'" for one in hashes] and len(said) == count
     assert not re.search(r"https?://|@import|url\(", without)
 
 
@@ -90,7 +98,9 @@ def test_surfaces_can_be_turned_around_and_their_text_cannot_end_the_script(
     folder: Path, tmp_path: Path
 ) -> None:
     hostile = "</script><script>alert(1)</script>"
-    text = page(folder, tmp_path, algorithms={"fedavg": {"name": hostile}}, tables={})
+    shown = {"landscape": make_study().config["figures"]["landscape"]}
+    fedavg = {"fedavg": {"name": hostile}}
+    text = page(folder, tmp_path, algorithms=fedavg, tables={}, figures=shown)
     (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert "<" not in found
     drawn = json.loads(found)
@@ -100,6 +110,24 @@ def test_surfaces_can_be_turned_around_and_their_text_cannot_end_the_script(
     assert (net["type"], net["name"]) == ("scatter3d", "FedGloSS")
     loss = 0.1 + 20 * (np.linspace(-1, 1, 7)[:, None] ** 2 + np.linspace(-1, 1, 7) ** 2) / 2
     np.testing.assert_allclose(solid["z"], np.log1p(loss), rtol=1e-3)
+
+
+def test_the_values_of_curves_can_be_read(folder: Path, tmp_path: Path) -> None:
+    """The means over the seeds, of each panel, with their spread; one name for a method in all."""
+    text = page(folder, tmp_path, tables={}, figures={"curves": {"kind": "curves"}})
+    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    drawn = json.loads(found)
+    plotly.graph_objects.Figure(data=drawn["data"], layout=drawn["layout"])
+    assert [(trace["name"], trace["yaxis"], trace["showlegend"]) for trace in drawn["data"]] == [
+        ("FedAvg", "y", True),
+        ("SCAFFOLD (n=2, × 1/3)", "y", True),
+        ("FedDyn + SAM", "y", True),
+        ("FedGloSS (n=2/3)", "y", True),
+        ("FedAvg", "y2", False),
+    ]
+    first = drawn["data"][0]
+    assert (first["x"][-1], first["y"][-1], first["text"][-1]) == (10000, 60.33, "60.33 ± 1.5")
+    assert first["line"]["dash"] == "dash", "client SGD"
 
 
 def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
@@ -155,7 +183,7 @@ def test_the_page_says_and_shows_what_was_trained_on(folder: Path, tmp_path: Pat
     assert (
         "CIFAR-10, α = 0: 100 clients with 400 to 600 training images each, 50,000 in all (the"
         " released code's images, some of which are test images, too); 10,000 test images; 1"
-        " classes a client on average; scheme dirichlet, seed 3."
+        " class a client on average; scheme dirichlet, seed 3."
     ) in Page(text).text
     assert text.count("data:image/png;base64,iVBORw==") == 1
 
@@ -207,7 +235,7 @@ def test_everything_is_escaped(folder: Path, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script> & `code`"
     curves = {"curves": {"kind": "curves"}}
     text = page(folder, tmp_path, title=hostile, note=hostile, figures=curves)
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert Page(text).text.count("<script>alert(1)</script> & `code`") == 3
 
 
@@ -236,7 +264,7 @@ def test_commands_name_only_cells_of_the_grid() -> None:
     """Alphas with other seeds do not share braces."""
     cells = (cell("cifar10", "fedavg", 0), cell("cifar10", "fedavg", 42))
     cells += (replace(cells[0], alpha="0.05"), replace(cells[0], alpha="5"))
-    targets = html._targets(replace(make_study(), cells=cells), "fedavg")
+    targets = rerun._targets(replace(make_study(), cells=cells), "fedavg")
     assert [*map(str, targets)] == [
         "results/runs/toy/cifar10/alpha-0/cnn/fedavg/seed-{0,42}/metrics.csv",
         "results/runs/toy/cifar10/alpha-{0.05,5}/cnn/fedavg/seed-0/metrics.csv",

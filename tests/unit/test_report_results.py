@@ -9,7 +9,7 @@ import pytest
 
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
-from fedgloss.report import results
+from fedgloss.report import results, values
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import Cell, Study, constants
@@ -86,9 +86,11 @@ def make_study(**config: object) -> Study:
     return Study("toy", "config/toy.yaml", {**report, **config}, constants(), tuple(cells))
 
 
-def write_cell(folder: Path, cell: Cell, final: float | str, study: Study | None = None) -> None:
+def write_cell(
+    folder: Path, cell: Cell, final: float | str, study: Study | None = None, name: str = "toy"
+) -> None:
     """What training and analysis leave behind for one cell; accuracy climbs by 1/10 a round."""
-    runs, analysis = (folder / kind / "toy" / str(cell) for kind in ("runs", "analysis"))
+    runs, analysis = (folder / kind / name / str(cell) for kind in ("runs", "analysis"))
     runs.mkdir(parents=True)
     analysis.mkdir(parents=True)
     diverged = final == "x"
@@ -231,7 +233,7 @@ def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: 
     readers = (found.metrics, found.manifest, found.hessian, partial(found.view, view=AROUND))
     assert [read(old) for read in readers] == [None] * 4
     cells = found.study.select(dataset="cifar10", algorithm="fedavg")
-    summary = summarize(found, cells, lambda one: results.accuracy(found, one))
+    summary = summarize(found, cells, lambda one: values.accuracy(found, one))
     assert (summary.n, summary.missing) == (0, 3)
     (sentence,) = results.left_out(found, cells)
     assert "3 runs are outdated" in sentence and "in the run" in sentence
@@ -258,7 +260,7 @@ def test_metrics_that_are_not_those_of_the_run_make_it_outdated(
 ) -> None:
     found, harmed = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
     damage(found.run(harmed) / "metrics.csv")
-    assert found.metrics(harmed) is None and results.accuracy(found, harmed) is None
+    assert found.metrics(harmed) is None and values.accuracy(found, harmed) is None
     assert found.status(harmed) == "outdated"
     (sentence,) = results.left_out(found, found.study.cells)
     assert (
@@ -310,7 +312,7 @@ def test_a_summary_counts_every_seed_once(tmp_path: Path) -> None:
 
     def accuracy(dataset: str, algorithm: str) -> Summary:
         cells = found.study.select(dataset=dataset, algorithm=algorithm)
-        return summarize(found, cells, lambda one: results.accuracy(found, one))
+        return summarize(found, cells, lambda one: values.accuracy(found, one))
 
     assert accuracy("cifar10", "fedavg") == Summary({0: 59.0, 42: 60.0, 200299: 62.0}, 3)
     assert accuracy("cifar10", "scaffold") == Summary({0: 25.0, 200299: 26.0}, 3, diverged=1)
@@ -332,7 +334,7 @@ def test_communication_is_counted_in_the_manifests(tmp_path: Path) -> None:
 
     def cost(dataset: str, algorithm: str) -> float | None:
         cells = found.study.select(dataset=dataset, algorithm=algorithm)
-        return results.communication_cost(found, cells)
+        return values.communication_cost(found, cells)
 
     assert cost("cifar10", "fedavg") == 1.0
     assert cost("cifar10", "scaffold") == 2.0

@@ -127,7 +127,7 @@ BAD = {
     "a key of another kind of figure": (
         "kind: curves",
         "kind: eigenvalues\n    metric: loss",
-        ["figures.curves.metric: unknown key", "columns, kind, rows, seed, title"],
+        ["figures.curves.metric: unknown key", "columns, kind, paper, rows, seed, title"],
     ),
     "a kind without a value": (
         "kind: curves",

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from fedgloss.errors import InputError
-from fedgloss.report import formats, tables
+from fedgloss.report import formats, html, tables
 from fedgloss.report.published import published
 from fedgloss.report.results import Summary
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
 from fedgloss.study.study import Cell
-from test_report_results import C10, C100, ROWS, make_study, write_results
+from test_report_results import C10, C100, ROWS, make_study, write_cell, write_results
 
 MARKDOWN = """\
 **Accuracy (18 of 24 runs)**
@@ -328,3 +328,26 @@ def test_lambda1_of_a_subset_says_how_far_it_may_be_above_that_of_all_images(
         file.write_text(json.dumps(record))
     (note,) = (n for n in build(folder, "table7").notes if n.startswith("λ₁: "))
     assert "; over all images λ₁ is up to 30 % lower" in note
+
+
+def test_eigenvalues_measured_otherwise_are_left_out_and_the_table_says_so(folder: Path) -> None:
+    """The section `hessian` was changed after they were measured."""
+    results = {"hessian": {"method": "pyhessian"}}
+    file = folder / "analysis/toy/cifar10/alpha-0/cnn/fedavg/seed-0/hessian.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | {"method": "lanczos"}))
+    table = build(folder, "table7", **results)
+    file.write_text(before)
+    assert table.rows[0].entries[0].ours.n == 2
+    (note,) = (note for note in table.notes if note.startswith("λ₁: "))
+    assert "λ₁ of 1 run is left out, as if not measured: `method` is lanczos there, pyh" in note
+
+
+def test_where_all_are_alike_none_is_the_best(tmp_path: Path) -> None:
+    """As models at chance are."""
+    study = make_study()
+    for cell in study.cells:
+        write_cell(tmp_path, cell, 10.0 if cell.dataset == "cifar10" else 1.0 + cell.seed % 2)
+    table = tables.build(study, "table3", tmp_path)
+    assert not any(entry.best for row in table.rows for entry in row.entries)
+    assert not any("accura" in line for line in html._winners(study, [table]))

@@ -1,13 +1,19 @@
 """Tables and figures: their files, and the cells and files that they are made from.
 
 REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk)
-PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk's rules; lost_files
+PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk's rules; lost_files;
+          PLACES, the parts of the paper that the study shows, and place_files
 """
 
 import json
+from typing import get_args
 
 from fedgloss.study.layout import MANIFEST, RUN_FILES
+from fedgloss.study.schema.shown import Place
 from fedgloss.study.views import cells_in
+
+ENTRIES = (*STUDY.tables.values(), *STUDY.figures.values())
+PLACES = [place for place in get_args(Place) if any(entry.paper == place for entry in ENTRIES)]
 
 
 def shown(entries):
@@ -23,6 +29,20 @@ def table_files(name):
 def figure_files(name):
     """What drawing a figure makes."""
     return [*LAYOUT.figure(STUDY.name, name).values()]
+
+
+def place_files(places, wildcards):
+    """What is made for parts of the paper: what shows a wanted cell, or else all, without runs."""
+    tables, figures = (
+        {name: entry for name, entry in entries.items() if entry.paper in places}
+        for entries in (STUDY.tables, STUDY.figures)
+    )
+    some = shown(tables), shown(figures)
+    tables, figures = some if any(some) else (tables, figures)
+    return [
+        *(file for name in tables for file in table_files(name)),
+        *(file for name in figures for file in figure_files(name)),
+    ]
 
 
 def entry_of(wildcards):

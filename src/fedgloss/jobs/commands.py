@@ -242,7 +242,8 @@ def estimate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     from fedgloss.files import write_text
-    from fedgloss.report.comparison import FIELDS, Change, compare, to_csv, to_markdown
+    from fedgloss.report import comparison
+    from fedgloss.report.comparison import FIELDS, Change
     from fedgloss.report.results import Results
     from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
@@ -269,15 +270,18 @@ def compare(options: argparse.Namespace) -> None:
     first, second = sides
     if not options.of and (first.study.name, first.folder) == (second.study.name, second.folder):
         raise InputError(f"compare: {options.config} with itself; name another study, or --of")
-    found = [*compare(first, second, Change(*options.of) if options.of else None)]
+    change = Change(*options.of) if options.of else None
+    found = [*comparison.compare(first, second, change)]
     if not found:
         raise InputError(f"{options.config}: no seed has been run on both sides yet")
     if options.csv:
-        write_text(options.csv, to_csv(found))
+        write_text(options.csv, comparison.to_csv(found))
     names = options.of[1:] if options.of else [options.config, options.other or options.config]
     if not options.of and names[0] == names[1]:
         names = [f"{options.results}", f"{options.other_results}"]
-    print(to_markdown(found, *names), end="")
+    print(comparison.to_markdown(found, *names))
+    for line in comparison.remarks(first, second, change):
+        print(f"- {line}")
 
 
 def collect(options: argparse.Namespace) -> None:
@@ -301,19 +305,23 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def import_runs(options: argparse.Namespace) -> int:
-    from fedgloss.jobs.importing import import_runs, taken_over
+    from fedgloss.jobs.importing import REPLACED, import_runs, is_taken, taken_over
 
     study, layout = _study(options), Layout(options.results)
     whole = True
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
     for cell, fate in import_runs(study, options.source, options.results):
-        counts[fate if fate in counts else "refused"] += 1
-        if fate == "imported":
+        taken = is_taken(fate)
+        counts["imported" if taken else fate if fate in counts else "refused"] += 1
+        if taken:
             for file in taken_over(layout, study, cell):
                 print(file, flush=True)
             whole &= all((layout.run(study.name, cell) / name).is_file() for name in RUN_FILES)
-        elif fate not in counts:
-            print(f"refused: {cell}: {InputError(fate)}", file=sys.stderr)
+        if fate not in counts:
+            said = (
+                f"replaced: {cell}: an outdated run was here, " if taken else f"refused: {cell}: "
+            )
+            print(f"{said}{InputError(fate.removeprefix(REPLACED))}", file=sys.stderr)
     print(
         f"{study.name}: {counts['imported']} imported, {counts['here']} here already,"
         f" {counts['missing']} not there, {counts['refused']} refused",

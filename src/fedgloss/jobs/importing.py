@@ -19,13 +19,17 @@ from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
 from fedgloss.study.outdated import Expectations, difference
 from fedgloss.study.study import Cell, Study
 
+REPLACED = "replaced: "
+"""How a fate begins that is followed by what was wrong with the run that was here."""
+
 
 def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cell, str]]:
     """Copy the runs of `study` that `source`, a results folder or an archive, has into `results`.
 
     Of an archive also what was measured on them, and the inputs that are not here. Yields each cell
     of the study with what became of it: "imported", "here", "missing" (there is no such run in
-    `source`), or the reason why it was refused. A refused run leaves no trace here.
+    `source`), "replaced: " and why the run that was here is none of this study's, or the reason why
+    it was refused. A refused run leaves no trace here.
     """
     check_writable(results)
     if not source.is_file():
@@ -36,9 +40,14 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
         _add_inputs(study, folder, results)
         whole = any(folder.rglob(RUN_FILES[-1]))
         for cell, fate in _import(study, folder, results, RUN_FILES if whole else SMALL):
-            if fate in ("imported", "here"):
+            if is_taken(fate) or fate == "here":
                 _add_measured(study, cell, folder, results)
             yield cell, fate
+
+
+def is_taken(fate: str) -> bool:
+    """Whether a run was copied, be it in another's place."""
+    return fate == "imported" or fate.startswith(REPLACED)
 
 
 def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
@@ -51,7 +60,11 @@ def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
 def _import(
     study: Study, source: Path, results: Path, names: Sequence[str]
 ) -> Iterator[tuple[Cell, str]]:
-    """The same from a folder whose runs have the files `names` beside their manifests."""
+    """The same from a folder whose runs have the files `names` beside their manifests.
+
+    A run that is here and outdated gives way, as it would to training. One that was edited by hand
+    is what nobody has elsewhere: it stays.
+    """
     runs = Layout(source).runs(study.name)
     if not source.exists():
         raise InputError(f"{source}: there is no such archive or results folder")
@@ -61,8 +74,9 @@ def _import(
     for cell in study.cells:
         ours, theirs = Layout(results).run(study.name, cell), runs / str(cell)
         try:
-            expected = expect(cell)
-            here = (ours / MANIFEST).is_file() and _fault(ours, expected, names) is None
+            expected, there = expect(cell), (ours / MANIFEST).is_file()
+            outdated = _fault(ours, expected, names) if there else None
+            here = there and outdated is None
             if not (theirs / MANIFEST).is_file():
                 yield cell, "here" if here else "missing"
                 continue
@@ -71,11 +85,24 @@ def _import(
                 reason = "another run of this cell is here, with other results; remove one of them"
             elif here:
                 reason = "here"
+            elif there and not reason and (edited := _edited(ours)):
+                reason = f"a run of this cell is here whose {edited} was edited; remove it first"
             elif reason is None:
                 _copy(theirs, ours, names)
-            yield cell, reason or "imported"
+                reason = f"{REPLACED}{outdated}" if outdated else "imported"
+            yield cell, reason
         except InputError as error:
             yield cell, str(error)
+
+
+def _edited(run: Path) -> str | None:
+    """The first file of a run that is there and not the one that its manifest describes."""
+    manifest = read_json(run / MANIFEST)
+    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+    for name, digest in outputs.items() if isinstance(outputs, dict) else ():
+        if name in RUN_FILES and (run / name).is_file() and sha256(run / name) != digest:
+            return str(name)
+    return None
 
 
 def _equal(ours: Path, theirs: Path) -> bool:

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fedgloss.report import definitions, names, results
+from fedgloss.report import definitions, names, values
 from fedgloss.report.formats import count, is_plain, number
 from fedgloss.report.panels import cells_at, colour, is_wide, panels
 from fedgloss.report.results import Results, Summary, summarize
@@ -24,7 +24,7 @@ def draw_eigenvalues(found: Results, asked: EigenvaluesFigure) -> Figure:
             summarize(
                 found,
                 cells_at(found.study, asked, label, column),
-                lambda cell: results.lambda1(found, cell),
+                lambda cell: values.lambda1(found, cell),
             )
             for label in rows
         ]

@@ -1,16 +1,17 @@
 """Tables of kind claims: which of the paper's claims hold here, and in the paper's own numbers."""
 
 import functools
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedgloss.report import communication, names, results
+from fedgloss.report import communication, local_models, names, results, values
 from fedgloss.report.judging import RULE, Judgement, Number, judge
 from fedgloss.report.methods import VALUES
 from fedgloss.report.model import Grid
-from fedgloss.report.published import Published, lookup
+from fedgloss.report.published import Published, lookup, lookup_locals
 from fedgloss.report.results import Results, Summary, summarize
 from fedgloss.study.claims import claims
 from fedgloss.study.schema.claims import Claim
@@ -19,6 +20,7 @@ from fedgloss.study.schema.shown import ClaimsTable, Condition
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
+LOCAL = {"lambda1_local": "local", "lambda1_global": "global"}
 LAST = ("delta_epsilon", "w_norm")
 """Columns of a run's metrics of which the last evaluated round counts."""
 HEADS = ("Claim", "The paper says", "Here", "In the paper's numbers", "Where")
@@ -104,7 +106,7 @@ def _ours(found: Results, condition: Condition, method: str, metric: str) -> Num
         return None
     cells = found.study.select(condition, algorithm=label)
     if metric == "communication_cost":
-        cost = results.communication_cost(found, cells)
+        cost = values.communication_cost(found, cells)
         return None if cost is None else Number(cost)
     summary = _summary(found, cells, condition, metric)
     if summary is None or (summary.missing and not summary.diverged):
@@ -125,6 +127,8 @@ def _summary(
 ) -> Summary | None:
     if metric in VALUES:
         return summarize(found, cells, lambda cell: VALUES[metric](found, cell))
+    if metric in LOCAL:
+        return summarize(found, cells, lambda cell: local_models.median(found, cell, LOCAL[metric]))
     if metric in LAST:
         return summarize(found, cells, lambda cell: _last(found, cell, metric))
     if not found.study.baselines(condition):
@@ -148,6 +152,13 @@ def _early(found: Results, cells: list["Cell"], condition: Condition, method: st
 
 def _printed(condition: Condition, method: str, metric: str) -> Number | None:
     """A number of the paper's tables."""
+    if metric in LOCAL:
+        local = lookup_locals(condition.dataset, condition, method)
+        if local is None:
+            return None
+        pairs = {client: pair[LOCAL[metric]] for client, pair in local.by_client.items()}
+        mean = statistics.fmean(pairs.values()) if pairs else None
+        return Number(mean, None, len(pairs), pairs, diverged=local.diverged)
     found = _printed_as(condition, method, metric)
     if found is None:
         return None

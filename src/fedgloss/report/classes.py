@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedgloss.report import names, results
+from fedgloss.report import names, values
 from fedgloss.report.panels import cells_at, panels
 from fedgloss.report.results import Results
 from fedgloss.study.schema.shown import ClassesFigure
@@ -49,6 +49,6 @@ def caption(found: Results, asked: ClassesFigure) -> str:
 
 def _mean(found: Results, cells: list) -> list[float]:
     """The mean over seeds, NaN for a class that has no test image; empty without a run."""
-    runs = [run for cell in cells if (run := results.accuracy_by_class(found, cell))]
+    runs = [run for cell in cells if (run := values.accuracy_by_class(found, cell))]
     by_class = np.array([[np.nan if v is None else v for v in run] for run in runs])
     return by_class.mean(axis=0).tolist() if runs else []

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError
-from fedgloss.report import names, results
+from fedgloss.report import names, results, values
 from fedgloss.report.definitions import accuracy, training_values
 from fedgloss.report.model import Column, Entry, Row
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
@@ -34,9 +34,7 @@ def rows(found: Results, asked: CommunicationTable, columns: Sequence[Column]) -
         f"{names.algorithm(study, label)}, first reached",
         study.definition(label).method,
         names.client(study, label),
-        results.communication_cost(
-            found, dict.fromkeys(cell for cells in behind for cell in cells)
-        ),
+        values.communication_cost(found, dict.fromkeys(cell for cells in behind for cell in cells)),
         tuple(
             Entry(_reached(found, cells, column.condition, column.metric, ()), None, None)
             for cells, column in zip(behind, columns, strict=True)
@@ -69,8 +67,8 @@ def _reached(
 ) -> Summary:
     """of_all_rounds: cells that take all their rounds, whatever they reach before."""
     baseline = _baseline(found, condition, metric)
-    target = summarize(found, baseline, lambda cell: results.accuracy(found, cell)).mean
-    budget = summarize(found, baseline, lambda cell: results.exchanged(found, cell)).mean
+    target = summarize(found, baseline, lambda cell: values.accuracy(found, cell)).mean
+    budget = summarize(found, baseline, lambda cell: values.exchanged(found, cell)).mean
 
     def first_reached(cell: "Cell") -> float | str | None:
         manifest, metrics = found.manifest(cell), found.metrics(cell)
@@ -82,7 +80,7 @@ def _reached(
             return NOT_REACHED
         if metric.startswith("rounds"):
             return first
-        sent = results.exchanged(found, cell)
+        sent = values.exchanged(found, cell)
         return sent * first / total / budget if sent is not None and budget else None
 
     return summarize(found, cells, first_reached)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fedgloss.report import results
+from fedgloss.report import values
 from fedgloss.report.model import Column
 from fedgloss.report.results import Results, Summary, summarize
 from fedgloss.study.schema.shown import CostsTable
@@ -17,8 +17,8 @@ def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
 
     def cost(cell: "Cell") -> float | None:
         if column.metric == "gradients":
-            return results.gradients(found, cell)
-        return results.communication_cost(found, [cell])
+            return values.gradients(found, cell)
+        return values.communication_cost(found, [cell])
 
     return summarize(found, [cell for cell in cells if found.status(cell) != "diverged"], cost)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fedgloss.errors import InputError
-from fedgloss.report import definitions, names
+from fedgloss.report import definitions, interactive, names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import cells_at, colour, is_wide, panels
 from fedgloss.report.results import Columns, Results, Summary
@@ -61,24 +61,12 @@ def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
     """One panel per column of the figure."""
     metric, columns = asked.metric, asked.columns
     figure, axes = panels(len(columns), height=3.0)
-    drawn = [
-        [
-            curve_of(
-                found,
-                label,
-                cells_at(found.study, asked, label, column),
-                lambda columns: (columns["round"], columns.get(metric, [])),
-            )
-            for label in asked.rows
-        ]
-        for column in columns
-    ]
+    drawn = _curves(found, asked)
     thick = 1.6 if len(asked.rows) <= 6 else 1.2
     for axis, curves, head in zip(axes, drawn, names.columns(found.study, columns), strict=True):
         for curve in curves:
             draw_curve(axis, curve, thick)
-        values = [v for c in curves for _, ys in (*c.completed, *c.diverged) for v in ys]
-        if metric != "accuracy" and is_wide(values):
+        if _is_logarithmic(metric, curves):
             axis.set_yscale("log")
         axis.margins(x=0.01)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
@@ -92,6 +80,47 @@ def draw_curves(found: Results, asked: CurvesFigure) -> Figure:
         axis.set_xlim(axis.get_xlim())
         name_ends(axis, curves)
     return figure
+
+
+def _curves(found: Results, asked: CurvesFigure) -> list[list[Curve]]:
+    """Those of each column, in the order of the rows."""
+    return [
+        [
+            curve_of(
+                found,
+                label,
+                cells_at(found.study, asked, label, column),
+                lambda columns: (columns["round"], columns.get(asked.metric, [])),
+            )
+            for label in asked.rows
+        ]
+        for column in asked.columns
+    ]
+
+
+def _is_logarithmic(metric: str, curves: Sequence[Curve]) -> bool:
+    values = [v for c in curves for _, ys in (*c.completed, *c.diverged) for v in ys]
+    return metric != "accuracy" and is_wide(values)
+
+
+def to_read(found: Results, asked: CurvesFigure) -> str | None:
+    """The means for plotly, to read their values from: JSON; None where no run has ended."""
+    drawn, heads = _curves(found, asked), names.columns(found.study, asked.columns)
+    panels = [
+        interactive.Lines(
+            head,
+            _is_logarithmic(asked.metric, curves),
+            [
+                interactive.Line(
+                    c.name, c.style["color"], c.style["linestyle"] != "-", *_statistics(c)
+                )
+                for c in curves
+                if c.completed
+            ],
+        )
+        for head, curves in zip(heads, drawn, strict=True)
+    ]
+    return interactive.lines(panels, AXES[asked.metric]) if any(p.lines for p in panels) else None
 
 
 def caption(found: Results, asked: CurvesFigure) -> str:

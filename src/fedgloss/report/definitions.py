@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgloss.report import names
+from fedgloss.report import names, results
 from fedgloss.report.results import Results, Seen
 from fedgloss.study.views import View
 
@@ -44,6 +44,7 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
     over = " or ".join(
         of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
     )
+    unlike = results.measured_unlike(found, cells)
     unconverged = sum(not h.get("converged", True) for h in measured)
     return (
         "largest eigenvalue of the Hessian of the mean loss at the average of the last"
@@ -51,6 +52,7 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
         + (f", over {over}" if over else "")
         + by_method(measured)
         + (f"; not converged in {unconverged} of {len(measured)} runs" if unconverged else "")
+        + (f"; {unlike}" if unlike else "")
     )
 
 

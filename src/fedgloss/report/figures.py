@@ -25,17 +25,19 @@ class Kind(NamedTuple):
 
     draw: Callable[[Results, Any], Figure]
     caption: Callable[[Results, Any], str]
-    turned: Callable[[Results, Any], str | None] = lambda found, asked: None
-    """What plotly draws on the page, JSON, for what can be turned around."""
+    live: Callable[[Results, Any], str | None] = lambda found, asked: None
+    """What plotly draws on the page, JSON, where one can read values or turn it around."""
+    invitation: str = ""
+    """To do that."""
 
 
 KINDS = {
-    "curves": Kind(curves.draw_curves, curves.caption),
+    "curves": Kind(curves.draw_curves, curves.caption, curves.to_read, "Read the values"),
     "eigenvalues": Kind(bars.draw_eigenvalues, bars.caption),
     "gain": Kind(gain.draw_gain, gain.caption),
     "flatness": Kind(flatness.draw_flatness, flatness.caption),
     "classes": Kind(classes.draw_classes, classes.caption),
-    "landscape": Kind(landscapes.draw, landscapes.caption, landscapes.turned),
+    "landscape": Kind(landscapes.draw, landscapes.caption, landscapes.turned, "Turn it around"),
     "lines": Kind(lines.draw, lines.caption),
 }
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -64,10 +66,12 @@ def draw(study: "Study", name: str, folder: Path, out_stem: Path) -> None:
         plt.close(figure)
 
 
-def turned(study: "Study", name: str, folder: Path) -> str | None:
-    """The figure as the arguments of plotly, JSON; None if there is nothing to turn around."""
+def live(study: "Study", name: str, folder: Path) -> tuple[str, str] | None:
+    """The figure as the arguments of plotly, JSON, and an invitation; None if there is none."""
     asked = study.figures[name]
-    return KINDS[asked.kind].turned(Results(study, Path(folder)), asked)
+    kind = KINDS[asked.kind]
+    drawn = kind.live(Results(study, Path(folder)), asked)
+    return (drawn, kind.invitation) if drawn else None
 
 
 def caption(study: "Study", name: str, folder: Path) -> str:

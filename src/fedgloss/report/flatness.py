@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fedgloss.report import definitions, names, results
+from fedgloss.report import definitions, names, values
 from fedgloss.report.correlation import DRAWS, FEWEST, Points, correlation, pearson, spearman
 from fedgloss.report.panels import cells_at, colour, panels
 from fedgloss.report.results import Results
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
 MEASURES: dict[str, tuple[str, Callable[[Results, "Cell"], float | None]]] = {
-    "lambda1": ("λ₁", results.lambda1),
+    "lambda1": ("λ₁", values.lambda1),
     "sharpness_gradient": (
         "Rise of the test loss along its gradient",
-        lambda found, cell: results.last_mean(found, cell, "sharpness_gradient"),
+        lambda found, cell: values.last_mean(found, cell, "sharpness_gradient"),
     ),
 }
 
@@ -102,7 +102,7 @@ def points_of(found: Results, asked: FlatnessFigure) -> Points:
     for place, column in enumerate(asked.columns):
         for label in asked.rows:
             for cell in cells_at(found.study, asked, label, column):
-                flatness, accuracy = value(found, cell), results.accuracy(found, cell)
+                flatness, accuracy = value(found, cell), values.accuracy(found, cell)
                 if flatness is not None and flatness > 0 and accuracy is not None:
                     rows.append((label, place, flatness, accuracy))
     return Points(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
@@ -10,6 +11,7 @@ from fedgloss.report.results import Summary
 
 HEADS = {
     "accuracy": "accuracy (%)",
+    "accuracy_gain": "gain (points)",
     "accuracy_at_half": "acc. at T/2 (%)",
     "lambda1": "λ₁",
     "lambda1_official": "λ₁, official code",
@@ -23,7 +25,7 @@ HEADS = {
 FIELDS = (
     *("table", "client", "algorithm", "method", "dataset", "alpha", "model", "metric"),
     *("source", "seed", "mean", "std", "n", "planned", "diverged", "not_reached"),
-    *("status", "verdict", "note"),
+    *("status", "verdict", "note", "line"),
 )
 
 
@@ -108,49 +110,90 @@ def _markdown_row(table: Table, row: Row) -> list[str]:
     return line
 
 
+NAME, COST, OURS, SIGN, PAPER = 4, 2, 4, 1, 2
+"""How wide columns of a LaTeX table are, roughly."""
+SIZES = {16: r"\footnotesize", 24: r"\scriptsize", 30: r"\fontsize{6}{7.2}\selectfont"}
+"""In which print a page has room for how much of that."""
+
+
 def to_latex(table: Table) -> str:
-    """A floating table that needs booktabs alone; verdicts stand as signs between the numbers."""
-    costs = int(table.has_costs)
-    spec, top, rules = "l" + "r" * costs, [""] * (1 + costs), []
-    heads, at = ["Method", *["Comm. cost"] * costs], 2 + costs
-    for head, columns in spans(table.columns):
-        width = sum(1 + c.published + c.judged for c in columns)
-        top.append(rf"\multicolumn{{{width}}}{{c}}{{{tex(head)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
-        at += width
-        for c in columns:
-            spec += "r" + r"@{\ }c@{\ }" * c.judged + "l" * c.published
-            heads += [tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
-    body = []
-    for group, rows in table.groups:
-        body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
-        body += [_latex_row(table, row) for row in rows]
-    kind = "table*" if at > 6 else "table"
+    """A floating table that needs booktabs alone; verdicts stand as signs between the numbers.
+
+    What a page is too narrow for stands in parts, one below the other.
+    """
+    parts = _parts(table)
+    wide = _side(table) + max(sum(_wide(columns) for _, columns in part) for part in parts)
+    size = next((size for room, size in SIZES.items() if wide <= room), [*SIZES.values()][-1])
     title = tex(table.title)
+    kind = "table*" if wide > 12 else "table"
     lines = [
-        r"% needs \usepackage{booktabs}",
         rf"\begin{{{kind}}}",
         r"\centering",
         rf"\caption[{{{title}}}]{{{title}. {tex(' '.join(table.notes))}}}",
         rf"\label{{tab:{table.name}}}",
-        r"\footnotesize" if at <= 10 else r"\scriptsize",
-        rf"\setlength{{\tabcolsep}}{{{4 if at <= 10 else 2.5}pt}}",
-        rf"\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        " & ".join(top) + r" \\",
-        " ".join(rules),
-        " & ".join(heads) + r" \\",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
+        size,
+        rf"\setlength{{\tabcolsep}}{{{2.5 if wide <= 24 else 1.5}pt}}",
+        "\n\\par\\medskip\n".join(_tabular(table, part) for part in parts),
         rf"\end{{{kind}}}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_row(table: Table, row: Row) -> str:
+Heads = list[tuple[str, list[Column]]]
+
+
+def _parts(table: Table) -> list[Heads]:
+    """The conditions of a table in as few parts as fit a page, each of about as many."""
+    heads = spans(table.columns)
+    widest = max(_wide(columns) for _, columns in heads)
+    fitting = max((max(SIZES) - _side(table)) // widest, 1)
+    across = math.ceil(len(heads) / math.ceil(len(heads) / fitting))
+    return [heads[i : i + across] for i in range(0, len(heads), across)]
+
+
+def _side(table: Table) -> int:
+    return NAME + COST * table.has_costs
+
+
+def _wide(columns: list[Column]) -> int:
+    return sum(OURS + PAPER * column.published + SIGN * column.judged for column in columns)
+
+
+def _tabular(table: Table, heads: Heads) -> str:
+    """The part of a table that stands under some of its heads."""
+    costs = int(table.has_costs)
+    spec, top, rules = "l" + "r" * costs, [""] * (1 + costs), []
+    names, at = ["Method", *["Comm. cost"] * costs], 2 + costs
+    for head, columns in heads:
+        width = sum(1 + column.published + column.judged for column in columns)
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{tex(head)}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+        for c in columns:
+            spec += "r" + r"@{\ }c@{\ }" * c.judged + "l" * c.published
+            names += [tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
+    body = []
+    for group, rows in table.groups:
+        body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
+        body += [_latex_row(table, row, {head for head, _ in heads}) for row in rows]
+    lines = [
+        rf"\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        " & ".join(top) + r" \\",
+        " ".join(rules),
+        " & ".join(names) + r" \\",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_row(table: Table, row: Row, heads: set[str]) -> str:
     line = [tex(row.name), *[tex(cost(row))] * table.has_costs]
     for column, entry in zip(table.columns, row.entries, strict=True):
+        if column.head not in heads:
+            continue
         value = tex(number(entry.ours, column.metric))
         value = rf"\textbf{{{value}}}" if entry.best else value
         if not is_plain(entry.ours):
@@ -178,7 +221,7 @@ TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
 TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
 TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {
-    "–": r"\textendash{}",
+    "–": r"\textendash\allowbreak{}",
     "“": "``",
     "”": "''",
     "ε": r"$\varepsilon$",
@@ -192,8 +235,8 @@ def tex(text: str) -> str:
     escaped = "".join(TEX.get(c, c) for c in text)
 
     def code(found: re.Match[str]) -> str:
-        # Paths may break after a slash, and two hyphens are not a dash.
-        body = found[1].replace("/", r"/\allowbreak{}").replace("--", "-{}-")
+        # A line may break in paths and names, and two hyphens are not a dash.
+        body = re.sub("[-/]", lambda sign: rf"{sign[0]}\allowbreak{{}}", found[1])
         return rf"\texttt{{{body}}}"
 
     return re.sub(r"`([^`]*)`", code, escaped)
@@ -244,6 +287,7 @@ def _csv_rows(entry: Entry) -> list[dict[str, object]]:
                 "n": paper.n,
                 "status": paper.status,
                 "note": paper.note,
+                "line": paper.line,  # of published.csv, as a seed's run is known by its cell
             }
         )
     return rows

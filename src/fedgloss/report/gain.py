@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from fedgloss.report import definitions, names, results
+from fedgloss.report import definitions, names, values
 from fedgloss.report.communication import baseline
 from fedgloss.report.curves import Curve, curve_of, draw_curve, name_ends
 from fedgloss.report.panels import cells_at, panels
@@ -41,8 +41,8 @@ def caption(found: Results, asked: GainFigure) -> str:
 
 def _panel(found: Results, asked: GainFigure, axes: Axes, column: Condition) -> None:
     fedavg = baseline(found, column, "fedavg")
-    target = summarize(found, fedavg, lambda cell: results.accuracy(found, cell)).mean
-    budget = summarize(found, fedavg, lambda cell: results.exchanged(found, cell)).mean
+    target = summarize(found, fedavg, lambda cell: values.accuracy(found, cell)).mean
+    budget = summarize(found, fedavg, lambda cell: values.exchanged(found, cell)).mean
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if target is None or not budget:
@@ -59,7 +59,7 @@ def _panel(found: Results, asked: GainFigure, axes: Axes, column: Condition) -> 
         cells = cells_at(found.study, asked, label, column)
         curve = curve_of(found, label, cells, points)
         draw_curve(axes, curve, 1.2)
-        ours = summarize(found, cells, lambda cell: results.accuracy(found, cell))
+        ours = summarize(found, cells, lambda cell: values.accuracy(found, cell))
         _dot(axes, curve, ours, target)
         lowest = min([lowest, *(value - target for value in ours.values.values())])
         curves.append(curve)

@@ -2,9 +2,15 @@
 
 import csv
 import io
+import re
 
 from fedgloss.report.formats import tex
 from fedgloss.report.model import Grid
+
+LETTERS = 100
+"""Of the smallest print, in a line of a page."""
+LONG = 60
+"""Letters beyond which a text may as well take another line."""
 
 
 def to_markdown(grid: Grid) -> str:
@@ -18,15 +24,14 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """A long table over pages, whose columns share the width; needs booktabs and longtable."""
-    longest = [max(map(len, column)) for column in zip(grid.heads, *grid.lines, strict=True)]
-    share = [min(length, 60) / sum(min(n, 60) for n in longest) for length in longest]
+    """A long table over pages, whose columns share the width; needs array and longtable, too."""
+    share = _shares([*zip(grid.heads, *grid.lines, strict=True)])
     spec = "".join(
         rf">{{\raggedright\arraybackslash}}p{{{0.9 * part:.3f}\linewidth}}" for part in share
     )
     lines = [
-        r"% needs \usepackage{array,booktabs,longtable}",
-        rf"{{\scriptsize\begin{{longtable}}{{{spec}}}",
+        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{longtable}}{{{spec}}}",
         rf"\caption[{{{tex(grid.title)}}}]{{{tex(grid.title)}. {tex(' '.join(grid.notes))}}}"
         rf"\label{{tab:{grid.name}}} \\",
         r"\toprule",
@@ -38,6 +43,19 @@ def to_latex(grid: Grid) -> str:
         r"\end{longtable}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shares(columns: list[tuple[str, ...]]) -> list[float]:
+    """How much of the width each column gets: room for its longest word, and the rest by length."""
+    words = [
+        max(len(word) for text in column for word in re.split("[ –-]", text)) for column in columns
+    ]
+    rest = [
+        min(max(map(len, column)), LONG) - word for column, word in zip(columns, words, strict=True)
+    ]
+    left = max(LETTERS - sum(words), 0) / max(sum(rest), 1)
+    wanted = [word + left * max(more, 0) for word, more in zip(words, rest, strict=True)]
+    return [width / sum(wanted) for width in wanted]
 
 
 def to_csv(grid: Grid) -> str:

@@ -1,25 +1,35 @@
 """One self-contained HTML page for a study: opens offline, prints, asks nothing of the network."""
 
 import base64
+import hashlib
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
 from fedgloss.files import write_text
-from fedgloss.report import definitions, formats, names, partitions, summary
-from fedgloss.report.model import LOWER_IS_BETTER, Grid, Table
+from fedgloss.report import (
+    definitions,
+    formats,
+    names,
+    partitions,
+    recorded,
+    rerun,
+    summary,
+)
+from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Grid, Table
 from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
+from fedgloss.report.verdict import RULE
 from fedgloss.report.writing import texts
-from fedgloss.study.layout import CELL, HERE, Layout
+from fedgloss.study.layout import Layout
 from fedgloss.study.schema.shown import Condition
 
 if TYPE_CHECKING:
-    from fedgloss.study.study import Cell, Study
+    from fedgloss.study.study import Study
 
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
 MARKS = {"completed": "●", "diverged": "×", "outdated": "≠", "missing": "○"}
@@ -51,8 +61,18 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     environment.filters["code"] = lambda text: markupsafe.Markup(
         re.sub(r"`([^`]*)`", _code, str(markupsafe.escape(text)))
     )
-    environment.filters["head"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
+    # Some spaces are no place for a line to break.
+    environment.filters["head"] = lambda text: re.sub(
+        r" = |(?<=\bSec\.) |(?<=\bTab\.) |(?<=\bFig\.) ",
+        lambda found: found[0].replace(" ", "\u00a0"),
+        text,
+    )
+    environment.filters["sha256"] = lambda text: base64.b64encode(
+        hashlib.sha256(text.encode()).digest()
+    ).decode()
     figures = [_figure(study, name, folder) for name in study.figures]
+    is_live = any(figure["live"] for figure in figures)
+    style, ours = (_beside(name) for name in ("report.css", "report.js"))
     page = environment.get_template("report.html").render(
         study=study,
         title=(study.asked.title or study.name) + part(found, study.cells),
@@ -67,17 +87,24 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         cuts=list(partitions.cuts(found)),
         tables=tables,
         figures=figures,
-        plotly=interactive.script() if any(figure["turned"] for figure in figures) else None,
+        style=style,
+        rule=RULE,
+        scripts=[*([interactive.script()] if is_live else []), ours],
         grid=_grid(found),
-        hyperparameters=_hyperparameters(found),
-        training=_training(found),
-        provenance=_provenance(found),
-        rerun=_rerun(study),
+        hyperparameters=recorded.hyperparameters(found),
+        training=recorded.training(found),
+        provenance=recorded.provenance(found),
+        rerun=rerun.commands(study),
         update=definitions.snakemake(study),
         names=names,
         formats=formats,
     )
     write_text(out_html, page)
+
+
+def _beside(name: str) -> str:
+    """What the page is made of beside its template."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _code(found: re.Match[str]) -> str:
@@ -94,17 +121,22 @@ def _table(study: "Study", name: str, folder: Path) -> Table | Grid:
 
 
 def _figure(study: "Study", name: str, folder: Path) -> dict[str, Any]:
-    from fedgloss.report.figures import caption, turned
+    from fedgloss.report.figures import caption, live
 
     file = Layout(folder).figure(study.name, name)["png"]
-    shown = {"name": name, "caption": caption(study, name, folder), "source": None, "turned": None}
+    shown: dict[str, Any] = {
+        "name": name,
+        "caption": caption(study, name, folder),
+        "source": None,
+        "live": None,
+    }
     if file.exists():
         png = file.read_bytes()
         if len(png) < 24 or not png.startswith(b"\x89PNG"):
             raise InputError(f"{file}: not a PNG file; draw the figure again first")
         width, height = struct.unpack(">II", png[16:24])  # of the header chunk, at 200 dpi
         shown |= {"width": width // 2, "height": height // 2}
-        shown["turned"] = turned(study, name, folder)
+        shown["live"] = live(study, name, folder)
         shown["source"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return shown
 
@@ -155,8 +187,9 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
             }
             if column.metric not in WINNERS or column.condition in best[column.metric]:
                 continue
-            if len(means) < 2 or any(s.missing for s in ours.values()):
-                continue
+            printed = {round(mean, DECIMALS[column.metric]) for mean in means.values()}
+            if len(printed) < 2 or any(s.missing for s in ours.values()):
+                continue  # where all are alike, as models at chance, none is the best
             winner = (min if column.metric in LOWER_IS_BETTER else max)(
                 means, key=lambda label: means[label]
             )
@@ -166,7 +199,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
         found = best[metric]
         if 0 < len(found) <= 3:
             who = [
-                f"{name} at {_heads(study)[column]} ({unit.format(value)})"
+                f"{name} at {names.every_head(study)[column]} ({unit.format(value)})"
                 for column, (name, value) in found.items()
             ]
             yield f"{what}: {names.listed(who)}."
@@ -179,7 +212,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
 def _grid(found: Results) -> dict[str, Any]:
     """The state of every cell: {heads, rows: [(algorithm, [[{mark, state, path}]])], counts}."""
     study = found.study
-    heads = _heads(study)
+    heads = names.every_head(study)
     rows = []
     for label in dict.fromkeys(cell.algorithm for cell in study.cells):
         line = []
@@ -190,131 +223,3 @@ def _grid(found: Results) -> dict[str, Any]:
         rows.append((names.algorithm(study, label), line))
     counts = Counter(map(found.status, study.cells))
     return {"heads": list(heads.values()), "rows": rows, "counts": counts, "marks": MARKS}
-
-
-def _heads(study: "Study") -> dict[Condition, str]:
-    """The head of each column that a study could have; with the model if there are several."""
-    columns = [*dict.fromkeys(cell.column for cell in study.cells)]
-    return dict(zip(columns, names.columns(study, columns), strict=True))
-
-
-def _grouped(
-    found: Results, key: Callable[[Mapping[str, Any]], Any]
-) -> list[tuple[dict[str, Any], list["Cell"]]]:
-    """Cells that ran, under equal values of key(settings)."""
-    groups: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
-    for cell in found.study.cells:
-        manifest = found.manifest(cell)
-        if manifest is not None:
-            value = key(manifest["settings"])
-            groups.setdefault(repr(value), (value, []))[1].append(cell)
-    order = [*dict.fromkeys(cell.algorithm for cell in found.study.cells)]
-    return sorted(groups.values(), key=lambda group: order.index(group[1][0].algorithm))
-
-
-def _where(study: "Study", cells: Iterable["Cell"], everywhere: Iterable["Cell"]) -> str:
-    """The columns that some cells are in, or "all"."""
-    mine = dict.fromkeys(cell.column for cell in cells)
-    return (
-        "all"
-        if mine.keys() == {cell.column for cell in everywhere}
-        else "; ".join(_heads(study)[column] for column in mine)
-    )
-
-
-def _hyperparameters(found: Results) -> list[dict[str, str]]:
-    """Method, hyperparameters and variants of each algorithm, one row per distinct setting."""
-    keys = ("algorithm", "method", "hyperparameters", "variants")
-    return [
-        {
-            "algorithm": names.algorithm(found.study, value["algorithm"]),
-            "method": value["method"],
-            "where": _where(found.study, cells, found.study.select(algorithm=value["algorithm"])),
-            "hyperparameters": _pairs(value["hyperparameters"]),
-            "variants": _pairs(value["variants"]),
-        }
-        for value, cells in _grouped(found, lambda s: {key: s[key] for key in keys})
-    ]
-
-
-def _training(found: Results) -> list[dict[str, str]]:
-    """The training settings, one row per distinct set of values."""
-    return [
-        {
-            "where": _where(found.study, cells, found.study.cells),
-            "algorithms": names.listed(
-                [*dict.fromkeys(names.algorithm(found.study, c.algorithm) for c in cells)]
-            ),
-            "settings": _pairs(value),
-        }
-        for value, cells in _grouped(found, lambda s: s["training"])
-    ]
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    def text(value: Any) -> str:
-        return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    return ", ".join(f"{key} = {text(value)}" for key, value in values.items() if value != [])
-
-
-def _provenance(found: Results) -> dict[str, Any]:
-    """Where and with what the runs were made."""
-    manifests = {cell: m for cell in found.study.cells if (m := found.manifest(cell))}
-    facts: dict[str, Counter[str]] = {}
-    for manifest in manifests.values():
-        for name, version in manifest["versions"].items():
-            facts.setdefault(name, Counter())[version] += 1
-        for name in ("device", "threads", "precision", "backend", "code"):
-            facts.setdefault(name, Counter())[str(manifest[name])] += 1
-    inputs: dict[tuple[str, str], dict[str, None]] = {}
-    for cell, manifest in manifests.items():
-        for item in manifest["inputs"].items():
-            inputs.setdefault(item, {})[f"{cell.dataset}/alpha-{cell.alpha}"] = None
-    seconds = sum(m["wall_seconds"] for m in manifests.values())
-    return {"cells": manifests, "facts": facts, "inputs": inputs, "seconds": seconds}
-
-
-def _rerun(study: "Study") -> list[tuple[str, str]]:
-    """(what, command) for a cell, a method, a table and a figure."""
-    cell = study.cells[-1]
-    method = names.algorithm(study, cell.algorithm)
-    commands = [
-        ("One cell", definitions.snakemake(study, HERE.metrics(study.name, cell))),
-        (f"All of {method}", definitions.snakemake(study, *_targets(study, cell.algorithm))),
-    ]
-    for name in [*study.tables][:1]:
-        target = HERE.table(study.name, name)["md"]
-        commands.append(("One table", definitions.snakemake(study, target)))
-    for name in [*study.figures][:1]:
-        target = HERE.figure(study.name, name)["png"]
-        commands.append(("One figure", definitions.snakemake(study, target)))
-    return commands
-
-
-def _targets(study: "Study", label: str) -> list[Path]:
-    """The metrics of all cells of an algorithm, written with the shell's braces."""
-    seeds_of: dict[tuple[str, str, str], list[int]] = {}
-    for cell in study.select(algorithm=label):
-        seeds_of.setdefault((cell.dataset, cell.model, cell.alpha), []).append(cell.seed)
-    alphas_of: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
-    for (dataset, model, alpha), seeds in seeds_of.items():
-        alphas_of.setdefault((dataset, model, tuple(seeds)), []).append(alpha)
-    return [
-        HERE.metrics(
-            study.name,
-            CELL.format(
-                dataset=dataset,
-                alpha=_braces(alphas),
-                model=model,
-                algorithm=label,
-                seed=_braces(seeds),
-            ),
-        )
-        for (dataset, model, seeds), alphas in alphas_of.items()
-    ]
-
-
-def _braces(values: Iterable[object]) -> str:
-    texts = [str(value) for value in values]
-    return texts[0] if len(texts) == 1 else "{" + ",".join(texts) + "}"

@@ -1,17 +1,39 @@
-"""Loss surfaces to turn around in a browser: drawn by plotly, whose script is part of the page."""
+"""Surfaces to turn around in a browser, and curves to read values from.
+
+Plotly draws them, whose script is part of the page.
+"""
 
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedgloss.report.surfaces import Panel, Surface, heights, threads_of
 
 ACROSS, GAP = 3, 0.02
-HIGH = 430
-"""Pixels, of a row of panels."""
+HIGH, LOW = 430, 300
+"""Pixels, of a row of surfaces, and of a panel of curves."""
+
+
+class Line(NamedTuple):
+    """A method's mean over its seeds, and their standard deviation, at each place."""
+
+    name: str
+    colour: str
+    dashed: bool
+    x: Sequence[float]
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class Lines(NamedTuple):
+    """A panel of lines."""
+
+    title: str
+    logarithmic: bool
+    lines: Sequence[Line]
 
 
 def script() -> str:
@@ -40,7 +62,7 @@ def scenes(panels: Sequence[Panel]) -> str:
         right, upper = left + 1 / across - GAP, 1 - row / down
         layout[scene] = {
             "domain": {"x": [left, right], "y": [upper - 1 / down, upper - 0.06 / down]},
-            "camera": {"eye": {"x": -1.3, "y": -1.5, "z": 0.9}},
+            "camera": {"eye": {"x": -1.5, "y": -1.75, "z": 1.05}},
             "aspectratio": {"x": 1, "y": 1, "z": 0.8},
             **{axis: {"title": {"text": ""}, "nticks": 3} for axis in ("xaxis", "yaxis")},
             "zaxis": {
@@ -65,6 +87,47 @@ def scenes(panels: Sequence[Panel]) -> str:
             trace = _net(surface) if surface.net else _solid(surface)
             traces.append({**trace, "scene": scene, "showlegend": surface.name not in named})
             named.add(surface.name)
+    return _arguments(traces, layout)
+
+
+def lines(panels: Sequence[Lines], what: str) -> str:
+    """Panels one below the other, as `scenes`; all values at a round are shown at once."""
+    traces: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {
+        "height": LOW * len(panels) + 100,
+        "margin": {"l": 50, "r": 10, "t": 30, "b": 40},
+        "paper_bgcolor": "white",
+        "font": {"size": 12},
+        "hovermode": "x unified",
+        "legend": {"orientation": "h", "y": 1 + 0.05 / len(panels), "yanchor": "bottom"},
+        "grid": {"rows": len(panels), "columns": 1, "pattern": "independent"},
+    }
+    named: set[str] = set()
+    for number, panel in enumerate(panels):
+        axis = "" if number == 0 else f"{number + 1}"
+        layout[f"xaxis{axis}"] = {"title": {"text": f"{panel.title}: round"}}
+        layout[f"yaxis{axis}"] = {
+            "title": {"text": what},
+            "type": "log" if panel.logarithmic else "linear",
+        }
+        for line in panel.lines:
+            values = zip(line.mean, line.std, strict=True)
+            traces.append(
+                {
+                    **{"name": line.name, "legendgroup": line.name, "type": "scatter"},
+                    **{"xaxis": f"x{axis}", "yaxis": f"y{axis}", "mode": "lines"},
+                    **{"x": [*line.x], "y": _rounded(line.mean)},
+                    "text": [f"{mean:.4g} ± {std:.2g}" for mean, std in values],
+                    "hovertemplate": "%{text}",
+                    "line": {"color": line.colour, "dash": "dash" if line.dashed else "solid"},
+                    "showlegend": line.name not in named,
+                }
+            )
+            named.add(line.name)
+    return _arguments(traces, layout)
+
+
+def _arguments(traces: list[dict[str, Any]], layout: dict[str, Any]) -> str:
     config = {"displaylogo": False, "responsive": True}
     text = json.dumps({"data": traces, "layout": layout, "config": config}, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

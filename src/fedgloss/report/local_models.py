@@ -91,6 +91,12 @@ def _locals(found: Results, cells: Sequence["Cell"]) -> list[Local]:
     return listed
 
 
+def median(found: Results, cell: "Cell", metric: str) -> float | None:
+    """The middle one of a run's local models in `local` or `global`; None if not measured."""
+    values = [local.value(metric) for local in _locals(found, [cell])]
+    return statistics.median(values) if values else None
+
+
 def _lines(
     found: Results,
     label: str,
@@ -213,6 +219,8 @@ def _notes(found: Results, asked: LocalsTable, cells: Sequence["Cell"]) -> Itera
             f"{UNCONVERGED}: among these are eigenvalues that did not converge"
             f" ({open_} of {len(rows)})."
         )
+    if unlike := results.measured_unlike(found, cells, "locals"):
+        yield f"{unlike}."
     yield from results.left_out(found, cells)
     if cells:
         target = HERE.locals(found.study.name, cells[0])

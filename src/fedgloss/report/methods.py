@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fedgloss.report import definitions, results
+from fedgloss.report import definitions, values
 from fedgloss.report.model import Column
 from fedgloss.report.results import Results, Summary, summarize
 from fedgloss.study.schema.shown import MethodsTable
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
 VALUES = {
-    "accuracy": results.accuracy,
-    "accuracy_at_half": results.accuracy_at_half,
-    "lambda1": results.lambda1,
-    "lambda1_official": results.lambda1_official,
+    "accuracy": values.accuracy,
+    "accuracy_gain": values.accuracy_gain,
+    "accuracy_at_half": values.accuracy_at_half,
+    "lambda1": values.lambda1,
+    "lambda1_official": values.lambda1_official,
 }
 
 
@@ -33,6 +34,8 @@ def notes(found: Results, asked: MethodsTable, cells: Sequence["Cell"]) -> Itera
     )
     if "accuracy" in asked.metrics:
         yield f"Accuracy: {definitions.accuracy(manifests)}."
+    if "accuracy_gain" in asked.metrics:
+        yield "Gain: accuracy minus that of FedAvg's run with the same seed."
     if "accuracy_at_half" in asked.metrics:
         yield f"Accuracy at T/2: {definitions.accuracy_at_half(manifests)}."
     if "lambda1" in asked.metrics:

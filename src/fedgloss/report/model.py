@@ -17,10 +17,10 @@ LOWER_IS_BETTER = (
     "rounds_to_fedgloss",
     "cost_vs_fedgloss",
 )
-UNRANKED = ("communication_cost", "gradients")
-"""What a method costs by its definition: nobody's is the best."""
+UNRANKED = ("communication_cost", "gradients", "accuracy_gain")
+"""What a method costs by its definition, and what ranks as another column does."""
 DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
-DECIMALS |= {"lambda1_official": 2}
+DECIMALS |= {"lambda1_official": 2, "accuracy_gain": 1}
 DECIMALS |= {"rounds_to_fedgloss": 0, "cost_vs_fedgloss": 2}
 DECIMALS |= {"communication_cost": 2, "gradients": 1}
 

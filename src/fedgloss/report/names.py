@@ -129,6 +129,12 @@ def columns(study: "Study", conditions: Sequence[Condition]) -> list[str]:
     ]
 
 
+def every_head(study: "Study") -> dict[Condition, str]:
+    """The head of each column that a study could have; with the model if there are several."""
+    conditions = [*dict.fromkeys(cell.column for cell in study.cells)]
+    return dict(zip(conditions, columns(study, conditions), strict=True))
+
+
 def alpha(value: str) -> str:
     """How a column's head says which partition it is about."""
     if value == "iid":

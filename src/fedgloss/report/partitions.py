@@ -41,7 +41,7 @@ def cuts(found: Results) -> Iterator[Cut]:
             f"{names.dataset(study, dataset)}, {names.alpha(alpha)}: {counts['clients']:,} clients"
             f" with {held} training images each, {counts['images']:,} in all"
             f" ({IMAGES.get(about['images'], about['images'])}); {about['test_images']:,} test"
-            f" images; {counts['classes_per_client']:.3g} classes a client on average; scheme"
+            f" images; {_classes(counts['classes_per_client'])} a client on average; scheme"
             f" {record['scheme']}, seed {record['seed']}."
         )
         picture = file.with_suffix(".png")
@@ -49,3 +49,8 @@ def cuts(found: Results) -> Iterator[Cut]:
         if picture.is_file():
             source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
         yield Cut(f"{dataset}-{alpha}", words, source)
+
+
+def _classes(count: float) -> str:
+    """How many classes, in words."""
+    return f"{count:.3g} class{'es' * (count != 1)}"

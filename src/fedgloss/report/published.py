@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedgloss.report import names
 from fedgloss.study.configuration import CONSTANTS
-from fedgloss.study.schema.shown import Condition
+from fedgloss.study.schema.shown import Condition, Place
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -19,8 +19,11 @@ SEEDS = 3
 """Seeds behind a published mean +- std; a number printed without one counts as a single run."""
 SOURCES = {"landmarks": "landmarks-user-160k"}
 """A data set's source -> its name in published.csv, where they differ."""
+FIGURES = {"figure7": "6.3.1"}
+"""The section that prints numbers of a figure."""
 METRICS = {
     "accuracy": "accuracy",
+    "accuracy_gain": "accuracy_gain_over_fedavg",
     "accuracy_at_half": "accuracy_at_50pct",
     "lambda1": "lambda1",
     "rounds": "rounds_to_fedavg",
@@ -45,6 +48,8 @@ class Published:
     """The paper's training rounds."""
     note: str
     """What the source leaves unclear, e.g. the same number printed otherwise elsewhere."""
+    line: int
+    """Of published.csv, where its head is line 1."""
 
     @property
     def n(self) -> int:
@@ -53,37 +58,37 @@ class Published:
 
 
 def published(
-    study: "Study", column: Condition, label: str, metric: str, table: str = ""
+    study: "Study", column: Condition, label: str, metric: str, place: Place | None = None
 ) -> Published | None:
     """What the paper prints for an algorithm's label in a column, or None.
 
-    table: the name of ours."""
+    place: what of the paper our table is.
+    """
     source = study.datasets[column.dataset].source
     return lookup(
-        SOURCES.get(source, source), column, study.definition(label).method, metric, table
+        SOURCES.get(source, source), column, study.definition(label).method, metric, place
     )
 
 
 def lookup(
-    dataset: str, condition: Condition, method: str, metric: str, table: str = ""
+    dataset: str, condition: Condition, method: str, metric: str, place: Place | None = None
 ) -> Published | None:
     """What the paper prints for a method on a data set at a condition's alpha and model, or None.
 
-    Some numbers are printed in several tables, not always equal. The one of the paper's table that
-    our table is named after (`table7`) wins, then the first; the others' go into the note.
+    Some numbers are printed in several tables, not always equal. The one of `place` wins, then the
+    first; the others' go into the note.
     """
     if metric not in METRICS:
         return None
     found = _matching(dataset, condition, method, lambda name: name == METRICS[metric])
-    number = "".join(re.findall(r"table(\d+)", table))
-    found.sort(key=lambda row: row["table"] != number)
+    found.sort(key=lambda row: not is_of(row["table"], place))
     if not found:
         return None
     first = found[0]
     if first["metric"] == "communication_cost":
         client, _ = names.METHODS[method].published
         mean = _gradients(first["note"], client) if metric == "gradients" else float(first["mean"])
-        return Published(first["table"], mean, None, "ok", None, "")
+        return Published(first["table"], mean, None, "ok", None, "", int(first["line"]))
     note = first["note"].replace("+-", "±")
     if not note:
         others = {r["table"]: _text(r) for r in found if _text(r) != _text(first)}
@@ -95,7 +100,13 @@ def lookup(
         first["status"],
         int(first["rounds"]) if first["rounds"] else None,
         note,
+        int(first["line"]),
     )
+
+
+def is_of(table: str, place: Place | None) -> bool:
+    """Whether a table or section of published.csv is what `place` shows."""
+    return table == FIGURES.get(place or "", (place or "").removeprefix("table"))
 
 
 @dataclass(frozen=True)
@@ -106,23 +117,26 @@ class PublishedLocals:
     """By client, e.g. airplane-1 or cat: lambda_1 on its `local` and the `global` data."""
     diverged: bool
     """Whether it prints a cross in their place."""
+    lines: tuple[int, ...]
+    """Of published.csv."""
 
 
 def local_models(study: "Study", column: Condition, label: str) -> PublishedLocals | None:
     """What the paper prints for the local models of an algorithm's label in a column, or None."""
     source = study.datasets[column.dataset].source
-    rows = _matching(
-        SOURCES.get(source, source),
-        column,
-        study.definition(label).method,
-        lambda name: name.startswith("lambda1_"),
-    )
+    return lookup_locals(SOURCES.get(source, source), column, study.definition(label).method)
+
+
+def lookup_locals(dataset: str, condition: Condition, method: str) -> PublishedLocals | None:
+    """What the paper prints for the local models of a method on a data set, or None."""
+    rows = _matching(dataset, condition, method, lambda name: name.startswith("lambda1_"))
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         if named := re.fullmatch(r"lambda1_(local|global)\[(.+)\]", row["metric"]):
             found.setdefault(named[2], {})[named[1]] = float(row["mean"])
     diverged = any(row["status"] == "diverged" for row in rows)
-    return PublishedLocals(found, diverged) if rows else None
+    lines = tuple(int(row["line"]) for row in rows)
+    return PublishedLocals(found, diverged, lines) if rows else None
 
 
 def _matching(
@@ -173,5 +187,6 @@ def _text(row: Mapping[str, str]) -> str:
 
 @functools.cache
 def _rows() -> tuple[dict[str, str], ...]:
+    """The rows of published.csv, each with its line."""
     with open(FILE, newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
+        return tuple(row | {"line": str(i)} for i, row in enumerate(csv.DictReader(file), 2))

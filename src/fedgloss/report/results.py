@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedgloss.errors import InputError
 from fedgloss.records import (
@@ -29,7 +29,7 @@ from fedgloss.records import (
 )
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, is_hessian_of, read_manifest
+from fedgloss.study.outdated import Expectations, measured_otherwise, read_manifest
 from fedgloss.study.views import View, cells_in
 
 if TYPE_CHECKING:
@@ -140,11 +140,8 @@ class Results:
 
         None also for those of another model, or on other data, than the study names.
         """
-        path = self._layout.hessian(self.study.name, cell)
-        if not path.exists() or self.outdated(cell):
-            return None
-        found = read_record(path, SHARPNESS)
-        return found if is_hessian_of(found, self.study.hessian) else None
+        found = self._record(cell, self._layout.hessian(self.study.name, cell), SHARPNESS)
+        return None if found is None or self._otherwise(found) else found
 
     def locals(self, cell: "Cell") -> dict[str, Any] | None:
         """The largest eigenvalues of the last round's local models, on their own data and on all.
@@ -152,14 +149,26 @@ class Results:
         None also for those by another method, or of other images, than the study names.
         """
         path = self._layout.locals(self.study.name, cell)
+        found = self._record(cell, path, LOCALS)
+        for i, row in enumerate(found["locals"] if found else ()):
+            check_record(path, row, LOCAL, f"locals[{i}]")
+        return None if found is None or self._otherwise(found) else found
+
+    def otherwise(self, cell: "Cell", kind: Literal["hessian", "locals"]) -> str | None:
+        """How eigenvalues that are there were not measured as the study asks; None if they were."""
+        path = getattr(self._layout, kind)(self.study.name, cell)
+        found = self._record(cell, path, SHARPNESS if kind == "hessian" else LOCALS)
+        if found is None or found.get("status") == "diverged":
+            return None
+        return self._otherwise(found)
+
+    def _otherwise(self, found: Mapping[str, Any]) -> str | None:
+        return measured_otherwise(found, self.study.hessian)
+
+    def _record(self, cell: "Cell", path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
         if not path.exists() or self.outdated(cell):
             return None
-        found = read_record(path, LOCALS)
-        for i, row in enumerate(found["locals"]):
-            check_record(path, row, LOCAL, f"locals[{i}]")
-        asked = self.study.hessian
-        wanted = {"method": asked.method, "images": asked.images}
-        return found if all(found[key] == value for key, value in wanted.items()) else None
+        return read_record(path, wanted)
 
     def view(self, cell: "Cell", view: View) -> Seen | None:
         """A loss surface: x, y, loss, accuracy, x slowest; or a line: t, loss, accuracy.
@@ -258,7 +267,6 @@ class Summary:
 
 
 NOT_REACHED = "not reached"
-FLOAT32_BYTES = 4
 
 
 def summarize(
@@ -299,79 +307,12 @@ def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:
         )
 
 
-def accuracy(results: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluated rounds among the last `last` ones."""
-    manifest = results.manifest(cell)
-    return manifest["accuracy"] if manifest else None
-
-
-def accuracy_at_half(results: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2."""
-    manifest = results.manifest(cell)
-    return manifest["accuracy_at_half"] if manifest else None
-
-
-def lambda1(results: Results, cell: "Cell") -> float | None:
-    """The Hessian's largest eigenvalue."""
-    hessian = results.hessian(cell)
-    return hessian["lambda1"] if hessian else None
-
-
-def lambda1_official(results: Results, cell: "Cell") -> float | None:
-    """The same as the released code estimates it, where the study asks for it, too."""
-    hessian = results.hessian(cell) or {}
-    found = hessian if hessian.get("data") == "official_code" else hessian.get("official_code", {})
-    value: Any = found.get("lambda1") if isinstance(found, dict) else None
-    return value if NUMBER.fits(value) else None
-
-
-def accuracy_by_class(results: Results, cell: "Cell") -> list[float | None] | None:
-    """The final model's accuracy (percent) on each class; None for a class without test images.
-
-    None instead of a list where the run has not ended, or is from before this was measured.
-    """
-    manifest = results.manifest(cell)
-    found = manifest.get("accuracy_by_class") if manifest else None
-    if found is not None and not PERCENTAGE.or_null.listed.fits(found):
-        file = results.run(cell) / MANIFEST_FILE
-        raise InputError(f"{file}: accuracy_by_class: is not {PERCENTAGE.or_null.listed.words}")
-    return found
-
-
-def last_mean(results: Results, cell: "Cell", metric: str) -> float | None:
-    """The mean of a recorded metric over the evaluated rounds among the last `last` ones."""
-    manifest, metrics = results.manifest(cell), results.metrics(cell)
-    if not manifest or not metrics or manifest["status"] != "completed" or metric not in metrics:
+def measured_unlike(
+    results: Results, cells: Iterable["Cell"], kind: Literal["hessian", "locals"] = "hessian"
+) -> str | None:
+    """A phrase on the eigenvalues that are there and not as the study asks, or None."""
+    reasons = [why for cell in cells if (why := results.otherwise(cell, kind))]
+    if not reasons:
         return None
-    training = manifest["settings"]["training"]
-    after = training["rounds"] - training["last"]
-    pairs = zip(metrics["round"], metrics[metric], strict=True)
-    return statistics.fmean(value for t, value in pairs if t > after)
-
-
-def gradients(results: Results, cell: "Cell") -> float | None:
-    """Mini-batch gradients per local step."""
-    manifest = results.manifest(cell)
-    return manifest["gradients_per_step"] if manifest else None
-
-
-def exchanged(results: Results, cell: "Cell") -> float | None:
-    """All bytes that a run sent."""
-    manifest = results.manifest(cell)
-    return manifest["bytes_down"] + manifest["bytes_up"] if manifest else None
-
-
-def communication_cost(results: Results, cells: Iterable["Cell"]) -> float | None:
-    """Bytes that crossed the network relative to FedAvg's two models per client and round.
-
-    Counted in the runs that went to the end; None if there is none, or nothing is communicated.
-    """
-    costs = []
-    for cell in cells:
-        manifest = results.manifest(cell)
-        if manifest and manifest["status"] == "completed":
-            training = manifest["settings"]["training"]
-            models = 2 * training["rounds"] * training["clients_per_round"]
-            sent = manifest["bytes_down"] + manifest["bytes_up"]
-            costs.append(sent / (models * manifest["parameters"] * FLOAT32_BYTES))
-    return statistics.fmean(costs) if costs else None
+    count = f"{len(reasons)} runs" if len(reasons) > 1 else "1 run"
+    return f"λ₁ of {count} is left out, as if not measured: {reasons[0]}"

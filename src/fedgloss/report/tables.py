@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.report import claims, communication, costs, local_models, methods, names, results
+from fedgloss.report import (
+    claims,
+    communication,
+    costs,
+    local_models,
+    methods,
+    names,
+    results,
+    values,
+)
 from fedgloss.report.definitions import snakemake
 from fedgloss.report.model import (
     DECIMALS,
@@ -61,8 +70,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
         return claims.build(found, name, asked)
     if isinstance(asked, LocalsTable):
         return local_models.build(found, name, asked)
-    columns = _columns(study, name, asked)
-    rows = tuple(_row(found, name, asked, label, columns) for label in asked.rows)
+    columns = _columns(study, asked)
+    rows = tuple(_row(found, asked, label, columns) for label in asked.rows)
     rows = tuple(
         replace(
             row,
@@ -80,21 +89,21 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
     return replace(table, notes=tuple(_notes(found, asked, table)))
 
 
-def _columns(study: "Study", table: str, asked: Asked) -> tuple[Column, ...]:
+def _columns(study: "Study", asked: Asked) -> tuple[Column, ...]:
     heads = names.columns(study, asked.columns)
     return tuple(
         Column(
             condition,
             head,
             metric,
-            any(published(study, condition, label, metric, table) for label in asked.rows),
+            any(published(study, condition, label, metric, asked.paper) for label in asked.rows),
         )
         for condition, head in zip(asked.columns, heads, strict=True)
         for metric in asked.metrics
     )
 
 
-def _row(found: Results, table: str, asked: Asked, label: str, columns: tuple[Column, ...]) -> Row:
+def _row(found: Results, asked: Asked, label: str, columns: tuple[Column, ...]) -> Row:
     study = found.study
     everywhere = [c for column in asked.columns for c in study.select(column, algorithm=label)]
     client = names.client(study, label)
@@ -103,15 +112,15 @@ def _row(found: Results, table: str, asked: Asked, label: str, columns: tuple[Co
         names.algorithm(study, label),
         study.definition(label).method,
         client,
-        None if client == "none" else results.communication_cost(found, everywhere),
-        tuple(_entry(found, table, asked, label, column) for column in columns),
+        None if client == "none" else values.communication_cost(found, everywhere),
+        tuple(_entry(found, asked, label, column) for column in columns),
     )
 
 
-def _entry(found: Results, table: str, asked: Asked, label: str, column: Column) -> Entry:
+def _entry(found: Results, asked: Asked, label: str, column: Column) -> Entry:
     cells = found.study.select(column.condition, algorithm=label)
     ours = KINDS[asked.kind].measure(found, cells, column)
-    paper = published(found.study, column.condition, label, column.metric, table)
+    paper = published(found.study, column.condition, label, column.metric, asked.paper)
     if paper is None or not cells or not column.judged:
         return Entry(ours, paper, None)
     rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}
@@ -120,7 +129,10 @@ def _entry(found: Results, table: str, asked: Asked, label: str, column: Column)
 
 
 def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
-    """Whether no method of the row's group has a better mean, as printed, in column i."""
+    """Whether no method of the row's group has a better mean, as printed, in column i.
+
+    Nor is any the best where all are alike, as models at chance are.
+    """
     if metric in UNRANKED:
         return False
     rivals = {r.label: r.entries[i].ours for r in rows if r.client == row.client}
@@ -130,7 +142,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
         if ours.mean is not None and not ours.diverged and not ours.unreached
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
-    return len(means) > 1 and means.get(row.label) == best
+    return len({*means.values()}) > 1 and means.get(row.label) == best
 
 
 def _notes(found: Results, asked: Asked, table: Table) -> Iterator[str]:

@@ -9,7 +9,7 @@ from fedgloss.student import quantile
 
 NEAR_POINTS = 1.0
 NEAR_SHARE = 0.10
-IN_POINTS = ("accuracy", "accuracy_at_half")
+IN_POINTS = ("accuracy", "accuracy_gain", "accuracy_at_half")
 
 RULE = (
     "Verdict on ours against the paper's. Two questions: are the means within 1 point of each other"

@@ -15,8 +15,11 @@ WORDS = {
     "line": ("line between models", "lines between models"),
 }
 """What is counted of each kind of job: cells, however many of them a job serves."""
-START = 3.0
-"""Seconds of one core until a job's Python has torch; of a study of small cells the larger part."""
+START, LIGHT, WORKFLOW = 1.7, 1.7, 3.0
+"""Seconds of one core until a job has torch; for a job on data, a table, a figure or the report;
+and of all cores until Snakemake starts the first job. Of a study of small cells the larger part."""
+ERROR = "give or take 30 %"
+"""How far off the time here is, on cores that nobody else uses, if nothing in it is guessed."""
 
 
 def has_gpu() -> bool:
@@ -27,8 +30,8 @@ def has_gpu() -> bool:
 def estimate(study: Study, results: Path, target: str = "", details: bool = False) -> str:
     """The hours still to be spent, by table or figure, model and device, then the total.
 
-    target: a table, a figure, or the beginning of cells' paths; InputError if the study has none
-    such. details: a line for each condition and kind of job instead.
+    target: a table, a figure, a part of the paper, or the beginning of cells' paths; InputError
+    if the study has none such. details: a line for each condition and kind of job instead.
     """
     jobs = [*remaining(study, results, target)]
     if details:
@@ -71,15 +74,32 @@ def total(study: Study, jobs: Sequence[Job]) -> list[str]:
     lines = [f"{study.name}: {left}{_guessed(needs)}"]
     if jobs and not (devices["GPU"] and has_gpu()):
         cores = len(os.sched_getaffinity(0))
-        here = [job.on_cpu for job in jobs]
-        alone = [need.seconds + START for need in here]
-        where = f"{'without a GPU, as ' if devices['GPU'] else ''}here, on {cores} cores"
-        lines.append(
-            f"{where}: about {spoken(max(sum(alone) / cores, max(alone)))}{_guessed(here)}"
-        )
+        where = f"{'without a GPU, as ' if devices['GPU'] else ''}here, on {cores} core"
+        where += "s" * (cores > 1)
+        doubt = _guessed([job.on_cpu for job in jobs]) or f", {ERROR}"
+        lines.append(f"{where}: about {spoken(_here(study, jobs, cores))}{doubt}")
     if any("guessed" in line for line in lines):
         lines.append("(guessed: not measured yet; constants/resources.yaml says from what)")
     return lines
+
+
+def _here(study: Study, jobs: Sequence[Job], cores: int) -> float:
+    """Seconds until all is built on so many cores of this machine.
+
+    Seeds of small cells are trained by one job, as the workflow packs them.
+    """
+    alone: dict[tuple[object, ...], float] = {}
+    for number, job in enumerate(jobs):
+        packed = job.kind == "train" and not job.need.gpu
+        key = ("train", job.condition) if packed else (number,)
+        alone[key] = alone.get(key, START) + job.on_cpu.seconds
+    cells = {job.cell for job in jobs}
+    entries = [*study.tables.values(), *study.figures.values()]
+    shown = sum(not cells.isdisjoint(study.cells_behind(entry)) for entry in entries)
+    trains = any(job.kind == "train" for job in jobs)
+    before, after = LIGHT * 2 * trains, LIGHT  # data and their cut; the report: nothing beside them
+    work = sum(alone.values()) + LIGHT * shown
+    return WORKFLOW + before + max(work / cores, max(alone.values())) + after
 
 
 def _guessed(needs: Sequence[Need]) -> str:
@@ -123,8 +143,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def spoken(seconds: float) -> str:
-    """A time as one says it: 40 s, 12 min, 5.1 h, 3 days, 2.4 years."""
-    for limit, unit, digits in ((90, 1, 0), (5400, 60, 0), (172_800, 3600, 1), (6.3e7, 86_400, 0)):
+    """A time as one says it: 40 s, 2.5 min, 12 min, 5.1 h, 3 days, 2.4 years."""
+    limits = ((90, 1, 0), (570, 60, 1), (5400, 60, 0), (172_800, 3600, 1), (6.3e7, 86_400, 0))
+    for limit, unit, digits in limits:
         if seconds < limit:
             name = {1: "s", 60: "min", 3600: "h", 86_400: "days"}[unit]
             return f"{seconds / unit:.{digits}f} {name}"

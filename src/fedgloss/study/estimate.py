@@ -18,7 +18,7 @@ from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import is_hessian_of
+from fedgloss.study.outdated import measured_otherwise
 from fedgloss.study.schema.resources import Resources
 from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
@@ -27,7 +27,7 @@ from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import View, cells_in
 
 RESOURCES_FILE = CONSTANTS / "resources.yaml"
-PRODUCTS = 60
+PRODUCTS = 20
 """Of the Hessian with a vector, which the table's seconds for a model's eigenvalues stand for."""
 
 
@@ -91,7 +91,7 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
 def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the spectra of a cell and its sisters of all other seeds need: one job."""
     asked = study.hessian
-    products = PRODUCTS * len(asked.models)
+    products = _products(asked.count) + _products(1) * (len(asked.models) - 1)
     products += asked.trace.products if asked.trace else 0
     products += asked.density.starts * asked.density.steps if asked.density else 0
     seeds = len(study.asked.seeds)
@@ -101,7 +101,12 @@ def hessian(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
 def locals(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
     """What the spectra of a cell's local models need; their own few images cost next to nothing."""
     participants = study.settings(cell).training["clients_per_round"]
-    return _of_images(study, cell, "hessian", participants, on_cpu)
+    return _of_images(study, cell, "hessian", participants * _products(1) / PRODUCTS, on_cpu)
+
+
+def _products(count: int) -> int:
+    """How many a model's largest eigenvalues take, as they were seen to."""
+    return 10 + 2 * count
 
 
 def landscape(study: Study, cell: Cell, on_cpu: bool = False) -> Need:
@@ -182,10 +187,10 @@ def job(
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
     entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    name = re.sub("^(table|figure)_", "", target)
-    if name in entries:
-        entries = {name: entries[name]}
-        cells = study.cells_behind(entries[name])
+    if named := _named(entries, target):
+        entries = named
+        behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
+        cells = [*dict.fromkeys(behind)]
     else:
         cells = cells_below(study, target, [*entries])
     states = States(study, results)
@@ -227,6 +232,13 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             yield job(study, view.kind, cell, parts.get(cell, ""))
 
 
+def _named(entries: dict[str, Table | Figure], target: str) -> dict[str, Table | Figure]:
+    """Those that a target of the workflow builds: a part of the paper, or one of its name."""
+    places = {name: e for name, e in entries.items() if e.paper and target in (e.paper, "paper")}
+    name = re.sub("^(table|figure)_", "", target)
+    return places or {own: entry for own, entry in entries.items() if own == name}
+
+
 def rounds_done(states: States, cell: Cell) -> int:
     """The rounds that a cell's checkpoints spare."""
     return min(states.rounds(cell), states.study.settings(cell).training["rounds"])
@@ -237,7 +249,7 @@ def _is_measured(study: Study, file: Path) -> bool:
     if not file.is_file():
         return False
     found, asked = read_json(file), study.hessian
-    if not isinstance(found, dict) or not is_hessian_of(found, asked):
+    if not isinstance(found, dict) or measured_otherwise(found, asked):
         return False
     if found.get("status") == "diverged":
         return True

@@ -120,11 +120,17 @@ def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILE
     return None
 
 
-def is_hessian_of(found: Mapping[str, Any], asked: "Hessian") -> bool:
-    """Whether lambda_1 is of the model, on the data, and by the method that a study names."""
+def measured_otherwise(found: Mapping[str, Any], asked: "Hessian") -> str | None:
+    """What of lambda_1, in words, is not as a study names it: model, data, method or images.
+
+    None if all is.
+    """
     wanted: dict[str, Any] = {"data": asked.choices[0], "model": asked.models[0]}
     wanted |= {"method": asked.method, "images": asked.images}
-    return all(found.get(key, value) == value for key, value in wanted.items())
+    for key, value in wanted.items():
+        if found.get(key, value) != value:
+            return f"`{key}` is {found[key]} there, {value} in the study"
+    return None
 
 
 def as_json(value: Any) -> Any:

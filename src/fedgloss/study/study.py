@@ -149,9 +149,12 @@ class Study:
 
     def sources(self, entry: Shown, cell: Cell) -> tuple[CellFile, ...]:
         """The files of a cell that a table or figure is made from, beside the manifest."""
-        if isinstance(entry, ClaimsTable) and "lambda1" in self._claimed(cell):
-            return (*entry.sources, "hessian")
-        return entry.sources
+        if not isinstance(entry, ClaimsTable):
+            return entry.sources
+        claimed = self._claimed(cell)
+        hessian = ("hessian",) if "lambda1" in claimed else ()
+        locals_ = ("locals",) if claimed & {"lambda1_local", "lambda1_global"} else ()
+        return (*entry.sources, *hessian, *locals_)
 
     def _claimed(self, cell: Cell) -> frozenset[str]:
         """The metrics of a cell that the paper's claims are about."""

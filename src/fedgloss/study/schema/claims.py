@@ -21,6 +21,8 @@ Metric = Literal[
     "accuracy",
     "accuracy_at_half",
     "lambda1",
+    "lambda1_local",
+    "lambda1_global",
     "communication_cost",
     "rounds",
     "cost",

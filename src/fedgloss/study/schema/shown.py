@@ -14,6 +14,29 @@ CellFile = Literal["metrics", "hessian", "locals"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
 
 
+Place = Literal[
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "table7",
+    "table8",
+    "figure1",
+    "figure2",
+    "figure4",
+    "figure5",
+    "figure6",
+    "figure7",
+    "figure8",
+    "figure9",
+    "appendix",
+    "claims",
+]
+"""What of the paper a table or figure is; Figure 3 is a sketch."""
+
+
 class Condition(Model):
     """A column of a table, or a panel of a figure."""
 
@@ -30,6 +53,7 @@ class Shown(Model):
     """What is left out is filled in by a study: the name for a title, the whole grid."""
 
     title: Text = ""
+    paper: Place | None = None
     columns: Several[Condition] = ()
     rows: Several[Name] = ()
 
@@ -65,9 +89,14 @@ class MethodsTable(Shown):
     """Methods against columns, beside the published numbers."""
 
     kind: Literal["methods"]
-    show: Several[Literal["accuracy", "accuracy_at_half", "lambda1", "lambda1_official"]] = (
-        "accuracy",
-    )
+    show: Several[
+        Literal["accuracy", "accuracy_gain", "accuracy_at_half", "lambda1", "lambda1_official"]
+    ] = ("accuracy",)
+
+    @property
+    def baseline(self) -> str | None:
+        """Above whose accuracy a gain is."""
+        return "fedavg" if "accuracy_gain" in self.show else None
 
     @property
     def metrics(self) -> tuple[str, ...]:
