@@ -4,7 +4,10 @@ bfloat16 is left out: the interpreter computes nonsense in it.
 """
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
 
@@ -124,6 +127,23 @@ def test_tiny_gradients_keep_their_digits_in_float16():
     assert expected.norm(dim=1).max() < 1e-5
     found = FusedGradients(model, F.cross_entropy, "float16")(W, x, y, counts)
     assert relative_errors(found, expected).max() < 5e-2
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["cnn tf32 64", "cnn float16 64", "cnn tf32 64 2", "linear tf32 150", "linear float16 150"],
+)
+def test_no_product_reads_what_is_being_overwritten(case, tmp_path):
+    """As compiled for an H100: that would give other bits now and then (see kernels.py)."""
+    script = Path(__file__).with_name("compiled.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, script, *case.split()], env=environment, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    *overwritten, summary = done.stdout.splitlines()
+    assert not overwritten
+    assert int(summary.split()[0]) > 0  # asynchronous products, or nothing was looked at
 
 
 @pytest.mark.parametrize("augmented", [True, False], ids=["augmented", "plain"])

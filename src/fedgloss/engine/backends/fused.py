@@ -300,6 +300,8 @@ class FusedGradients:
         tile = self._tile("convolution_weight_gradient", C < 16, BLOCK_M=O, BLOCK_N=k * k * C)
         positions = B * (HO // pool) * (WO // pool) * pool**2
         tiles = (-(-k * k * C // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]))
+        if pool > 1:  # the operand is computed in registers, which a second stage would use again
+            tile["num_stages"] = 1
         programs = tile.pop("PROGRAMS", PROGRAMS)
         splits = max(1, min(programs // (tiles[0] * tiles[1] * R), positions // (4 * 32)))
         splits = max(splits, min(4, -(-positions // 32)))
@@ -309,7 +311,7 @@ class FusedGradients:
             "convolution_weight_gradient", (tiles[0], splits, R * tiles[1]),
             x, d, code, sums, bias_sums,
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, POOL=pool, CHANNELS_FIRST=channels_first,
-            SPLITS=splits, PRECISION=self.multiply, **tile,
+            SPLITS=splits, BIAS=layer.bias is not None, PRECISION=self.multiply, **tile,
         )  # fmt: skip
         size = max(256, _power_of_two(O))
         self._run(
