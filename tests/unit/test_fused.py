@@ -116,6 +116,29 @@ def test_gradients_are_those_of_autograd(name, precision, bound):
         assert torch.equal(found, gradients(*given))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_is_read_that_was_not_written(name, monkeypatch):
+    """Whatever new memory holds, the gradients are the same."""
+    torch.manual_seed(0)
+    build, shape, counts = NETWORKS[name]
+    gradients = FusedGradients(build(), F.cross_entropy, "float16")
+    given, found = inputs(build(), shape, counts), []
+    for garbage in (0, 7, float("nan")):
+        for new in (torch.empty, torch.empty_like):
+            monkeypatch.setattr(torch, new.__name__, filled(new, garbage))
+        found.append(gradients(*given))
+        monkeypatch.undo()
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def filled(new, garbage):
+    def made(*args, **kwargs):
+        tensor = new(*args, **kwargs)
+        return tensor.fill_(garbage if tensor.is_floating_point() or garbage == garbage else 200)
+
+    return made
+
+
 def test_tiny_gradients_keep_their_digits_in_float16():
     torch.manual_seed(0)
     model = deep()
