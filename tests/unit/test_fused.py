@@ -30,7 +30,7 @@ from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients, blocks_of, can_fuse
 from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.elementwise import Lazy, computed
+from fedgloss.engine.elementwise import Lazy, _kernel, computed
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.rehearsal import rehearse
@@ -279,6 +279,13 @@ def test_lines_of_whatever_strides(line, P):
         found = computed(lines()[line](Lazy.of, W, g, rho, n))
         expected = lines()[line](lambda tensor: tensor, W, g, rho, n)
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_no_line_is_forgotten():
+    """A recorded round goes on launching its kernels, whatever has been compiled since."""
+    lines = [(f"(v0 * {i}.0)", (True,)) for i in range(300)]
+    kernels = [_kernel(*line) for line in lines]
+    assert all(_kernel(*line) is kernel for line, kernel in zip(lines, kernels, strict=True))
 
 
 def test_lazy_tensors_of_mixed_types_and_under_other_functions():
