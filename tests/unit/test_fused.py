@@ -153,11 +153,10 @@ def test_tiny_gradients_keep_their_digits_in_float16():
 
 
 @pytest.mark.parametrize(
-    "case",
-    ["cnn tf32 64", "cnn float16 64", "cnn tf32 64 2", "linear tf32 150", "linear float16 150"],
+    "case", ["cnn tf32 64", "cnn float16 64", "cnn tf32 64 2", "linear tf32 150"]
 )
 def test_no_product_reads_what_is_being_overwritten(case, tmp_path):
-    """As compiled for an H100: that would give other bits now and then (see kernels.py)."""
+    """As compiled for an H100: else a result would depend on timing (see kernels.py)."""
     script = Path(__file__).with_name("compiled.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
