@@ -6,6 +6,7 @@ them, and nothing else.
 """
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 FROM_THE_HOST = ("aten.lift_fresh", "aten._local_scalar_dense", "aten.equal", "aten.nonzero")
@@ -42,6 +43,25 @@ class Tape(TorchDispatchMode):
             for old, new in zip(flat(kept), flat(func(*args, **kwargs)), strict=True):
                 if old.untyped_storage().data_ptr() not in given:  # neither a view nor in place
                     old.copy_(new)
+
+
+class Addresses(Tape):
+    """Knows where a recording reads and writes, as a CUDA graph does, and keeps nothing alive."""
+
+    def record(self, branches):
+        super().record(branches)
+        given, made = {}, set()
+        for _, args, kwargs, result in self.operations:
+            for tensor in flat((args, kwargs)):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in made:
+                    given[storage.data_ptr()] = StorageWeakRef(storage)
+            made |= {tensor.untyped_storage().data_ptr() for tensor in flat(result)} - given.keys()
+        self.given = list(given.values())
+        self.operations, self.before = [], {}
+
+    def replay(self):
+        assert not any(storage.expired() for storage in self.given)
 
 
 def flat(values):

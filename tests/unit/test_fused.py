@@ -4,7 +4,10 @@ bfloat16 is left out: the interpreter computes nonsense in it.
 """
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
 
@@ -27,7 +30,7 @@ from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.fused import FusedGradients, blocks_of, can_fuse
 from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.elementwise import Lazy, computed
+from fedgloss.engine.elementwise import Lazy, _kernel, computed
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
 from fedgloss.engine.rehearsal import rehearse
@@ -113,6 +116,29 @@ def test_gradients_are_those_of_autograd(name, precision, bound):
         assert torch.equal(found, gradients(*given))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_is_read_that_was_not_written(name, monkeypatch):
+    """Whatever new memory holds, the gradients are the same."""
+    torch.manual_seed(0)
+    build, shape, counts = NETWORKS[name]
+    gradients = FusedGradients(build(), F.cross_entropy, "float16")
+    given, found = inputs(build(), shape, counts), []
+    for garbage in (0, 7, float("nan")):
+        for new in (torch.empty, torch.empty_like):
+            monkeypatch.setattr(torch, new.__name__, filled(new, garbage))
+        found.append(gradients(*given))
+        monkeypatch.undo()
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def filled(new, garbage):
+    def made(*args, **kwargs):
+        tensor = new(*args, **kwargs)
+        return tensor.fill_(garbage if tensor.is_floating_point() or garbage == garbage else 200)
+
+    return made
+
+
 def test_tiny_gradients_keep_their_digits_in_float16():
     torch.manual_seed(0)
     model = deep()
@@ -124,6 +150,22 @@ def test_tiny_gradients_keep_their_digits_in_float16():
     assert expected.norm(dim=1).max() < 1e-5
     found = FusedGradients(model, F.cross_entropy, "float16")(W, x, y, counts)
     assert relative_errors(found, expected).max() < 5e-2
+
+
+@pytest.mark.parametrize(
+    "case", ["cnn tf32 64", "cnn float16 64", "cnn tf32 64 2", "linear tf32 150"]
+)
+def test_no_product_reads_what_is_being_overwritten(case, tmp_path):
+    """As compiled for an H100: else a result would depend on timing (see kernels.py)."""
+    script = Path(__file__).with_name("compiled.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, script, *case.split()], env=environment, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    *overwritten, summary = done.stdout.splitlines()
+    assert not overwritten
+    assert int(summary.split()[0]) > 0  # asynchronous products, or nothing was looked at
 
 
 @pytest.mark.parametrize("augmented", [True, False], ids=["augmented", "plain"])
@@ -236,6 +278,13 @@ def test_lines_of_whatever_strides(line, P):
         found = computed(lines()[line](Lazy.of, W, g, rho, n))
         expected = lines()[line](lambda tensor: tensor, W, g, rho, n)
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_no_line_is_forgotten():
+    """A recorded round goes on launching its kernels, whatever has been compiled since."""
+    lines = [(f"(v0 * {i}.0)", (True,)) for i in range(300)]
+    kernels = [_kernel(*line) for line in lines]
+    assert all(_kernel(*line) is kernel for line, kernel in zip(lines, kernels, strict=True))
 
 
 def test_lazy_tensors_of_mixed_types_and_under_other_functions():

@@ -1,5 +1,7 @@
 """A recorded round, replayed, is the round (see tape.py)."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from fedgloss.engine.rounds import Plan, Run, run_rounds
 from fedgloss.engine.task import Course, Task
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
-from tape import Tape
+from tape import Addresses, Tape
 
 HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.1}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}
@@ -126,6 +128,24 @@ def test_a_restored_simulation_goes_on_from_what_was_restored():
     for s in (0, 1):
         for name, tensor in one.state(s).items():
             torch.testing.assert_close(tensor, other.state(s)[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(12, 12, 12, 12), (12, 3, 17, 8)], ids=["equal", "unequal"])
+def test_what_a_recording_reads_stays_where_it_is(sizes):
+    """A CUDA graph goes on reading at an address after the memory there was given away."""
+    some = simulations(
+        ["fedgloss", "naivefedgloss", "fedsmoo", "scaffold"], sizes, ("consistency",)
+    )
+    recorded = Replay(some, Addresses)
+    for t in range(WARM_UP + 4):
+        recorded.advance()
+        if t == WARM_UP + 1:
+            for one in some:
+                kept = [{k: v.clone() for k, v in one.state(s).items()} for s in (0, 1)]
+                one.load_state(kept, t + 1)
+        gc.collect()
+    recorded.graph.replay()
+    assert len(recorded.graph.given) > 20  # states, draws, images
 
 
 def test_what_needs_the_host_cannot_be_recorded():

@@ -13,7 +13,7 @@ import importlib.util
 import operator
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +158,12 @@ def _compute(lazy: Lazy) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=256)
+@cache
 def _kernel(expression: str, long: tuple[bool, ...]) -> Any:
-    """The Triton kernel of a line over inputs v0, v1, ...; `long`: which of them have P values."""
+    """The Triton kernel of a line over inputs v0, v1, ...; `long`: which of them have P values.
+
+    All are kept: Triton unloads a kernel that is dropped, and a recorded round may still launch it.
+    """
     arguments, loads = [], []
     for i, many in enumerate(long):
         arguments.append(f"x{i}, a{i}, b{i}")
@@ -181,6 +184,6 @@ def _kernel(expression: str, long: tuple[bool, ...]) -> Any:
     return module.line
 
 
-@lru_cache(maxsize=1)
+@cache
 def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="fedgloss-")

@@ -53,7 +53,7 @@ TILES = {
         "convolution_forward": _tile(256, 64, 32, 8, 3),
         "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
         "convolution_input_gradient": _tile(256, 64, 32, 8, 3),
-        "convolution_weight_gradient": _tile(64, 256, 32, 8, 3),
+        "convolution_weight_gradient": _tile(64, 256, 32, 8, 2),
         "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
         "linear_forward": _tile(64, 16, 128, 4, 3),
         "linear_input_gradient": _tile(64, 64, 32, 4, 3),
@@ -61,7 +61,9 @@ TILES = {
     },
 }
 """How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
-benchmarks/gpu.py tries, on an H200 and the paper's CNN."""
+benchmarks/gpu.py tries, on an H200 and the paper's CNN. One was not measured: with its third stage
+"convolution_weight_gradient" of four bytes would need more than half of a multiprocessor's memory.
+"""
 PROGRAMS = 264
 """Two for each multiprocessor of an H100: how finely sums over positions are split."""
 
@@ -300,6 +302,8 @@ class FusedGradients:
         tile = self._tile("convolution_weight_gradient", C < 16, BLOCK_M=O, BLOCK_N=k * k * C)
         positions = B * (HO // pool) * (WO // pool) * pool**2
         tiles = (-(-k * k * C // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]))
+        if pool > 1:  # the operand is computed in registers, which a second stage would use again
+            tile["num_stages"] = 1
         programs = tile.pop("PROGRAMS", PROGRAMS)
         splits = max(1, min(programs // (tiles[0] * tiles[1] * R), positions // (4 * 32)))
         splits = max(splits, min(4, -(-positions // 32)))
@@ -309,7 +313,7 @@ class FusedGradients:
             "convolution_weight_gradient", (tiles[0], splits, R * tiles[1]),
             x, d, code, sums, bias_sums,
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, POOL=pool, CHANNELS_FIRST=channels_first,
-            SPLITS=splits, PRECISION=self.multiply, **tile,
+            SPLITS=splits, BIAS=layer.bias is not None, PRECISION=self.multiply, **tile,
         )  # fmt: skip
         size = max(256, _power_of_two(O))
         self._run(

@@ -11,6 +11,12 @@ are added in a fixed order: the same bits in every run.
 
 Operands are stored in the type that the images have (float32, float16, bfloat16); sums are float32.
 PRECISION says how float32 operands are multiplied: "tf32", "tf32x3" or "ieee".
+
+What a loop loads for a product must have no other reader in that loop: sums of gradients have a
+loop of their own. A Hopper GPU computes a product while it loads the tiles of a later one. Where a
+tile has a second reader, Triton 3.6 to 3.9 makes room for one tile too few
+(https://github.com/triton-lang/triton/issues/6691): a tile can be overwritten while a product reads
+it, and then the result depends on timing.
 """
 
 import triton
@@ -210,10 +216,11 @@ def convolution_weight_gradient(
     x, d, code, sums_out, bias_out,
     B: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     KERNEL: tl.constexpr, PAD: tl.constexpr, POOL: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
-    SPLITS: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums over positions of d x^T: [R, SPLITS, O, KERNEL * KERNEL * C] and [R, SPLITS, O].
+    """Partial sums over positions of d x^T, [R, SPLITS, O, KERNEL * KERNEL * C], and of d, where
+    there is a BIAS, [R, SPLITS, O].
 
     POOL > 1: d is that of the pooled outputs (CHANNELS_FIRST: [R, B, O, H', W']), and `code` tells
     where in its window each belongs; otherwise d is [R, B, HO, WO, O].
@@ -236,7 +243,6 @@ def convolution_weight_gradient(
     d += r * (B * HP * WP * O)
     code += r * (B * HP * WP * O)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    bias = tl.zeros((BLOCK_M,), tl.float32)
     for step in range(STEPS):
         m = (split * STEPS + step) * BLOCK_K + tl.arange(0, BLOCK_K)
         p, q = m // Q, m % Q
@@ -244,10 +250,7 @@ def convolution_weight_gradient(
         u = p // WP % HP * POOL + q // POOL - PAD
         v = p % WP * POOL + q % POOL - PAD
         inside = m < POSITIONS
-        if CHANNELS_FIRST:
-            place = (b * O * HP * WP + p % (HP * WP))[None, :] + o[:, None] * (HP * WP)
-        else:
-            place = p[None, :] * O + o[:, None]
+        place = _place(o, p, O, HP * WP, CHANNELS_FIRST)
         known = inside[None, :] & (o < O)[:, None]
         gradients = tl.load(d + place, mask=known, other=0.0)
         if POOL > 1:
@@ -260,12 +263,45 @@ def convolution_weight_gradient(
         first = (b * H * W + u * W + v) * C
         patches = tl.load(x + first[:, None] + offset[None, :], mask=seen, other=0.0)
         sums = tl.dot(gradients.to(x.dtype.element_ty), patches, sums, input_precision=PRECISION)
-        bias += tl.sum(gradients.to(tl.float32), axis=1)
-    place = (r * SPLITS + split) * O + o
+    target = (r * SPLITS + split) * O + o
     known = (o < O)[:, None] & (n < LENGTH)[None, :]
-    tl.store(sums_out + place[:, None] * LENGTH + n[None, :], sums, mask=known)
-    if tl.program_id(0) == 0:
-        tl.store(bias_out + place, bias, mask=o < O)
+    tl.store(sums_out + target[:, None] * LENGTH + n[None, :], sums, mask=known)
+    if BIAS:
+        if tl.program_id(0) == 0:
+            SHARE: tl.constexpr = (B * HP * WP + SPLITS - 1) // SPLITS
+            end = tl.minimum((split + 1) * SHARE, B * HP * WP)
+            bias = _sums_of_gradients(
+                d, code, o, split * SHARE, end, SHARE, O, HP * WP, POOL, CHANNELS_FIRST, 128
+            )
+            tl.store(bias_out + target, bias, mask=o < O)
+
+
+@triton.jit
+def _place(o, p, O: tl.constexpr, AREA: tl.constexpr, CHANNELS_FIRST: tl.constexpr):
+    """Where channels o of positions p lie, [o, p], in [B, AREA, O] or [B, O, AREA]."""
+    if CHANNELS_FIRST:
+        return (p // AREA * (O * AREA) + p % AREA)[None, :] + o[:, None] * AREA
+    else:
+        return p[None, :] * O + o[:, None]
+
+
+@triton.jit
+def _sums_of_gradients(
+    d, code, o, begin, end, MOST: tl.constexpr, O: tl.constexpr, AREA: tl.constexpr,
+    POOL: tl.constexpr, CHANNELS_FIRST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The sum of d over the positions from `begin` to `end`, at most MOST, for each channel o."""
+    sums = tl.zeros((o.shape[0],), tl.float32)
+    for start in tl.range(0, MOST, BLOCK, num_stages=1):  # short: not worth shared memory
+        p = begin + start + tl.arange(0, BLOCK)
+        place = _place(o, p, O, AREA, CHANNELS_FIRST)
+        known = (p < end)[None, :] & (o < O)[:, None]
+        gradients = tl.load(d + place, mask=known, other=0.0).to(tl.float32)
+        if POOL > 1:  # each is that of one position, if any
+            came_from = tl.load(code + place, mask=known, other=DEAD).to(tl.int32)
+            gradients = tl.where(came_from == DEAD, 0.0, gradients)
+        sums += tl.sum(gradients, axis=1)
+    return sums
 
 
 @triton.jit
@@ -379,7 +415,6 @@ def linear_weight_gradient(
     d += r * (B * O)
     x += r * (B * I)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    bias = tl.zeros((BLOCK_M,), tl.float32)
     for start in range(0, B, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         gradients = tl.load(
@@ -389,11 +424,11 @@ def linear_weight_gradient(
             x + k[:, None] * I + n[None, :], mask=(k < B)[:, None] & (n < I)[None, :], other=0.0
         )
         sums = tl.dot(gradients, inputs, sums, input_precision=PRECISION)
-        bias += tl.sum(gradients.to(tl.float32), axis=1)
     place = row + offset + o[:, None] * I + n[None, :]
     tl.store(place, sums * factor, mask=(o < O)[:, None] & (n < I)[None, :])
     if BIAS:
         if tl.program_id(0) == 0:
+            bias = _sums_of_gradients(d, d, o, 0, B, B, O, 1, 1, False, BLOCK_K)
             tl.store(row + bias_offset + o, bias * factor, mask=o < O)
 
 
