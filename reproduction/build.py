@@ -60,6 +60,8 @@ def build(folder: Path) -> None:
             missing=list(missing(study, found)),
             hours=sum(hours(found, cell) for cell in study.cells),
             at=lambda cell, round, metric="accuracy": at(found, study.cell(cell), round, metric),
+            lambda1=lambda cell: (found.hessian(study.cell(cell)) or {})["lambda1"],
+            spectrum=read_json(HERE / "spectrum.json"),
             divergence=read_json(HERE / "divergence.json"),
         )
         (folder / "REPRODUCTION.md").write_text(text, encoding="utf-8")

@@ -183,10 +183,10 @@ def test_a_dry_run_says_which_data_are_missing_and_how_long_it_takes():
         1: Planned("prepare", {"data": "cifar100"}, ["results/data/cifar100/data.safetensors"]),
         2: Planned("train", {"seed": "42"}, [f"results/runs/paper/{path}/metrics.csv"]),
     }
-    missing, group, total, here, _ = Messages(paper, jobs).plan(dryrun=True)
+    missing, group, total, here = Messages(paper, jobs).plan(dryrun=True)
     assert missing.startswith("data/cifar100: missing, must hold cifar-100-python")
     assert group.split()[:6] == ["cifar100", "cnn", "1", "cell", "to", "train"]
-    assert total.startswith("paper: 1 cell to train: 0.2 GPU hours")
+    assert total.startswith("paper: 1 cell to train: 2.0 GPU minutes")
     assert here.startswith("without a GPU")
     assert [*Messages(paper, jobs).plan(dryrun=False)][:2] == [total, here]
 
