@@ -1,5 +1,7 @@
 """Clipping: in each local step, a client's direction is scaled down to a norm, and only then."""
 
+import json
+
 import hypothesis
 import pytest
 import torch
@@ -7,9 +9,13 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 import fedgloss
+from cells import cell_settings, contents, prepare_inputs, train_cell
 from fedgloss.algorithms import METHODS
 from fedgloss.algorithms.core import unit
 from fedgloss.engine.local import clipped
+from fedgloss.errors import InputError
+from fedgloss.jobs.train import CellFiles, train_cells
+from fedgloss.study.settings import Settings
 from refusal import refused
 from test_core import TYPES, exponents, vector
 from test_train import TOLERANCE, federation, network, run
@@ -118,3 +124,54 @@ def test_a_loss_that_is_not_finite_is_still_a_run_that_diverged():
 def test_what_is_no_norm_is_refused(clip):
     with refused(f"clip: {clip!r} is not a finite number greater than 0, nor None"):
         run(clip=clip)
+
+
+# Cells of a study
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def cells():
+    """Of three methods; each is clipped at one norm, at another, and not at all."""
+    for method in ("fedavg", "fedgloss", "fedsmoo"):
+        for seed, clip in enumerate(({"clip": 0.4}, {"clip": 1.5}, {})):
+            settings = cell_settings(method, rounds=4, **clip)
+            yield f"{method}-{seed}", {**settings, "seed": seed}
+
+
+def test_clipped_together_and_alone_they_leave_the_same_bytes(inputs, tmp_path):
+    files = [
+        CellFiles(Settings.from_json(given), inputs["partition"], tmp_path / name, "code")
+        for name, given in cells()
+    ]
+    train_cells(files, inputs["data"], device="cpu")
+    seen = set()
+    for name, given in cells():
+        alone = tmp_path / "alone" / name
+        train_cell(given, **inputs, out=alone, code="code", device="cpu")
+        assert contents(tmp_path / name) == contents(alone), name
+        manifest = json.loads((alone / "manifest.json").read_text())
+        assert manifest["settings"] == given
+        seen.add(contents(alone)["final.safetensors"])
+    assert len(seen) == 9
+
+
+def test_without_the_key_settings_are_what_they_were():
+    assert "clip" not in cell_settings()["training"]
+    assert cell_settings(clip=10.0)["training"]["clip"] == 10
+    for wrong, word in (("ten", "'ten' is not a number"), (True, "True is not a number")):
+        given = cell_settings()
+        given["training"]["clip"] = wrong
+        with refused(f"settings.training.clip: {word}"):
+            Settings.from_json(given)
+
+
+def test_a_job_refuses_what_is_no_norm(inputs, tmp_path):
+    given = cell_settings()
+    given["training"]["clip"] = 0
+    with pytest.raises(InputError, match="clip: 0 is not a finite number greater than 0"):
+        train_cell(given, **inputs, out=tmp_path / "out", code="code", device="cpu")
+    assert not (tmp_path / "out").exists()
