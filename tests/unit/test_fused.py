@@ -250,6 +250,27 @@ def test_lazy_arithmetic_is_the_methods(method):
             torch.testing.assert_close(found[0].state(s)[name], expected, rtol=1e-12, atol=1e-12)
 
 
+def clipped_rounds(method, clip, lazy):
+    """Two rounds of two federations alike but for their seeds."""
+    torch.manual_seed(0)
+    rates = ((0.05, clip),) * 2
+    [simulation] = test_graph.simulations([method], (7, 3, 5, 5), rates=rates)
+    simulation.gradients.lazy = lazy
+    for _ in range(2):
+        advance([simulation])
+    return {name: value for s in (0, 1) for name, value in simulation.state(s).items()}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "feddyn", "fedsmoo", "fedgloss"])
+def test_lazy_arithmetic_is_clipped(method):
+    lazy, plain = (clipped_rounds(method, 0.3, lazy) for lazy in (True, False))
+    assert not torch.allclose(plain["w"], clipped_rounds(method, None, lazy=False)["w"])
+    for name, expected in plain.items():
+        torch.testing.assert_close(lazy[name], expected, rtol=1e-12, atol=1e-12)
+    unreached, without = (clipped_rounds(method, clip, lazy=True) for clip in (1e30, None))
+    assert all(torch.equal(unreached[name], without[name]) for name in without)
+
+
 def lines():
     """Lines with lazy operands, or with the same tensors."""
 

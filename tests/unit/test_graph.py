@@ -23,8 +23,14 @@ HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}
 
 
-def simulations(methods, sizes=(12, 12, 12, 12), measure=(), **changes):
-    """One simulation for each method; two cells each, of other seeds and learning rates."""
+OTHER_RATES = ((0.05, None), (0.02, None))
+
+
+def simulations(methods, sizes=(12, 12, 12, 12), measure=(), rates=OTHER_RATES, **changes):
+    """One simulation for each method; two cells each, of other seeds.
+
+    rates: their learning rates, and at which norm they are clipped.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (sum(sizes), 1, 8, 8), generator=generator).to(torch.uint8)
     y = torch.randint(0, 5, (sum(sizes),), generator=generator)
@@ -43,10 +49,11 @@ def simulations(methods, sizes=(12, 12, 12, 12), measure=(), **changes):
                 data,
                 lr=lr,
                 weight_decay=1e-3,
+                clip=clip,
                 participants=2,
                 seed=seed,
             )
-            for seed, lr in ((0, 0.05), (1, 0.02))
+            for seed, (lr, clip) in enumerate(rates)
         ]
         options = {"batching": Batching(5), "pipeline": Pipeline((0.5,), (0.3,), "image_aug", 1)}
         result.append(Simulation(cells, gradients, measure=measure, **options, **changes))
@@ -82,6 +89,31 @@ def test_replayed_rounds_equal_rounds(method, sizes):
         advance([other])
         compare([one], [other])
     assert recorded.graph is not None
+
+
+CLIPPED = {
+    "alike": ((0.05, 0.3), (0.05, 0.3)),
+    "at other norms": ((0.05, 0.3), (0.05, 0.1)),
+    "one of two": ((0.05, 0.3), (0.05, None)),
+}
+
+
+@pytest.mark.parametrize("rates", CLIPPED)
+@pytest.mark.parametrize("method", ["fedavg", "feddyn-sam", "fedsmoo", "fedgloss"])
+def test_clipped_rounds_are_recorded_too(method, rates):
+    some, others, unclipped = [], [], []
+    for found, given in ((some, rates), (others, rates), (unclipped, None)):
+        torch.manual_seed(0)
+        given = CLIPPED[given] if given else ((0.05, None),) * 2
+        found += simulations([method], (12, 3, 17, 8), rates=given)
+    recorded = Replay(some, Tape)
+    for _ in range(WARM_UP + 3):
+        recorded.advance()
+        advance(others)
+        advance(unclipped)
+        compare(some, others)
+    assert recorded.graph is not None
+    assert not torch.allclose(others[0].w[0], unclipped[0].w[0])
 
 
 def test_methods_trained_together_are_recorded_together():

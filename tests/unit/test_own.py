@@ -167,6 +167,6 @@ def test_checking_a_study_says_what_data_are_missing_and_passes(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert main(["check", str(ROOT / "config" / "paper.yaml")]) == 0
     valid, *missing = capsys.readouterr().out.splitlines()
-    assert valid.endswith("a valid study of 450 cells") and len(missing) == 3
+    assert valid.endswith("a valid study of 459 cells") and len(missing) == 3
     assert missing[0].endswith("(cifar10, cifar10-official-overlap)")
     assert missing[1].startswith("data/cifar100: missing, must hold cifar-100-python, see docs")

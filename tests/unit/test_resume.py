@@ -46,6 +46,7 @@ RUNS = {
     "fedsmoo": DRAWN | {"algorithm": "fedsmoo", "hyperparameters": {"rho": 0.1, "beta": 10.0}},
     "a hopeless loss": DRAWN | {"algorithm": "scaffold", "lr": 10.0, "evaluate_every": 6},
     "not finite": DRAWN | {"algorithm": "scaffold", "lr": 1e3, "evaluate_every": 9},
+    "clipped": DRAWN | {"algorithm": "fedgloss", "hyperparameters": SHARP, "clip": 0.2},
     "pooled": DRAWN | {"algorithm": "centralized-sgd"},
 }
 
@@ -269,6 +270,7 @@ OTHER = {
     "algorithm or variants": {"algorithm": method(0.6)},
     "lr": {"lr": 0.2},
     "weight_decay": {"weight_decay": 0.0},
+    "clip": {"clip": 10.0},
     "seed": {"seed": 1},
     "rounds": {"rounds": 10},
     "clients_per_round": {"clients_per_round": 3},
@@ -311,6 +313,15 @@ def test_hyperparameters_and_variants_and_the_schedule_tell_runs_apart(tmp_path)
         train(**ours | {"schedule": [*PLANNED["schedule"][:-1], [2]]})
     with refused("another run (model differ)"):
         train(nn.Sequential(*network()[:2], nn.Tanh(), network()[3]), **ours)
+
+
+def test_a_checkpoint_says_nothing_of_clipping_where_there_is_none(tmp_path):
+    for name, clip in (("plain", {}), ("clipped", {"clip": 10})):
+        train(rounds=2, last=1, resume=tmp_path / name, **clip)
+        [checkpoint] = (tmp_path / name).glob("round-*")
+        assert (b"clip\\" in checkpoint.read_bytes()) == bool(clip)
+    with refused("another run (clip differ)"):
+        train(rounds=2, last=1, resume=tmp_path / "clipped", clip=9)
 
 
 def test_the_same_run_may_be_said_in_other_words(tmp_path):

@@ -132,13 +132,24 @@ def test_numbers_of_the_settings_have_one_text_too(study_file):
     one, other = (
         json.dumps(settings_of(study_file(f"{old}\n", f"{new}\n"), cell))
         for new in (
-            "training: {rounds: 6, last: 2, lr: 1, weight_decay: 0}",
-            "training: {rounds: 6, last: 2, lr: 1.0, weight_decay: 0.0}",
+            "training: {rounds: 6, last: 2, lr: 1, weight_decay: 0, clip: 10}",
+            "training: {rounds: 6, last: 2, lr: 1.0, weight_decay: 0.0, clip: 10.0}",
         )
     )
     assert one == other
     rho = (study_file("rho: 0.01", f"rho: {text}") for text in ("1", "1.0"))
     assert len({json.dumps(settings_of(file, cell)) for file in rho}) == 1
+
+
+def test_clipping_is_in_the_settings_where_it_is_asked_for(study_file):
+    cells = [f"digits/alpha-0/smallcnn/{label}/seed-0" for label in ("fedavg", "gentle")]
+    plain = [settings_of(study_file(), cell) for cell in cells]
+    of_all = "rounds: 6", "rounds: 6, clip: 10"
+    of_one = "{rho: 0.01}", "{rho: 0.01}, training: {clip: 10}"
+    for change, clips in ((of_all, ({"clip": 10}, {"clip": 10})), (of_one, ({}, {"clip": 10}))):
+        for cell, before, clip in zip(cells, plain, clips, strict=True):
+            training = before["training"] | clip
+            assert settings_of(study_file(*change), cell) == before | {"training": training}
 
 
 def test_settings_name_everything_that_decides_the_numbers(study_file):

@@ -79,8 +79,9 @@ class Probe:
 class Algorithm:
     """A federated method on flat parameter vectors.
 
-    The engine does the rest: `W <- W - lr * (direction + weight_decay * W)` for every local step,
-    sampling, masks for unequal clients, gathering and scattering of client state, evaluation.
+    The engine does the rest: `W <- W - lr * (direction + weight_decay * W)` for every local step
+    (the direction clipped, where that is asked for), sampling, masks for unequal clients, gathering
+    and scattering of client state, evaluation.
 
     `h` holds the round's hyperparameters by name and the facts of the round:
     `m` clients in all and `n` participants (both int), `p` [S, K, 1] their weights N_k / sum_S N_j,

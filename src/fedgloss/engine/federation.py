@@ -15,7 +15,7 @@ from fedgloss.algorithms.core import Algorithm, Named, mean
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.draw import Draw
-from fedgloss.engine.local import Exchange, train_together
+from fedgloss.engine.local import Exchange, Rates, train_together
 from fedgloss.engine.measured import Measured, cosine, perturbation_error
 from fedgloss.engine.numbers import check_rates
 from fedgloss.engine.state import ClientState, choose_place
@@ -34,6 +34,8 @@ class Federation:
     data: ClientData
     lr: float
     weight_decay: float
+    clip: float | None
+    """The largest L2 norm of a client's direction in a local step; None: any."""
     participants: int | Sequence[Sequence[int]]
     """How many clients to draw each round, or the schedule."""
     seed: int
@@ -67,6 +69,7 @@ def federation(
     *,
     lr: float,
     weight_decay: float,
+    clip: float | None = None,
     participants: int | Sequence[Sequence[int]],
     seed: int,
     sizes: Tensor | None = None,
@@ -76,7 +79,7 @@ def federation(
     Where the method wants all samples in one place, they are one client's from here on. Raises
     InputError naming an argument that is wrong.
     """
-    check_rates(lr, weight_decay, seed)
+    check_rates(lr, weight_decay, clip, seed)
     data = data.checked()
     if algorithm.pooled:
         if sizes is not None:
@@ -86,7 +89,16 @@ def federation(
         samples = [len(index) for index in data.indices]
         sizes = torch.tensor(samples, dtype=torch.float64, device="cpu")
     return Federation(
-        algorithm, hyperparameters, w, data, lr, weight_decay, participants, seed, sizes.double()
+        algorithm,
+        hyperparameters,
+        w,
+        data,
+        lr,
+        weight_decay,
+        clip,
+        participants,
+        seed,
+        sizes.double(),
     )
 
 
@@ -129,7 +141,10 @@ class Simulation:
             self.w[..., :0],
             gradients,
         )
-        self.rates = [(float(f.lr), float(f.weight_decay)) for f in self.federations]
+        self.rates = [
+            Rates(float(f.lr), float(f.weight_decay), f.clip and float(f.clip))
+            for f in self.federations
+        ]
         S, _, P = self.w.shape
         self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
         vectors = S * self.m * len(self.algorithm.client_state)

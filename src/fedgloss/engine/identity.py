@@ -23,6 +23,7 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
     """The identity of a run of `fedgloss.train`, by the names of its arguments."""
     federation, task, course = run.federation, plan.task, plan.course
     drawn = isinstance(federation.participants, int)
+    clip = {} if federation.clip is None else {"clip": float(federation.clip)}
     return {
         "algorithm or variants": identify(federation.algorithm),
         "hyperparameters": {
@@ -39,6 +40,7 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
         "metrics": identify(dict(task.metrics)),
         "lr": float(federation.lr),
         "weight_decay": float(federation.weight_decay),
+        **clip,
         "batch_size": course.batching.size and int(course.batching.size),
         "epochs": int(course.batching.epochs),
         "local_steps": course.batching.steps and int(course.batching.steps),

@@ -1,5 +1,7 @@
 """Local training: v <- v - lr * (direction + wd * v), for all participants of one or more cohorts.
 
+The direction may be clipped: scaled down to a norm, client by client.
+
 Cohorts of several methods walk in step: wherever each of them asks for the gradient on its
 mini-batches, one evaluation answers all. A method is a pure function, so it need not know: it runs
 until it asks for a gradient that is not there yet, and runs again when it is.
@@ -7,18 +9,27 @@ until it asks for a gradient that is not there yet, and runs again when it is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedgloss.algorithms.core import Algorithm, Named
+from fedgloss.algorithms.core import Algorithm, Named, factors
 from fedgloss.engine.cohort import Batch, Cohort, Counts, Gradients
 from fedgloss.engine.elementwise import Lazy, computed
 
 Gradient = Callable[[Tensor], Tensor]
 PER_CLIENT = ("p", "share", "steps")
 """The facts of a round that have one value for each participant."""
+
+
+class Rates(NamedTuple):
+    """The numbers of a federation's local steps."""
+
+    lr: float
+    weight_decay: float
+    clip: float | None
+    """The largest L2 norm that a client's direction may have, if there is one."""
 
 
 @dataclass
@@ -30,8 +41,8 @@ class Exchange:
     down: Named
     c: Named
     h: Named
-    rates: Sequence[tuple[float, float]]
-    """Learning rate and weight decay of each federation."""
+    rates: Sequence[Rates]
+    """Of each federation."""
     evaluations: float = 0.0
     """Mini-batch gradients computed for each local step, filled in by the training."""
 
@@ -111,15 +122,15 @@ class _Descent:
         """Clients with fewer steps than others stop where they are."""
         rates = self.exchange.rates
         if self.lazy and len(set(rates)) == 1:
-            lr, weight_decay = rates[0]
+            lr, weight_decay, clip = rates[0]
             now: Any = Lazy.of(self.W)
-            W = computed(now - lr * (direction + weight_decay * now))
+            W = computed(now - lr * (clipped(direction, clip) + weight_decay * now))
             c = Named(**computed(dict(c)))
         elif len(set(rates)) == 1:
-            W = _descend(self.W, direction, *rates[0])
+            W = _descend(self.W, direction, rates[0])
         else:  # federation by federation: the bits of each alone
             rows = zip(self.W, computed(direction), rates, strict=True)
-            W = torch.stack([_descend(v, d, *rate) for v, d, rate in rows])
+            W = torch.stack([_descend(v, d, own) for v, d, own in rows])
             c = Named(**computed(dict(c)))
         known = self.exchange.cohort.equal if isinstance(counts, Tensor) else all(counts)
         if not known:
@@ -129,9 +140,24 @@ class _Descent:
         self.W, self.c = W, c
 
 
-def _descend(W: Tensor, direction: Tensor, lr: float, weight_decay: float) -> Tensor:
+def _descend(W: Tensor, direction: Tensor, rates: Rates) -> Tensor:
     """One step in two passes over the memory; lr and weight decay are numbers for that reason."""
-    return W.sub(direction.add(W, alpha=weight_decay), alpha=lr)
+    lr, weight_decay, clip = rates
+    return W.sub(clipped(direction, clip).add(W, alpha=weight_decay), alpha=lr)
+
+
+def clipped(direction: Any, clip: float | None) -> Any:
+    """The direction [..., K, P], a tensor or a line, with the norm of each client at most `clip`.
+
+    What is not longer stays as it is, bit for bit; what is not finite stays so.
+    """
+    if clip is None:
+        return direction
+    a, b = factors(computed(direction))
+    within = ~(a * b > clip)
+    inverse, length = (1 / a).masked_fill(within, 1.0), (clip / b).masked_fill(within, 1.0)
+    # A line of its own: as part of the step's it would be rounded otherwise where all is within.
+    return computed(direction * inverse * length)
 
 
 def _train(descents: Sequence[_Descent], gradients: Gradients) -> None:

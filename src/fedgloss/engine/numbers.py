@@ -61,11 +61,13 @@ def _iterable(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def check_rates(lr: float, weight_decay: float, seed: int) -> None:
+def check_rates(lr: float, weight_decay: float, clip: float | None, seed: int) -> None:
     """Refuse the numbers of a federation that are out of range, by argument name."""
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not is_finite(value) or value < 0:
             raise InputError(f"{name}: {value!r} is not a finite number of at least 0")
+    if clip is not None and (not is_finite(clip) or clip <= 0):
+        raise InputError(f"clip: {clip!r} is not a finite number greater than 0, nor None")
     _integer("seed", seed, 0)
 
 

@@ -44,6 +44,7 @@ def train(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     lr: float = 0.01,
     weight_decay: float = 0.0,
+    clip: float | None = None,
     batch_size: int | None = 64,
     epochs: int = 1,
     local_steps: int | None = None,
@@ -89,6 +90,8 @@ def train(
     the client numbers of each round.
     loss: (outputs, targets) -> the mean loss of a mini-batch. Samples that a cross-entropy leaves
     out (label -100, or its ignore_index) count in no mean; they do count in N_k, see `sizes`.
+    clip: the largest L2 norm, over all parameters, of a client's direction in a local step. What is
+    longer is scaled down to it; weight decay comes on top. None: nothing is clipped.
     batch_size, epochs, local_steps: local work; batch_size None is the whole client, local_steps
     replaces epochs.
     hyperparameters: by the names of docs/methods.md (rho, rho_l, beta, ...).
@@ -159,6 +162,7 @@ def train(
         placed(data, w, task),
         lr=lr,
         weight_decay=weight_decay,
+        clip=clip,
         participants=participants,
         seed=seed,
         sizes=resolve_sizes(sizes, m),

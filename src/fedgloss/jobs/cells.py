@@ -39,7 +39,7 @@ def check_same_shape(cells: Sequence[CellFiles]) -> None:
         shared = {
             name: getattr(settings, name) for name in ("dataset", "model", "weights", "precision")
         }
-        free = ("lr", "weight_decay")
+        free = ("lr", "weight_decay", "clip")
         return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
 
     first = shape(cells[0])
@@ -80,6 +80,7 @@ def cell_federation(
         ClientData(dataset.train_images, dataset.train_labels, clients.clients),
         lr=training["lr"],
         weight_decay=training["weight_decay"],
+        clip=training.get("clip"),
         participants=participants,
         seed=settings.seed,
     )

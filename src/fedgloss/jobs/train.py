@@ -59,7 +59,8 @@ def train_cells(
     """Train cells together on one device, and write the results of each into its folder `out`.
 
     Cells trained together have one data set, model and amount of work; seeds, partitions, methods,
-    learning rates and hyperparameters may differ. Each leaves the files that it would leave alone:
+    learning rates, clipping and hyperparameters may differ. Each leaves the files that it would
+    leave alone:
 
     metrics.csv: a row for each evaluated round. final.safetensors, average.safetensors: the model
     after the last round, and the mean over the last `last` rounds, by parameter name.

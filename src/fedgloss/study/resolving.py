@@ -77,8 +77,9 @@ def settings(study: "Study", cell: Cell) -> Settings:
         hyperparameters = algorithms.resolve_hyperparameters(algorithm, given)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    for name in ("lr", "weight_decay"):
-        training[name] = _one_text(training[name])
+    for name in ("lr", "weight_decay", "clip"):
+        if name in training:
+            training[name] = _one_text(training[name])
     return Settings(
         dataset=cell.dataset,
         alpha=cell.alpha,
@@ -101,7 +102,8 @@ def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
     training, given = training_of(study, cell), _hyperparameters(study, cell)
     _, algorithm = study.algorithm(cell)
     below = f"algorithms.{cell.algorithm}.hyperparameters"
-    return [f"training.{name}" for name in Training.__annotations__ if name not in training], [
+    needed = [name for name in Training.__annotations__ if name in Training.__required_keys__]
+    return [f"training.{name}" for name in needed if name not in training], [
         f"{below}.{name}"
         for name, default in algorithm.hyperparameters.items()
         if default is None and name not in given and ALIASES.get(name) not in given

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from types import NoneType, UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from fedgloss.errors import InputError, did_you_mean
 
@@ -36,6 +36,8 @@ class Training(TypedDict):
     batch_size: int
     lr: float
     weight_decay: float
+    clip: NotRequired[float]
+    """Left out where nothing is clipped."""
     augmentation: str
     evaluate_every: int
     last: int
@@ -144,14 +146,16 @@ def _check_record(where: str, given: Any, record: type) -> None:
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: expected keys and values")
     wanted = {name: _kind(hint) for name, hint in get_type_hints(record).items()}
+    optional: frozenset[str] = getattr(record, "__optional_keys__", frozenset())
     for key in given:
         if key not in wanted:
             raise InputError(f"{where}.{key}: unknown key{did_you_mean(key, list(wanted))}")
     for key, kind in wanted.items():
-        if key not in given:
+        if key in given:
+            if not isinstance(given[key], kind) or isinstance(given[key], bool):
+                raise InputError(f"{where}.{key}: {given[key]!r} is not {WORDS[kind]}")
+        elif key not in optional:
             raise InputError(f"{where}.{key}: missing, must be given")
-        if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            raise InputError(f"{where}.{key}: {given[key]!r} is not {WORDS[kind]}")
 
 
 def _kind(hint: Any) -> tuple[type, ...]:

@@ -77,6 +77,7 @@ class Training(Model):
     batch_size: Count | None = None
     lr: Positive | None = None
     weight_decay: NotNegative | None = None
+    clip: Positive | None = None
     augmentation: Augmentation | None = None
     evaluate_every: Count | None = None
     last: Count | None = None
