@@ -33,7 +33,7 @@ RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
     path.stem
     for path in (ROOT / "config").glob("*.yaml")
-    if path.stem not in ("methods", "resources")
+    if path.stem != "reproduction"  # it needs the authors' splits, which are not in the repository
 )
 
 
