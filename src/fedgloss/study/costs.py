@@ -15,7 +15,7 @@ WORDS = {
     "line": ("line between models", "lines between models"),
 }
 """What is counted of each kind of job: cells, however many of them a job serves."""
-START, LIGHT, WORKFLOW = 1.7, 1.7, 3.0
+START, LIGHT, WORKFLOW = 1.4, 1.3, 2.5
 """Seconds of one core until a job has torch; for a job on data, a table, a figure or the report;
 and of all cores until Snakemake starts the first job. Of a study of small cells the larger part."""
 ERROR = "give or take 30 %"
