@@ -21,6 +21,10 @@ min_version("9.18")
 container: "envs/fedgloss.sif"
 
 
+# What `snakemake --report` says first.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/study.smk"
 include: "workflow/rules/targets.smk"
 include: "workflow/rules/cells.smk"

@@ -70,6 +70,15 @@ def test_a_terminal_shows_bars_and_the_same_lines(finished):
     assert "fedgloss train --settings" not in shown
 
 
+def test_snakemakes_own_report_has_the_tables_figures_and_the_page_with_captions(finished):
+    said = build(finished, SMOKE, "--report", "report.html")
+    assert [file in said for file in ("accuracy.csv", "curves.png", "smoke.html")] == [True] * 3
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    captions = ("It opens without a network", "beside the published numbers", "full precision")
+    for words in ("Tables", "Figures", "The page", *captions):
+        assert words in page, words
+
+
 def test_a_failed_job_says_why_in_one_line_and_shows_its_log(finished):
     (finished / HERE.checkpoints("smoke", FIRST)).write_text("in the way")
     shown = snakemake(finished, *AGAIN)

@@ -15,7 +15,14 @@ rule table:
     input:
         entry_files,
     output:
-        [*LAYOUT.table("{study}", "{table}").values()],
+        report(
+            LAYOUT.table("{study}", "{table}")["csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        LAYOUT.table("{study}", "{table}")["md"],
+        LAYOUT.table("{study}", "{table}")["tex"],
     log:
         LAYOUT.log("table", "{study}/{table}"),
     benchmark:
@@ -39,7 +46,13 @@ rule figure:
     input:
         entry_files,
     output:
-        [*LAYOUT.figure("{study}", "{figure}").values()],
+        report(
+            LAYOUT.figure("{study}", "{figure}")["png"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        LAYOUT.figure("{study}", "{figure}")["pdf"],
     log:
         LAYOUT.log("figure", "{study}/{figure}"),
     benchmark:
@@ -63,7 +76,12 @@ rule report:
         [LAYOUT.metrics(STUDY.name, cell) for cell in PART],
         [LAYOUT.run(STUDY.name, cell) / "manifest.json" for cell in PART],
     output:
-        report=LAYOUT.report("{study}"),
+        report=report(
+            LAYOUT.report("{study}"),
+            caption="../report/page.rst",
+            category="The page",
+            labels={"study": "{study}"},
+        ),
     log:
         LAYOUT.log("report", "{study}"),
     benchmark:
