@@ -22,7 +22,7 @@ container: "envs/fedgloss.sif"
 
 
 # What `snakemake --report` says first.
-report: "workflow/report/workflow.rst"
+report: "workflow/captions/workflow.rst"
 
 
 include: "workflow/rules/study.smk"

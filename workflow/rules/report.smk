@@ -17,7 +17,7 @@ rule table:
     output:
         report(
             LAYOUT.table("{study}", "{table}")["csv"],
-            caption="../report/table.rst",
+            caption="../captions/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
@@ -48,7 +48,7 @@ rule figure:
     output:
         report(
             LAYOUT.figure("{study}", "{figure}")["png"],
-            caption="../report/figure.rst",
+            caption="../captions/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
@@ -78,7 +78,7 @@ rule report:
     output:
         report=report(
             LAYOUT.report("{study}"),
-            caption="../report/page.rst",
+            caption="../captions/page.rst",
             category="The page",
             labels={"study": "{study}"},
         ),
