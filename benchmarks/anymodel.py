@@ -182,8 +182,17 @@ def others_models(bench: Any, limit: float = 60.0) -> dict:
     compare("fedgloss", "float32")
     compare("fedavg", "float32")
     part("gradient of MobileNetV2", "float32", mobilenet, bench)
+    return found
+
+
+def loaders(bench: Any) -> dict:
+    """ResNet18 in a plain loop with a DataLoader, as others write it."""
+    rounds = Rounds(bench)
+    found = {}
     for method in HYPERPARAMETERS:
-        part(f"{method}, loop with a DataLoader", "tf32", rounds.plain, method, False, 2)
+        with prepared(bench.device, precision="tf32" if bench.cuda else "float32"):
+            found[method] = rounds.plain(method, False, 2)
+        print(method, found[method], flush=True)
     return found
 
 

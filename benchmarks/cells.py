@@ -1,6 +1,6 @@
 """Full-length cells of a study in a short time with a GPU: the last stage of benchmarks/gpu.py.
 
-    python benchmarks/cells.py STUDY --out DIR METHOD,METHOD,...:SEED,SEED,... ...
+    python benchmarks/cells.py STUDY --out DIR [DATASET/]METHOD,METHOD,...:SEED,SEED,... ...
 
 writes DIR/plan.json: for each argument a group of cells to be trained together, in this order. DIR
 is the working folder of their jobs: it has the prepared data and the partitions as a build of the
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpu import Bench
+    from bench import Bench
 
 COUNTED = 2
 """A client with SAM takes so many gradients a step."""
@@ -178,7 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--where", default="cifar10/alpha-0/cnn", help="data set, alpha, model")
+    parser.add_argument("--dataset", default="cifar10", help="of groups that name none")
+    parser.add_argument("--where", default="alpha-0/cnn", help="alpha, model")
     parser.add_argument("--sgd", default="fedavg,fedprox,feddyn,scaffold,fedgloss-sgd")
     parser.add_argument("--locals", default="", help="METHOD,...: measure local models")
     parser.add_argument("--locals-after", type=int, default=0, help="which group, 0 first")
@@ -186,18 +187,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150, help="at most for these")
     parser.add_argument("--bring", default="", help="METHOD,...: models to bring home")
     parser.add_argument("--unit", type=float, default=17.0, help="seconds for SGD clients' 1 run")
-    parser.add_argument("groups", nargs="+", metavar="METHODS:SEEDS")
+    parser.add_argument("groups", nargs="+", metavar="[DATASET/]METHODS:SEEDS")
     options = parser.parse_args()
     study, pending = options.study.resolve(), set(options.locals.split(","))
     wanted, sgd, groups = set(options.bring.split(",")), options.sgd.split(","), []
     os.chdir(options.out)
     for group in filter(None, [*options.groups, options.divergence]):
+        *dataset, group = group.rsplit("/", 1)
+        where = f"{(dataset or [options.dataset])[0]}/{options.where}"
         methods, seeds = (part.split(",") for part in group.split(":"))
         groups.append([])
         for seed in seeds:
             for method in methods:
                 units = 1 if method in sgd else COUNTED
-                cell = f"{options.where}/{method}/seed-{seed}"
+                cell = f"{where}/{method}/seed-{seed}"
                 here = method in pending, method in wanted
                 groups[-1].append(planned(study, cell, units, *here))
                 pending -= {method}

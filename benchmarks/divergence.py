@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from gpu import Bench
+    from bench import Bench
 
 EVERY = 10
 """Rounds from one kept state to the next."""

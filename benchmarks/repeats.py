@@ -1,0 +1,120 @@
+"""Are the same bits computed again? A stage of benchmarks/gpu.py."""
+
+from collections.abc import Callable
+
+import torch
+from bench import Bench, K, fused, simulations
+from torch import Tensor
+
+from fedgloss.algorithms.core import factors, mean
+from fedgloss.engine.backends.graph import CudaGraph, Replay
+from fedgloss.engine.elementwise import Lazy, computed
+
+ALIKE = (
+    {"fedavg": 1}, {"fedsam": 1}, {"fedgloss": 1}, {"fedsmoo": 1}, {"fedgloss": 1, "fedsmoo": 1},
+)  # fmt: skip
+"""What is trained again and again: methods alone, and two side by side."""
+
+
+def determinism(bench: Bench) -> dict:
+    """The same bits again? Of each part of a round, and of the models after each of 8 rounds.
+
+    A part that differs only side by side with others depends on timing; gradients say in which
+    layers. Where all parts agree and rounds do not, the graph or the state is to blame.
+    """
+    found = {}
+    for precision in bench.options.precisions:
+        for name, again in parts_of_a_round(bench, precision).items():
+            found[f"{precision}, {name}"] = again()
+            print(precision, name, found[f"{precision}, {name}"], flush=True)
+        for methods in ALIKE:
+            runs = [models(bench, methods, precision) for _ in range(3)]
+            runs.append(models(bench, methods, precision, interrupted=4))
+            gaps = [first_gap(runs[0], run) for run in runs[1:]]
+            found[f"{precision}, {methods}"] = {
+                "first round that differs, run again twice": gaps[:2],
+                "first round that differs, interrupted after 4": gaps[2],
+            }
+            print(precision, methods, gaps, flush=True)
+    return found
+
+
+def parts_of_a_round(bench: Bench, precision: str) -> dict[str, Callable[[], dict]]:
+    """What `repeated` says of gradients, and of the arithmetic of SAM and of averaging."""
+    gradients, W, x, y, counts = fused(bench, precision)
+    g, w = gradients(W, x, y, counts)[None], W[None]
+    share = torch.full((1, K, 1), 1 / K, device=W.device)
+
+    def step() -> Tensor:
+        direction = Lazy.of(g) + 4e-4 * Lazy.of(w)
+        return computed(Lazy.of(w) - 0.01 * direction)
+
+    parts = {
+        "gradients": lambda: gradients(W, x, y, counts),
+        "lengths": lambda: torch.cat(factors(g)),
+        "a step": step,
+        "means": lambda: mean(g, share),
+    }
+    ends = [*gradients.offsets.values(), gradients.P][1:]
+    layers = {
+        name: slice(begin, end)
+        for (name, begin), end in zip(gradients.offsets.items(), ends, strict=True)
+    }
+    return {
+        name: lambda part=part, name=name: repeated(part, layers if name == "gradients" else {})
+        for name, part in parts.items()
+    }
+
+
+def repeated(
+    part: Callable[[], Tensor], layers: dict[str, slice], calls: int = 8, replays: int = 10
+) -> dict:
+    """How often a part's result differs from the first: alone, and recorded four times abreast."""
+    first = part()
+    alone = [part() for _ in range(calls)]
+    abreast: list[Tensor] = []
+
+    def branch() -> None:
+        abreast.extend(part() for _ in range(calls))
+
+    graph = CudaGraph()
+    graph.record([branch] * 4)
+    wrong, where = 0, set()
+    for _ in range(replays):
+        graph.replay()
+        for result in abreast:
+            if not torch.equal(result, first):
+                wrong += 1
+                where |= {
+                    name
+                    for name, here in layers.items()
+                    if not torch.equal(result[:, here], first[:, here])
+                }
+    return {
+        "differ alone": f"{sum(not torch.equal(r, first) for r in alone)} of {calls}",
+        "differ abreast": f"{wrong} of {len(abreast) * replays}",
+        "in layers": sorted(where),
+    }
+
+
+def first_gap(a: list[list[bytes]], b: list[list[bytes]]) -> int | None:
+    """The first round (1 first) in which two runs differ."""
+    return next((t for t, (x, y) in enumerate(zip(a, b, strict=True), 1) if x != y), None)
+
+
+def models(
+    bench: Bench, methods: dict[str, int], precision: str, interrupted: int = 0
+) -> list[list[bytes]]:
+    """The bytes of all models after each of 8 recorded rounds, in two parts if `interrupted`."""
+    found: list[list[bytes]] = []
+    kept: list = []
+    for rounds in (interrupted, 8 - interrupted) if interrupted else (8,):
+        some = simulations(bench, methods, "fused", precision)
+        for simulation, state in zip(some, kept, strict=False):
+            simulation.load_state([state], interrupted)
+        recorded = Replay(some, CudaGraph)
+        for _ in range(rounds):
+            recorded.advance()
+            found.append([s.w.cpu().numpy().tobytes() for s in some])
+        kept = [{n: v.clone().cpu() for n, v in s.state(0).items()} for s in some]
+    return found
