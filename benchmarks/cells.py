@@ -173,6 +173,19 @@ def planned(study: Path, cell: str, units: int, local: bool, bring: bool) -> dic
     }  # fmt: skip
 
 
+def together(group: list[dict[str, Any]]) -> None:
+    """SystemExit if these cells cannot be trained side by side: before a GPU waits for them."""
+    from fedgloss.errors import InputError
+    from fedgloss.jobs.train import CellFiles, check_same_shape
+    from fedgloss.study.jobfile import TrainingJob
+
+    jobs = [job_of(cell["train"], TrainingJob) for cell in group]
+    try:
+        check_same_shape([CellFiles(j.settings, j.partition, j.run, j.code) for j in jobs])
+    except InputError as error:
+        raise SystemExit(f"{', '.join(cell['name'] for cell in group)}: {error}") from None
+
+
 def main() -> None:
     """Write a plan."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -205,6 +218,8 @@ def main() -> None:
                 groups[-1].append(planned(study, cell, units, *here))
                 pending -= {method}
                 wanted -= {method}
+    for group in groups:
+        together(group)
     plan = {"seconds_a_unit": options.unit, "locals_after": options.locals_after, "groups": groups}
     if options.divergence:
         plan["divergence"] = {"seconds": options.seconds, "cells": groups.pop()}

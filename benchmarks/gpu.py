@@ -152,7 +152,8 @@ def profile(bench: Bench) -> dict:
             torch.cuda.synchronize()
         rows = sorted(
             ((e.key[:60], e.count, e.self_device_time_total) for e in seen.key_averages()
-             if e.self_device_time_total), key=lambda row: -row[2])  # fmt: skip
+             if e.self_device_time_total and e.device_type == torch.autograd.DeviceType.CUDA),
+            key=lambda row: -row[2])  # fmt: skip
         found[precision] = {"kernels": sum(r[1] for r in rows), "us": sum(r[2] for r in rows),
                             "rows": rows[:40]}  # fmt: skip
         print(precision, found[precision]["kernels"], found[precision]["us"])
