@@ -61,6 +61,9 @@ def build(folder: Path) -> None:
             hours=sum(hours(found, cell) for cell in study.cells),
             at=lambda cell, round, metric="accuracy": at(found, study.cell(cell), round, metric),
             lambda1=lambda cell: (found.hessian(study.cell(cell)) or {})["lambda1"],
+            result=lambda cell: manifest(found, study.cell(cell))["accuracy"],
+            stopped=lambda cell: manifest(found, study.cell(cell))["diverged_in"],
+            gain=lambda *which: gain(study, found, *which),
             spectrum=read_json(HERE / "spectrum.json"),
             divergence=read_json(HERE / "divergence.json"),
         )
@@ -82,17 +85,39 @@ def import_archives(study: Study, results: Path) -> None:
 def runs(study: Study, found: Results) -> Iterator[dict[str, Any]]:
     """What each run there is says of itself, a row each."""
     for cell in study.cells:
-        manifest = found.manifest(cell)
-        if manifest is not None:
+        said = found.manifest(cell)
+        if said is not None:
             sharpness = found.hessian(cell)
             yield {
-                "method": names.algorithm(study, cell.algorithm),
+                "method": label(study, cell),
                 "seed": cell.seed,
                 "lambda1": sharpness and sharpness.get("lambda1"),
-                "metrics": manifest["outputs"]["metrics.csv"][:SHOWN],
-                "code_short": manifest["code"][:SHOWN],
-                **manifest,
+                "metrics": said["outputs"]["metrics.csv"][:SHOWN],
+                "code_short": said["code"][:SHOWN],
+                **said,
             }
+
+
+def manifest(found: Results, cell: Cell) -> dict[str, Any]:
+    """What a run that is there says of itself."""
+    said = found.manifest(cell)
+    assert said is not None
+    return said
+
+
+def gain(
+    study: Study, found: Results, method: str, other: str, seed: int, dataset: str = "cifar10"
+) -> float:
+    """Points by which a method, on this data, is above another one on clean CIFAR-10."""
+    cells = (f"{dataset}/alpha-0/cnn/{method}", f"cifar10/alpha-0/cnn/{other}")
+    mine, others = (manifest(found, study.cell(f"{cell}/seed-{seed}")) for cell in cells)
+    return mine["accuracy"] - others["accuracy"]
+
+
+def label(study: Study, cell: Cell) -> str:
+    """The method, and the data unless it is clean CIFAR-10."""
+    method = names.algorithm(study, cell.algorithm)
+    return method if cell.dataset == "cifar10" else f"{method}, the released code's images"
 
 
 def at(found: Results, cell: Cell, round: int, metric: str) -> float:
@@ -107,15 +132,15 @@ def missing(study: Study, found: Results) -> Iterator[tuple[str, str]]:
     left: dict[str, list[str]] = {}
     for cell in study.cells:
         if found.manifest(cell) is None:
-            left.setdefault(names.algorithm(study, cell.algorithm), []).append(str(cell.seed))
+            left.setdefault(label(study, cell), []).append(str(cell.seed))
     for method, seeds in left.items():
         yield method, ", ".join(seeds)
 
 
 def hours(found: Results, cell: Cell) -> float:
     """GPU hours of a cell: its share of the time that it was trained in with others."""
-    manifest = found.manifest(cell)
-    return manifest["wall_seconds"] / manifest["cells_together"] / 3600 if manifest else 0.0
+    said = found.manifest(cell)
+    return said["wall_seconds"] / said["cells_together"] / 3600 if said else 0.0
 
 
 if __name__ == "__main__":
