@@ -3,9 +3,12 @@
 The authors' preparation (data/cifar10/preprocessing/save_images.py) writes training and test
 images into one folder, the test images last. Where a test image bears a training image's name, the
 training file is overwritten. `images="official_overlap"` reproduces that; "clean" does not.
+
+CIFAR-100 may also be PNG files in class folders, under the images' original names.
 """
 
 import contextlib
+import hashlib
 import io
 import pickle
 import shutil
@@ -20,9 +23,10 @@ import numpy as np
 import torch
 
 from fedgloss.data.facts import encode_names
+from fedgloss.data.sources import folder
 from fedgloss.errors import InputError, reason
 from fedgloss.files import atomic
-from fedgloss.tensors import save_tensors
+from fedgloss.tensors import load_tensors, save_tensors
 from fedgloss.torchvision_compat import torchvision
 
 # The released code's constants (codebase/clients/client.py), for training and test alike.
@@ -30,6 +34,11 @@ NORMALISATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2434, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+PIXELS = {
+    "train": "6d2a03c47c105e4c34d3a2ff16c2803e8df0e5d6fa0c631e46663a327aeac573",
+    "test": "381b7d98ce1e9b98232a8df0db0a22992654c39ff2433270656ab8ace5a45e65",
+}
+"""Of CIFAR-100: `_digest` of its labels and images."""
 LARGEST = 200 * 2**20  # bytes; the largest published file, CIFAR-100's train, has 155 million
 TIMEOUT = 30.0  # seconds without an answer after which a download is given up
 
@@ -40,6 +49,8 @@ def write(
     """Write the tensors of CIFAR-10 or CIFAR-100 to `path`; return the manifest's entries."""
     if root is None:
         raise InputError(f"{source}: no folder given for the originals (key: root)")
+    if source == "cifar100" and not download and _is_folders(root):
+        return _from_folders(path, root, images)
     train, test = _open(source, root, download)
     train_names, test_names = _names(source, root, train, test)
     pixels = {"train": _channels_first(train), "test": _channels_first(test)}
@@ -65,6 +76,41 @@ def write(
         "train_images_replaced_by_test_images": replaced["test"],
         "train_images_replaced_by_train_images": replaced["train"],
     }
+
+
+def _is_folders(root: Path) -> bool:
+    """Whether CIFAR-100 is there as root/{train,test}/CLASS/NAME.png and not as published."""
+    published = root / torchvision("datasets").CIFAR100.base_folder
+    return (root / "train").is_dir() and not published.exists()
+
+
+def _from_folders(path: Path, root: Path, images: str) -> dict[str, Any]:
+    """CIFAR-100 from class folders, every pixel checked; the classes' order is the labels'.
+
+    Images are in another order than in the published files, so a generated partition is another.
+    """
+    if images != "clean":
+        raise InputError(
+            f"images: {images!r} needs cifar-100-python in {root}: of two images with one name the"
+            " last one counts, and folders have no order"
+        )
+    facts = folder.write(path, root=root, size=None, name="cifar100")
+    tensors = load_tensors(path)
+    for part, digest in PIXELS.items():
+        pixels, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
+        if _digest(pixels, labels) != digest:
+            raise InputError(f"{root / part}: its {len(labels)} images are not those of CIFAR-100")
+    mean, std = NORMALISATION["cifar100"]
+    return {**facts, "source": "CIFAR-100, one folder per class", "mean": mean, "std": std}
+
+
+def _digest(images: torch.Tensor, labels: torch.Tensor) -> str:
+    """SHA-256 of labels [N] and images [N, 3, 32, 32], whatever their order."""
+    rows = (
+        hashlib.sha256(bytes([label]) + image.tobytes()).digest()
+        for label, image in zip(labels.tolist(), images.numpy(), strict=True)
+    )
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
 
 
 def _channels_first(part: Any) -> np.ndarray:
