@@ -186,8 +186,8 @@ def job(
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
-    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    if named := _named(entries, target):
+    entries = {**study.tables, **study.figures}
+    if named := named_by(study, target):
         entries = named
         behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
         cells = [*dict.fromkeys(behind)]
@@ -232,8 +232,9 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             yield job(study, view.kind, cell, parts.get(cell, ""))
 
 
-def _named(entries: dict[str, Table | Figure], target: str) -> dict[str, Table | Figure]:
-    """Those that a target of the workflow builds: a part of the paper, or one of its name."""
+def named_by(study: Study, target: str) -> dict[str, Table | Figure]:
+    """The tables and figures that a target of the workflow builds; none if it is about cells."""
+    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
     places = {name: e for name, e in entries.items() if e.paper and target in (e.paper, "paper")}
     name = re.sub("^(table|figure)_", "", target)
     return places or {own: entry for own, entry in entries.items() if own == name}
