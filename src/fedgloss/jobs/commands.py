@@ -148,10 +148,9 @@ def table(options: argparse.Namespace) -> None:
 
     study = _study(options)
     _check_choice("table", options.name, study.tables)
-    write(
-        build(study, options.name, options.results),
-        Layout(options.results).table(study.name, options.name)["md"].parent,
-    )
+    files = Layout(options.results).table(study.name, options.name)
+    write(build(study, options.name, options.results), files["md"].parent)
+    _say_written(files)
 
 
 def figure(options: argparse.Namespace) -> None:
@@ -159,19 +158,24 @@ def figure(options: argparse.Namespace) -> None:
 
     study = _study(options)
     _check_choice("figure", options.name, study.figures)
-    draw(
-        study,
-        options.name,
-        options.results,
-        Layout(options.results).figure(study.name, options.name)["png"].with_suffix(""),
-    )
+    files = Layout(options.results).figure(study.name, options.name)
+    draw(study, options.name, options.results, files["png"].with_suffix(""))
+    _say_written(files)
 
 
 def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
 
     study = _study(options)
-    write_report(study, options.results, Layout(options.results).report(study.name))
+    page = Layout(options.results).report(study.name)
+    write_report(study, options.results, page)
+    print(f"wrote {page}")
+
+
+def _say_written(files: Mapping[str, Path]) -> None:
+    """files: by their suffix, beside each other; shown as a shell would take them."""
+    stem = next(iter(files.values())).with_suffix("")
+    print(f"wrote {stem}.{{{','.join(files)}}}")
 
 
 def check(options: argparse.Namespace) -> None:
