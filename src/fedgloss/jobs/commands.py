@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import CELL, IMAGES_FILE, MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -180,7 +180,7 @@ def _say_written(files: Mapping[str, Path]) -> None:
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.report.names import check_distinct
-    from fedgloss.study.own import check_own, missing_data
+    from fedgloss.study.own import check_own, missing_data, missing_splits
     from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
@@ -192,6 +192,8 @@ def check(options: argparse.Namespace) -> None:
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
     for line in missing_data(study, dict.fromkeys(cell.dataset for cell in study.cells)):
+        print(line)
+    for line in missing_splits(study, dict.fromkeys((c.dataset, c.alpha) for c in study.cells)):
         print(line)
 
 
@@ -333,6 +335,9 @@ def import_runs(options: argparse.Namespace) -> int:
     )
     if counts["imported"]:
         then = "snakemake --touch --force with the files above"
+        images = {layout.data(study.data_folder(c.dataset)) / IMAGES_FILE for c in study.cells}
+        if absent := sorted(str(file) for file in images if not file.is_file()):
+            then += f"; to train other cells beside these, snakemake {' '.join(absent)} before that"
         if not whole:
             then = "fedgloss table or report; without models, Snakemake trains these cells again"
         print(f"next: {then}", file=sys.stderr)
