@@ -44,6 +44,16 @@ BAD = {
         "training: {clip: 0}",
         ["algorithms.gentle.training.clip", "0", "greater than 0"],
     ),
+    "a short fingerprint": (
+        "seeds: [0, 1]",
+        "seeds: [0, 1]\nsame_code: {abc: as today}",
+        ["same_code", '"abc"', "64 hexadecimal digits"],
+    ),
+    "a short hash": (
+        "seeds: [0, 1]",
+        "seeds: [0, 1]\ndatasets: {mine: {partition: {scheme: file, sha256: {'0': [short]}}}}",
+        ["datasets.mine.partition.sha256.0[0]", '"short"', "64 hexadecimal digits"],
+    ),
     "unknown record": ("rounds: 6", "record: [norm]", ["training.record[0]", "'norms'"]),
     "alpha as a number": ('["0", "0.5"]', "[0, 0.5]", ["grid[0].alphas[0]", "0", "text"]),
     "alpha not a number": ('"0.5"]', '"half"]', ["grid[0].alphas", "'half'", "'iid'", "number"]),

@@ -109,7 +109,9 @@ Text = Annotated[str, AfterValidator(_text)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Size = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits, in lower case")
+]
 Number = Annotated[float, BeforeValidator(_finite)]
 NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
