@@ -162,6 +162,20 @@ def test_imported_cells_need_no_training_until_something_changes(built, fresh, t
     assert targets == [] and said.count("rho is 0.05 in the run, 0.123 here") == 2
 
 
+def test_cells_imported_without_models_are_trained_only_where_something_needs_a_model(
+    built, fresh, tmp_path
+):
+    archive = tmp_path / "smoke.zip"
+    command = ["fedgloss", "collect", "config/smoke.yaml", "--out", str(archive)]
+    subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
+    imported(fresh, archive)
+    assert rules(planned(fresh, SMOKE)) == {"figure": 1, "report": 1, "table": 1}
+    build(fresh, SMOKE)
+    assert planned(fresh, SMOKE) == [], "nor are the models missed afterwards"
+    (fresh / "results/analysis/smoke/digits/alpha-0/smallcnn/fedavg/seed-1/hessian.json").unlink()
+    assert "fedavg/1" in trained(fresh)
+
+
 def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(built, fresh, tmp_path):
     """An archive has the manifest of the images, without the images."""
     archive, smoke = tmp_path / "smoke.zip", "config/smoke.yaml"

@@ -339,7 +339,10 @@ def import_runs(options: argparse.Namespace) -> int:
         if absent := sorted(str(file) for file in images if not file.is_file()):
             then += f"; to train other cells beside these, snakemake {' '.join(absent)} before that"
         if not whole:
-            then = "fedgloss table or report; without models, Snakemake trains these cells again"
+            then = (
+                "fedgloss table or report; without models, Snakemake trains these cells again where"
+                " something new needs a model"
+            )
         print(f"next: {then}", file=sys.stderr)
     return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
 

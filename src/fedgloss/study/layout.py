@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 IMAGES_FILE = "data.safetensors"
 """A prepared data set, beside its manifest; an import may have brought the manifest alone."""
 RUN_FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-"""What a finished run leaves beside its manifest, which has their SHA-256."""
+"""What a finished run leaves beside its manifest, which has their SHA-256: numbers, then models."""
 
 
 @dataclass(frozen=True)
