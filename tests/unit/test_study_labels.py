@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss.report import formats, names, tables
+from fedgloss.report import formats, latex, names, tables
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
@@ -202,9 +202,9 @@ def test_labels_have_names_in_tables(tmp_path):
     )
     table = tables.build(study, "t", tmp_path)
     assert [row.name for row in table.rows] == ["FedAvg", shown]
-    markdown, latex = formats.to_markdown(table), formats.to_latex(table)
+    markdown, typeset = formats.to_markdown(table), latex.to_latex(table)
     assert f"| {shown}" in markdown and "Handwriting, α = 0" in markdown and "tiny net" in markdown
-    assert r"SAM \& mine (50 \%)" in latex
+    assert r"SAM \& mine (50 \%)" in typeset
     assert f",{label}," in formats.to_csv(table), "programs have the label"
 
 
