@@ -43,6 +43,7 @@ include: "workflow/rules/messages.smk"
 onstart:
     refuse_job_arrays()
     refuse_unusable()
+    refuse_missing_splits()
     note_owner(STUDY)
     tell_jobs()
 

@@ -68,6 +68,7 @@ def build(folder: Path) -> None:
             divergence=read_json(HERE / "divergence.json"),
         )
         (folder / "REPRODUCTION.md").write_text(text, encoding="utf-8")
+    print(f"wrote {folder}/REPRODUCTION.md and the figures in {folder}/figures")
 
 
 def import_archives(study: Study, results: Path) -> None:

@@ -37,7 +37,7 @@ Looking at a study:
   check        validate a study file
   cells        list its cells
   job          print what a job about a cell is told, as `train` and its like take it
-  status       the grid: done, diverged, outdated, running, interrupted, missing
+  status       the grid: done, diverged, without models, outdated, running, missing
   estimate     the hours still to be spent
   compare      two studies, or two variants of one, over paired seeds
 Sharing:

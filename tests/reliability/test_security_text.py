@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fedgloss.report.formats import to_latex
+from fedgloss.report.latex import to_latex
 from fedgloss.report.tables import build
 from fedgloss.study.study import load_study
 from reliability.hostile import as_json, fedgloss

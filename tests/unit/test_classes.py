@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fedgloss.files import write_json
 from fedgloss.report.classes import draw_classes
 from fedgloss.report.results import Results
 from test_report_results import make_study, write_results
@@ -27,3 +28,18 @@ def test_without_any_run_there_is_a_figure_too(tmp_path: Path) -> None:
     study = make_study()
     figure = draw_classes(Results(study, tmp_path), study.figures["classes"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["no run"] * 4
+
+
+def test_classes_bear_their_names_where_the_manifest_of_the_data_is_there(tmp_path: Path) -> None:
+    """It comes with an archive, too. Without it, or where it is about others, they are numbered."""
+    study = make_study()
+    found = Results(study, write_results(tmp_path))
+    third = "a very long name of a class"
+    for name, classes in (("cifar10", ["cat", "$x$", third]), ("cifar100", ["one", "two"])):
+        record = {"classes": classes, "sha256": "da7a" * 16}  # as the runs say
+        write_json(tmp_path / "data" / name / "manifest.json", record)
+    left, right = draw_classes(found, study.figures["classes"]).axes
+    labels = [label.get_text() for label in left.get_xticklabels()]
+    assert labels == ["cat", "$x$", "a very long nam…"]
+    assert not any(label.get_parse_math() for label in left.get_xticklabels())
+    assert [label.get_text() for label in right.get_xticklabels()] == ["0", "1", "2"]

@@ -319,9 +319,12 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     Path("job.json").write_text(json.dumps({**told, "points": 5, "out": "line.csv"}))
     run("line", "job.json")
     assert len(Path("line.csv").read_text().splitlines()) == 8
-    run("table", SMOKE, "accuracy")
-    run("figure", SMOKE, "curves")
-    run("report", SMOKE)
+    said = run("table", SMOKE, "accuracy") + run("figure", SMOKE, "curves") + run("report", SMOKE)
+    assert said == (
+        "wrote results/tables/smoke/accuracy.{csv,md,tex}\n"
+        "wrote results/figures/smoke/curves.{png,pdf}\n"
+        "wrote results/report/smoke.html\n"
+    )
     for made in ("tables/smoke/accuracy.md", "figures/smoke/curves.pdf", "report/smoke.html"):
         assert Path("results", made).stat().st_size > 100
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]

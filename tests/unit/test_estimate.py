@@ -20,6 +20,7 @@ from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = str(ROOT / "config" / "paper.yaml")
+SMOKE = str(ROOT / "config" / "smoke.yaml")
 TABLE = yaml.safe_load(
     (ROOT / "src/fedgloss/study/constants" / "resources.yaml").read_text(encoding="utf-8")
 )
@@ -215,7 +216,7 @@ def shown(capsys, *arguments):
 
 def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(costs, "has_gpu", lambda: True)
-    *lines, blank, total, guesses = shown(capsys, PAPER, "--results", tmp_path)
+    *lines, blank, total, guesses, _ = shown(capsys, PAPER, "--results", tmp_path)
     parts = [line.split()[0] for line in lines]
     study = load_study(PAPER)
     assert parts[0] == "table1" and {*parts} < {*study.tables, *study.figures}
@@ -226,6 +227,19 @@ def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, caps
     counts += ", 14 lines between models"
     assert f"paper: {counts}: {hours:.0f} GPU hours, 87% of it guessed" in total
     assert "guessed" in guesses and "resources.yaml" in guesses
+
+
+def test_it_is_said_where_a_table_needs_jobs_that_are_listed_under_another(tmp_path, capsys):
+    def lines(file, *target):
+        return shown(capsys, file, *target, "--results", tmp_path)
+
+    *_, said = lines(PAPER)
+    command = f"fedgloss estimate {PAPER} table3"
+    assert said.endswith(
+        f"under the first table or figure that needs it; all that table3 needs: {command})"
+    )
+    for shown_whole in (lines(PAPER, "table3"), lines(PAPER, "cifar10/alpha-0"), lines(SMOKE)):
+        assert "listed once" not in "".join(shown_whole)
 
 
 def test_details_are_a_line_for_each_condition_with_its_limit(tmp_path, capsys):
@@ -306,8 +320,7 @@ def test_a_seed_that_is_added_costs_its_own_eigenvalues_only(tmp_path):
 
 
 def test_what_is_measured_is_not_called_a_guess(tmp_path, capsys):
-    smoke = ROOT / "config" / "smoke.yaml"
-    *_, total, here = shown(capsys, smoke, "--results", tmp_path)
+    *_, total, here = shown(capsys, SMOKE, "--results", tmp_path)
     assert (
         "smoke: 4 cells to train, 4 Hessians: 0.1 CPU minutes" in total
         and "guessed" not in total + here
@@ -316,12 +329,11 @@ def test_what_is_measured_is_not_called_a_guess(tmp_path, capsys):
 
 
 def test_status_says_how_far_running_cells_are_and_what_is_left(tmp_path, capsys):
-    smoke = ROOT / "config" / "smoke.yaml"
-    cell = load_study(smoke).cells[0]
+    cell = load_study(SMOKE).cells[0]
     write_text(tmp_path / f"checkpoints/smoke/{cell}.owner", f"{os.getpid()} on {platform.node()}")
     log = tmp_path / f"logs/train/smoke/{cell}.log"
     write_text(log, "a warning: round off\ndigits: round 2 of 6  accuracy 31.50 %  0:04 left\n")
-    assert main(["status", str(smoke), "--results", str(tmp_path)]) == 0
+    assert main(["status", SMOKE, "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert f"running: {cell}: round 2 of 6  accuracy 31.50 %  0:04 left\n" in text
     assert "1 running …" in text and "4 cells to train, 4 Hessians" in text

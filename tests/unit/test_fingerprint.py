@@ -207,6 +207,7 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
     [
         ("report/surfaces.py", {"figures", "report"}),
         ("report/formats.py", REPORTING),
+        ("report/latex.py", {"tables", "report"}),
         ("report/style.mplstyle", {"figures"}),
         ("report/report.html", {"report"}),
         ("sharpness/eigenvalues.py", SPECTRA),

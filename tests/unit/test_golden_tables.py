@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedgloss.report import tables, verdict
+from fedgloss.report.model import Table
+from fedgloss.report.results import Summary
 from fedgloss.report.writing import texts, write
 from fedgloss.study.study import Study, check_study, load_study
 from studies import ROOT
@@ -158,7 +161,7 @@ def test_ties_are_bold_together_and_only_where_another_is_worse() -> None:
 
 TEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
 DOCUMENT = r"""\documentclass{article}
-\usepackage[margin=2cm]{geometry}
+\usepackage[a4paper,margin=2cm]{geometry}
 \usepackage{array,booktabs,longtable}
 \begin{document}
 Before.
@@ -169,7 +172,7 @@ After.
 
 
 def compiled(file: Path) -> int:
-    """Compile a document, of which nothing may be an error; returns its pages."""
+    """Compile a document, of which nothing may be an error or too wide; returns its pages."""
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name],
         cwd=file.parent,
@@ -178,6 +181,7 @@ def compiled(file: Path) -> int:
     )
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-2000:]
+    assert not re.findall(r"Overfull .hbox.*", log)
     (pages,) = re.findall(r"Output written on [^(]*\((\d+) pages?", log)
     return int(pages)
 
@@ -199,6 +203,37 @@ def test_all_tables_of_the_papers_study_compile_by_input(tmp_path: Path) -> None
     inputs = "\n".join(rf"\input{{{name}}}" for name in (*paper.tables, *NAMES))
     (tmp_path / "main.tex").write_text(DOCUMENT % inputs, encoding="utf-8")
     assert compiled(tmp_path / "main.tex") > 5
+
+
+WIDE = {
+    "rounds": Summary({0: 18_880.0, 42: 8_880.0}, 4, diverged=1, unreached=1),
+    "cost": Summary({0: 1.88, 42: 0.88}, 3, unreached=1),
+    "lambda1": Summary({0: 1888.88, 42: 888.88}, 3),
+}
+PERCENT = Summary({0: 88.8, 42: 48.8}, 3, diverged=1)
+
+
+@TEX
+@pytest.mark.parametrize(
+    ("config", "name"), [("paper", "table6"), ("paper", "table3"), ("reproduction", "table3")]
+)
+def test_a_table_fits_a_page_whatever_comes_out(config: str, name: str, tmp_path: Path) -> None:
+    table = tables.build(load_study(ROOT / "config" / f"{config}.yaml"), name, tmp_path)
+    assert isinstance(table, Table)
+    ours = [WIDE.get(column.metric, PERCENT) for column in table.columns]
+    rows = [
+        replace(
+            row,
+            entries=tuple(
+                replace(entry, ours=summary, best=True)
+                for entry, summary in zip(row.entries, ours, strict=True)
+            ),
+        )
+        for row in table.rows
+    ]
+    write(replace(table, rows=tuple(rows)), tmp_path)
+    (tmp_path / "main.tex").write_text(DOCUMENT % rf"\input{{{name}}}", encoding="utf-8")
+    assert compiled(tmp_path / "main.tex") >= 1
 
 
 if __name__ == "__main__":

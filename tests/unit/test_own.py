@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedgloss.cli import main
-from fedgloss.study.own import ORIGINALS, check_own, missing_data
+from fedgloss.study.own import ORIGINALS, check_own, missing_data, missing_splits
 from fedgloss.study.study import check_study
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused
@@ -55,6 +55,7 @@ def prepare(study, shape, classes):
     """What preparing the data set would leave for this check."""
     file = Path("results/data") / study.data_folder("pets") / "manifest.json"
     file.parent.mkdir(parents=True)
+    file.with_name("data.safetensors").touch()
     tensors = {"train_images": ["uint8", 6, *shape]}
     file.write_text(json.dumps({"tensors": tensors, "classes": ["x"] * classes}))
 
@@ -152,8 +153,10 @@ def test_data_that_are_missing_are_named_with_the_place_where_they_must_lie(tmp_
 def test_prepared_data_need_their_originals_no_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lacking()
-    write("results/data/mine+2cf1d0a9/manifest.json")
     monkeypatch.setattr("fedgloss.study.study.Study.data_folder", lambda *_: "mine+2cf1d0a9")
+    write("results/data/mine+2cf1d0a9/manifest.json")
+    assert lacking(), "an import brings the manifest alone"
+    write("results/data/mine+2cf1d0a9/data.safetensors")
     assert lacking() == []
 
 
@@ -161,6 +164,38 @@ def test_the_folders_of_cifar_are_torchvisions():
     datasets = torchvision("datasets")
     for source in ("cifar10", "cifar100"):
         assert ORIGINALS[source] == (getattr(datasets, source.upper()).base_folder,)
+
+
+def pinned(*alphas, file="data/splits"):
+    """A study whose splits are named by their content, so that it can be read without them."""
+    content = {alpha: [f"{alpha}{'a' * 63}"] for alpha in alphas}
+    split = {"scheme": "file", "file": file, "clients": 4, "sha256": content}
+    block = {"dataset": "mine", "alphas": [*alphas], "model": "cnn", "algorithms": ["fedavg"]}
+    config = {"study": "s", "seeds": [0], "datasets": {"mine": {**CIFAR, "partition": split}}}
+    return check_study(config | {"grid": [block], "training": TRAINING}, "s.yaml")
+
+
+def without(study):
+    return [*missing_splits(study, dict.fromkeys((c.dataset, c.alpha) for c in study.cells))]
+
+
+def test_splits_that_are_missing_are_named_until_they_are_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = pinned("0", "5")
+    where = "data/splits: missing, must hold the split of mine at alpha"
+    assert without(study) == [f"{where} 0, 5, see docs/data.md"]
+    write("data/splits/test.json", "data/splits/federated_train_alpha_5.00.json")
+    assert without(study) == [f"{where} 0, see docs/data.md"]
+    write(f"results/partitions/{study.partition_folder('mine', '0')}/alpha-0/partition.json")
+    assert without(study) == []
+
+
+def test_checking_a_study_names_its_missing_splits_and_passes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(ROOT / "config" / "reproduction.yaml")]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    where = "data/official_splits/cifar10: missing, must hold the split of cifar10"
+    assert last == f"{where} at alpha 0, see docs/data.md"
 
 
 def test_checking_a_study_says_what_data_are_missing_and_passes(tmp_path, monkeypatch, capsys):

@@ -36,12 +36,14 @@ def runs(archive):
     return found
 
 
-def test_the_page_is_what_the_archives_make(tmp_path, monkeypatch):
+def test_the_page_is_what_the_archives_make(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(FOLDER.parent)  # the build does, too
     spec = importlib.util.spec_from_file_location("build_reproduction", FOLDER / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.build(tmp_path)
+    said = f"wrote {tmp_path}/REPRODUCTION.md and the figures in {tmp_path}/figures\n"
+    assert capsys.readouterr().out == said
     assert (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8") == PAGE
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn == {path.name for path in (FOLDER / "figures").iterdir()}

@@ -191,6 +191,23 @@ def test_a_run_that_lost_a_file_is_not_done(name, looked):
     assert f"outdated: {looked.study.cells[0]}: {name} is gone" in text
 
 
+def test_a_run_without_any_models_is_done_for_what_needs_none(looked):
+    """As an archive brings it. Eigenvalues that came with it need no model any more."""
+    for run in (looked.run(0), looked.run(1, "diverged")):
+        for name in RUN_FILES[1:]:
+            (run / name).unlink()
+    text = looked()
+    assert "0 ○  1 ✗" in text
+    assert "0 done ✓, 1 diverged ✗, 1 without models ○, 0 outdated" in text
+    assert "without models: done for tables and curves; a cell is trained again only where" in text
+    assert "3 cells to train, 4 Hessians" in text, "its eigenvalues are not there"
+    asked = looked.study.hessian
+    measured = {"eigenvalues": [1.0] * asked.count}
+    measured |= {f"lambda1_{name}_model": 1.0 for name in asked.models[1:]}
+    looked.write(f"analysis/smoke/{looked.study.cells[0]}/hessian.json", json.dumps(measured))
+    assert "2 cells to train, 3 Hessians" in looked()
+
+
 def test_nor_is_one_whose_metrics_were_harmed(looked):
     (looked.run(0) / "metrics.csv").write_text("metrics")
     text = looked()

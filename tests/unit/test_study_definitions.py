@@ -203,6 +203,9 @@ def test_a_file_without_its_scheme_or_a_scheme_without_its_file_is_refused(split
     with refused("partition.file: is given", "'file'"):
         digits = {**DIGITS, "partition": {**DIGITS["partition"], "file": "mine.json"}}
         with_datasets(digits=digits)
+    with refused("partition.sha256: is given", "'file'"):
+        content = {"sha256": {"0": ["a" * 64]}}
+        with_datasets(digits={**DIGITS, "partition": {**DIGITS["partition"], **content}})
     with refused("partition.file: missing"):
         with_datasets(digits={**DIGITS, "partition": {"scheme": "file"}})
     partition = {**DIGITS["partition"], "by_alpha": {"5": "file"}, "file": "mine.json"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedgloss.report import formats, names, tables
+from fedgloss.report import formats, latex, names, tables
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
@@ -130,6 +130,19 @@ def test_a_label_like_another_keeps_both_results():
     assert base == ours
 
 
+def test_a_label_that_says_null_is_not_clipped_where_the_study_is():
+    algorithms = {
+        "free": {"method": "fedavg", "training": {"clip": None}},
+        "like-it": {"like": "free"},
+        "back": {"like": "free", "training": {"clip": 2.5}},
+    }
+    study = digits(algorithms, ["fedavg", *algorithms], training={"clip": 10})
+    found = {c.algorithm: study.settings(c).training.get("clip", "no key") for c in study.cells}
+    assert found == {"fedavg": 10, "free": "no key", "like-it": "no key", "back": 2.5}
+    study = digits({"own": {"method": "fedavg"}}, ["own"], training={"clip": None})
+    assert "clip" not in study.settings(study.cells[0]).to_json()["training"]
+
+
 def test_a_label_like_a_method_has_its_constants_and_variants():
     """Those of digits/smallcnn: FedGloSS has the paper's ramp there."""
     study = digits(
@@ -189,9 +202,9 @@ def test_labels_have_names_in_tables(tmp_path):
     )
     table = tables.build(study, "t", tmp_path)
     assert [row.name for row in table.rows] == ["FedAvg", shown]
-    markdown, latex = formats.to_markdown(table), formats.to_latex(table)
+    markdown, typeset = formats.to_markdown(table), latex.to_latex(table)
     assert f"| {shown}" in markdown and "Handwriting, α = 0" in markdown and "tiny net" in markdown
-    assert r"SAM \& mine (50 \%)" in latex
+    assert r"SAM \& mine (50 \%)" in typeset
     assert f",{label}," in formats.to_csv(table), "programs have the label"
 
 

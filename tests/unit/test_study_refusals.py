@@ -38,12 +38,21 @@ BAD = {
     "negative lr": ("rounds: 6", "lr: -0.1", ["training.lr", "-0.1", "greater than 0"]),
     "a clip of 0": ("rounds: 6", "clip: 0", ["training.clip", "0", "greater than 0"]),
     "negative clip": ("rounds: 6", "clip: -1", ["training.clip", "-1", "greater than 0"]),
-    "clip as text": ("rounds: 6", "clip: ten", ["training.clip", '"ten"', "a finite number"]),
-    "clip as nothing": ("rounds: 6", "clip:", ["training.clip", "null", "a finite number"]),
+    "clip as text": ("rounds: 6", "clip: ten", ["training.clip", "a finite number (a norm"]),
     "a label's clip of 0": (
         "hyperparameters: {rho: 0.01}",
         "training: {clip: 0}",
         ["algorithms.gentle.training.clip", "0", "greater than 0"],
+    ),
+    "a short fingerprint": (
+        "seeds: [0, 1]",
+        "seeds: [0, 1]\nsame_code: {abc: as today}",
+        ["same_code", '"abc"', "64 hexadecimal digits"],
+    ),
+    "a short hash": (
+        "seeds: [0, 1]",
+        "seeds: [0, 1]\ndatasets: {mine: {partition: {scheme: file, sha256: {'0': [short]}}}}",
+        ["datasets.mine.partition.sha256.0[0]", '"short"', "64 hexadecimal digits"],
     ),
     "unknown record": ("rounds: 6", "record: [norm]", ["training.record[0]", "'norms'"]),
     "alpha as a number": ('["0", "0.5"]', "[0, 0.5]", ["grid[0].alphas[0]", "0", "text"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedgloss.errors import InputError
-from fedgloss.report import formats, html, tables
+from fedgloss.report import formats, html, latex, tables
 from fedgloss.report.published import published
 from fedgloss.report.results import Summary
 from fedgloss.report.tables import Table
@@ -76,7 +76,7 @@ def test_markdown_is_the_golden_one(folder: Path) -> None:
 
 
 def test_latex_is_the_golden_one(folder: Path) -> None:
-    assert LATEX in formats.to_latex(build(folder, "table3"))
+    assert LATEX in latex.to_latex(build(folder, "table3"))
 
 
 def test_files_are_byte_stable(folder: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_latex_compiles_with_booktabs_alone(folder: Path, tmp_path: Path, name: 
     table = replace(build(folder, name), title=hostile)
     (tmp_path / "main.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}\begin{document}"
-        + formats.to_latex(table)
+        + latex.to_latex(table)
         + r"\end{document}",
         encoding="utf-8",
     )
@@ -283,7 +283,7 @@ def test_an_empty_results_folder_still_makes_the_table(tmp_path: Path) -> None:
     text = formats.to_markdown(build(tmp_path, "table3"))
     assert text.count("n=0/3") == 8
     assert text.count("· not run") == 8
-    assert formats.to_latex(build(tmp_path, "table6"))
+    assert latex.to_latex(build(tmp_path, "table6"))
 
 
 def test_labels_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_labels_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
     table = tables.build(study, "t", tmp_path)
     assert [group for group, _ in table.groups] == ["Client SGD", "Other methods"]
     assert "| my_sam.v2 " in formats.to_markdown(table)
-    assert r"my\_sam.v2 & " in formats.to_latex(table)
+    assert r"my\_sam.v2 & " in latex.to_latex(table)
 
 
 def test_lambda1_names_its_images_their_error_the_method_and_what_did_not_converge(

@@ -160,3 +160,52 @@ def test_imported_cells_need_no_training_until_something_changes(built, fresh, t
     assert trained(fresh) == ["fedavg/1", "smoke/digits/alpha-0/smallcnn/fedgloss"]
     targets, said = imported(fresh, theirs)
     assert targets == [] and said.count("rho is 0.05 in the run, 0.123 here") == 2
+
+
+def test_cells_imported_without_models_are_trained_only_where_something_needs_a_model(
+    built, fresh, tmp_path
+):
+    archive = tmp_path / "smoke.zip"
+    command = ["fedgloss", "collect", "config/smoke.yaml", "--out", str(archive)]
+    subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
+    imported(fresh, archive)
+    assert rules(planned(fresh, SMOKE)) == {"figure": 1, "report": 1, "table": 1}
+    build(fresh, SMOKE)
+    assert planned(fresh, SMOKE) == [], "nor are the models missed afterwards"
+    (fresh / "results/analysis/smoke/digits/alpha-0/smallcnn/fedavg/seed-1/hessian.json").unlink()
+    assert "fedavg/1" in trained(fresh)
+
+
+def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(built, fresh, tmp_path):
+    """An archive has the manifest of the images, without the images."""
+    archive, smoke = tmp_path / "smoke.zip", "config/smoke.yaml"
+    command = ["fedgloss", "collect", smoke, "--weights", "--out", str(archive)]
+    subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
+    targets, said = imported(fresh, archive)
+    images = "results/data/digits/data.safetensors"
+    assert f"to train other cells beside these, snakemake {images} before that" in said
+    shutil.rmtree(fresh / CELLS / "fedgloss" / "seed-1")
+    targets = [target for target in targets if "fedgloss/seed-1" not in target]
+    assert ("prepare", "digits") in planned(fresh, SMOKE)
+
+    manifest = (fresh / "results/data/digits/manifest.json").read_bytes()
+    digits = fresh / "src/fedgloss/data/sources/digits.py"
+    whole = digits.read_text(encoding="utf-8")
+    edit(digits, "table = _table(_original())", 'raise InputError("gone")')
+    assert "failed: prepare digits: gone" in snakemake(fresh, images, SMOKE).stderr
+    assert files(fresh / "results/data/digits", "*") == {"manifest.json": manifest}
+
+    digits.write_text(whole, encoding="utf-8")
+    build(fresh, images, SMOKE)
+    build(fresh, "--touch", "--force", *targets, SMOKE)
+    assert trained(fresh) == ["fedgloss/1"]
+
+
+def test_a_build_without_a_split_is_refused_before_any_job(fresh):
+    study = "--configfile=config/reproduction.yaml"
+    line = "data/official_splits/cifar10: missing, must hold the split of cifar10 at alpha 0"
+    assert f"\n{line}, see docs/data.md\n" in build(fresh, "--dry-run", study)
+    shown = snakemake(fresh, study)
+    assert shown.returncode == 2 and "MissingInput" not in shown.stdout + shown.stderr
+    assert f"fedgloss: error: config/reproduction.yaml: {line}, see docs/data.md\n" in shown.stderr
+    assert not (fresh / "results/data").exists()

@@ -11,8 +11,9 @@ PROVIDES  prepared data sets, LAYOUT.data: data.safetensors, manifest.json
 rule prepare:
     """Turn a data set into uint8 tensors with a manifest."""
     output:
-        data=LAYOUT.data("{data}") / "data.safetensors",
-        manifest=LAYOUT.data("{data}") / "manifest.json",
+        # A preparation that fails leaves an earlier one as it was, and an imported manifest.
+        data=update(LAYOUT.data("{data}") / "data.safetensors"),
+        manifest=update(LAYOUT.data("{data}") / "manifest.json"),
     log:
         LAYOUT.log("prepare", "{data}"),
     benchmark:

@@ -1,15 +1,18 @@
 """Data sets and partitions as the study defines them: inputs and parameters of rules.
 
-REQUIRES  STUDY, DATA, CUTS, LAYOUT (study.smk), cells_of (cells.smk)
-PROVIDES  functions of wildcards: prepared data; options, files and code of data.smk's jobs
+REQUIRES  STUDY, DATA, CUTS, LAYOUT (study.smk), cells_of (cells.smk); planned (messages.smk), by the
+          time jobs start
+PROVIDES  functions of wildcards: prepared data; options, files and code of data.smk's jobs;
+          refuse_missing_splits, called before jobs start
 """
 
 from pathlib import Path
 
 from fedgloss import fingerprint
+from fedgloss.errors import InputError
 from fedgloss.data.partition import splits
-from fedgloss.files import sha256
-from fedgloss.study import inputs
+from fedgloss.study import inputs, invocation
+from fedgloss.study.messages import splits_to_come
 
 
 def dataset_of(wildcards):
@@ -49,16 +52,29 @@ def partition_options(wildcards):
 
 
 def split_files(wildcards):
-    """The files of an imported split."""
+    """The files of an imported split.
+
+    Where they are needed and not there, the build is refused in our words (refuse_missing_splits).
+    """
     arguments = partition_arguments(wildcards)
     if arguments["scheme"] != "file":
         return []
-    return [str(file) for file in splits.files(Path(arguments["file"]), wildcards.alpha)]
+    files = splits.files(Path(arguments["file"]), wildcards.alpha)
+    is_made = LAYOUT.partition(wildcards.cut, wildcards.alpha).is_file()
+    return [str(file) for file in files if is_made or file.is_file()]
+
+
+def refuse_missing_splits():
+    """Refuse a build that would import a split that is not there: no job is started."""
+    jobs = map(planned, workflow.dag.needrun_jobs())
+    for line in splits_to_come(STUDY, jobs):
+        invocation.refuse(InputError(f"{STUDY.file}: {line}"))
 
 
 def split_content(wildcards):
     """What is in them: a change is noticed, a touch is not."""
-    return [sha256(file) for file in split_files(wildcards) if Path(file).is_file()]
+    split = STUDY.splits.get((CUTS[wildcards.cut, wildcards.alpha], wildcards.alpha))
+    return [*split.sha256] if split else []
 
 
 def partition_code(wildcards):

@@ -8,7 +8,8 @@ PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk'
 import json
 from typing import get_args
 
-from fedgloss.study.layout import MANIFEST, RUN_FILES
+from fedgloss.study.layout import MANIFEST
+from fedgloss.study.outdated import files_of
 from fedgloss.study.schema.shown import Place
 from fedgloss.study.views import cells_in
 
@@ -91,5 +92,5 @@ def lost_files(wildcards):
         files += files_behind(STUDY.figures[name])
     for cell in PART:
         run = LAYOUT.run(STUDY.name, cell)
-        files += [run / name for name in (MANIFEST, *RUN_FILES)]
+        files += [run / name for name in (MANIFEST, *files_of(run))]
     return [file for file in dict.fromkeys(files) if not file.is_file()]

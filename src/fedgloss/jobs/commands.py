@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import CELL, IMAGES_FILE, MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -148,10 +148,9 @@ def table(options: argparse.Namespace) -> None:
 
     study = _study(options)
     _check_choice("table", options.name, study.tables)
-    write(
-        build(study, options.name, options.results),
-        Layout(options.results).table(study.name, options.name)["md"].parent,
-    )
+    files = Layout(options.results).table(study.name, options.name)
+    write(build(study, options.name, options.results), files["md"].parent)
+    _say_written(files)
 
 
 def figure(options: argparse.Namespace) -> None:
@@ -159,24 +158,29 @@ def figure(options: argparse.Namespace) -> None:
 
     study = _study(options)
     _check_choice("figure", options.name, study.figures)
-    draw(
-        study,
-        options.name,
-        options.results,
-        Layout(options.results).figure(study.name, options.name)["png"].with_suffix(""),
-    )
+    files = Layout(options.results).figure(study.name, options.name)
+    draw(study, options.name, options.results, files["png"].with_suffix(""))
+    _say_written(files)
 
 
 def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
 
     study = _study(options)
-    write_report(study, options.results, Layout(options.results).report(study.name))
+    page = Layout(options.results).report(study.name)
+    write_report(study, options.results, page)
+    print(f"wrote {page}")
+
+
+def _say_written(files: Mapping[str, Path]) -> None:
+    """files: by their suffix, beside each other; shown as a shell would take them."""
+    stem = next(iter(files.values())).with_suffix("")
+    print(f"wrote {stem}.{{{','.join(files)}}}")
 
 
 def check(options: argparse.Namespace) -> None:
     from fedgloss.report.names import check_distinct
-    from fedgloss.study.own import check_own, missing_data
+    from fedgloss.study.own import check_own, missing_data, missing_splits
     from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
@@ -188,6 +192,8 @@ def check(options: argparse.Namespace) -> None:
         print(f"fedgloss: warning: {line}", file=sys.stderr)
     print(f"{options.config}: a valid study of {len(study.cells)} cells")
     for line in missing_data(study, dict.fromkeys(cell.dataset for cell in study.cells)):
+        print(line)
+    for line in missing_splits(study, dict.fromkeys((c.dataset, c.alpha) for c in study.cells)):
         print(line)
 
 
@@ -329,8 +335,14 @@ def import_runs(options: argparse.Namespace) -> int:
     )
     if counts["imported"]:
         then = "snakemake --touch --force with the files above"
+        images = {layout.data(study.data_folder(c.dataset)) / IMAGES_FILE for c in study.cells}
+        if absent := sorted(str(file) for file in images if not file.is_file()):
+            then += f"; to train other cells beside these, snakemake {' '.join(absent)} before that"
         if not whole:
-            then = "fedgloss table or report; without models, Snakemake trains these cells again"
+            then = (
+                "fedgloss table or report; without models, Snakemake trains these cells again where"
+                " something new needs a model"
+            )
         print(f"next: {then}", file=sys.stderr)
     return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
 

@@ -3,13 +3,18 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedgloss.errors import printable
+from fedgloss.records import TEXT, read_record
 from fedgloss.report import names, values
 from fedgloss.report.panels import cells_at, panels
 from fedgloss.report.results import Results
-from fedgloss.study.schema.shown import ClassesFigure
+from fedgloss.study.layout import MANIFEST, Layout
+from fedgloss.study.schema.shown import ClassesFigure, Condition
 
 WRITTEN = 20
-"""Classes up to which the numbers stand in their fields."""
+"""Classes up to which the numbers stand in their fields, and the names below them."""
+LONGEST = 16
+"""Characters of a name; longer ones are cut."""
 
 
 def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
@@ -33,6 +38,14 @@ def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
         axis.set_title(head)
         axis.set_xlabel("Class")
         axis.set_xticks(range(classes) if classes <= WRITTEN else [])
+        named = _names(found, column)
+        if classes == len(named) <= WRITTEN:
+            steep = 45 if max(map(len, named)) > 2 else 0
+            axis.set_xticks(
+                range(classes), named, rotation=steep, ha="right" if steep else "center"
+            )
+            for label in axis.get_xticklabels():
+                label.set(rotation_mode="anchor", parse_math=False)
         axis.set_yticks(range(len(rows)), rows)
         axis.grid(False)
     return figure
@@ -40,11 +53,22 @@ def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
 
 def caption(found: Results, asked: ClassesFigure) -> str:
     """What the fields show."""
+    is_named = all(0 < len(_names(found, column)) <= WRITTEN for column in asked.columns)
+    order = " Classes without names are in the order of the prepared data set's manifest."
     return (
         "Accuracy in percent on the test images of each class, of the model after the last round:"
-        " the mean over the seeds that ran to the end, from 0 (dark) to 100 (light). Classes are"
-        " numbered in the order of the prepared data set's manifest."
+        " the mean over the seeds that ran to the end, from 0 (dark) to 100 (light)."
+        f"{'' if is_named else order}"
     )
+
+
+def _names(found: Results, column: Condition) -> list[str]:
+    """The classes' names by the prepared data set's manifest; none where that is not there."""
+    file = Layout(found.folder).data(found.study.data_folder(column.dataset)) / MANIFEST
+    if not file.is_file():
+        return []
+    named = map(printable, read_record(file, {"classes": TEXT.listed})["classes"])
+    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in named]
 
 
 def _mean(found: Results, cells: list) -> list[float]:

@@ -1,9 +1,7 @@
-"""A table as text: Markdown for people, LaTeX for papers, CSV for programs; byte-stable."""
+"""A table as text: Markdown for people, CSV for programs; byte-stable. LaTeX: see latex.py."""
 
 import csv
 import io
-import math
-import re
 
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
@@ -110,136 +108,10 @@ def _markdown_row(table: Table, row: Row) -> list[str]:
     return line
 
 
-NAME, COST, OURS, SIGN, PAPER = 4, 2, 4, 1, 2
-"""How wide columns of a LaTeX table are, roughly."""
-SIZES = {16: r"\footnotesize", 24: r"\scriptsize", 30: r"\fontsize{6}{7.2}\selectfont"}
-"""In which print a page has room for how much of that."""
-
-
-def to_latex(table: Table) -> str:
-    """A floating table that needs booktabs alone; verdicts stand as signs between the numbers.
-
-    What a page is too narrow for stands in parts, one below the other.
-    """
-    parts = _parts(table)
-    wide = _side(table) + max(sum(_wide(columns) for _, columns in part) for part in parts)
-    size = next((size for room, size in SIZES.items() if wide <= room), [*SIZES.values()][-1])
-    title = tex(table.title)
-    kind = "table*" if wide > 12 else "table"
-    lines = [
-        rf"\begin{{{kind}}}",
-        r"\centering",
-        rf"\caption[{{{title}}}]{{{title}. {tex(' '.join(table.notes))}}}",
-        rf"\label{{tab:{table.name}}}",
-        size,
-        rf"\setlength{{\tabcolsep}}{{{2.5 if wide <= 24 else 1.5}pt}}",
-        "\n\\par\\medskip\n".join(_tabular(table, part) for part in parts),
-        rf"\end{{{kind}}}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-Heads = list[tuple[str, list[Column]]]
-
-
-def _parts(table: Table) -> list[Heads]:
-    """The conditions of a table in as few parts as fit a page, each of about as many."""
-    heads = spans(table.columns)
-    widest = max(_wide(columns) for _, columns in heads)
-    fitting = max((max(SIZES) - _side(table)) // widest, 1)
-    across = math.ceil(len(heads) / math.ceil(len(heads) / fitting))
-    return [heads[i : i + across] for i in range(0, len(heads), across)]
-
-
-def _side(table: Table) -> int:
-    return NAME + COST * table.has_costs
-
-
-def _wide(columns: list[Column]) -> int:
-    return sum(OURS + PAPER * column.published + SIGN * column.judged for column in columns)
-
-
-def _tabular(table: Table, heads: Heads) -> str:
-    """The part of a table that stands under some of its heads."""
-    costs = int(table.has_costs)
-    spec, top, rules = "l" + "r" * costs, [""] * (1 + costs), []
-    names, at = ["Method", *["Comm. cost"] * costs], 2 + costs
-    for head, columns in heads:
-        width = sum(1 + column.published + column.judged for column in columns)
-        top.append(rf"\multicolumn{{{width}}}{{c}}{{{tex(head)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
-        at += width
-        for c in columns:
-            spec += "r" + r"@{\ }c@{\ }" * c.judged + "l" * c.published
-            names += [tex(HEADS[c.metric]), *[""] * c.judged, *["paper"] * c.published]
-    body = []
-    for group, rows in table.groups:
-        body += [r"\midrule", rf"\multicolumn{{{at - 1}}}{{l}}{{\textbf{{{group}}}}} \\"]
-        body += [_latex_row(table, row, {head for head, _ in heads}) for row in rows]
-    lines = [
-        rf"\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        " & ".join(top) + r" \\",
-        " ".join(rules),
-        " & ".join(names) + r" \\",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines)
-
-
-def _latex_row(table: Table, row: Row, heads: set[str]) -> str:
-    line = [tex(row.name), *[tex(cost(row))] * table.has_costs]
-    for column, entry in zip(table.columns, row.entries, strict=True):
-        if column.head not in heads:
-            continue
-        value = tex(number(entry.ours, column.metric))
-        value = rf"\textbf{{{value}}}" if entry.best else value
-        if not is_plain(entry.ours):
-            seeds = rf"{{\tiny {tex(count(entry.ours))}}}"
-            value = f"{value} {seeds}" if value else seeds
-        line.append(value)
-        if column.judged:
-            line.append(tex(entry.verdict.sign) if entry.verdict else "")
-        if column.published:
-            line.append(tex(paper_number(entry.paper, column.metric)))
-    return " & ".join(line) + r" \\"
-
-
 def spans(columns: tuple[Column, ...]) -> list[tuple[str, list[Column]]]:
     """Neighbouring columns under their common head."""
     heads = dict.fromkeys(column.head for column in columns)
     return [(head, [c for c in columns if c.head == head]) for head in heads]
-
-
-_MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
-_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot", "†": r"\dagger"}
-_MATH |= {"δ": r"\delta", "ε": r"\varepsilon", "→": r"\to"}
-_MATH |= {sign: sign for sign in "<>=|"}
-TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
-TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
-TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-TEX |= {
-    "–": r"\textendash\allowbreak{}",
-    "“": "``",
-    "”": "''",
-    "ε": r"$\varepsilon$",
-    "δ": r"$\delta$",
-    "→": r"$\to$",
-}
-
-
-def tex(text: str) -> str:
-    """Plain text with `code` in backticks as LaTeX."""
-    escaped = "".join(TEX.get(c, c) for c in text)
-
-    def code(found: re.Match[str]) -> str:
-        # A line may break in paths and names, and two hyphens are not a dash.
-        body = re.sub("[-/]", lambda sign: rf"{sign[0]}\allowbreak{{}}", found[1])
-        return rf"\texttt{{{body}}}"
-
-    return re.sub(r"`([^`]*)`", code, escaped)
 
 
 def to_csv(table: Table) -> str:

@@ -2,9 +2,10 @@
 
 import csv
 import io
+import math
 import re
 
-from fedgloss.report.formats import tex
+from fedgloss.report.latex import tex
 from fedgloss.report.model import Grid
 
 LETTERS = 100
@@ -27,7 +28,8 @@ def to_latex(grid: Grid) -> str:
     """A long table over pages, whose columns share the width; needs array and longtable, too."""
     share = _shares([*zip(grid.heads, *grid.lines, strict=True)])
     spec = "".join(
-        rf">{{\raggedright\arraybackslash}}p{{{0.9 * part:.3f}\linewidth}}" for part in share
+        rf">{{\raggedright\arraybackslash}}p{{\dimexpr{part:.3f}\linewidth-2\tabcolsep\relax}}"
+        for part in share
     )
     lines = [
         r"{\scriptsize\setlength{\tabcolsep}{3pt}",
@@ -55,7 +57,8 @@ def _shares(columns: list[tuple[str, ...]]) -> list[float]:
     ]
     left = max(LETTERS - sum(words), 0) / max(sum(rest), 1)
     wanted = [word + left * max(more, 0) for word, more in zip(words, rest, strict=True)]
-    return [width / sum(wanted) for width in wanted]
+    # Rounded down: their sum, to three digits, must not be more than there is.
+    return [math.floor(1000 * width / sum(wanted)) / 1000 for width in wanted]
 
 
 def to_csv(grid: Grid) -> str:

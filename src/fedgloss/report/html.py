@@ -50,7 +50,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     found = Results(study, folder)
     tables = [_table(study, name, folder) for name in study.tables]
     numeric = [table for table in tables if isinstance(table, Table)]
-    judged = summary.pairs(numeric)
+    judged = summary.pairs(study, numeric)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -79,6 +79,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         note=study.asked.note,
         reading=list(_reading(found, numeric, judged)),
         outcomes=list(summary.OUTCOMES.values()),
+        counted=summary.COUNTED,
         verdicts={
             "Table": list(summary.counted(judged, lambda pair: pair.table)),
             "Method": list(summary.counted(judged, lambda pair: pair.row)),

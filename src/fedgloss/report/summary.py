@@ -3,10 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedgloss.report import formats
 from fedgloss.report.model import Entry, Table
 from fedgloss.report.verdict import margin
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Study
 
 OUTCOMES = {
     "=": "agrees",
@@ -21,6 +25,12 @@ OUTCOMES = {
 FARTHEST = 10
 DECLARED = ("communication_cost", "gradients")
 """What follows from a method alone: that it agrees says nothing about its results."""
+COUNTED = (
+    "Each printed number counts once, in the first table that shows it. Of several rows beside it,"
+    " the one that counts is labelled with the method's own name; where none is, it is the method's"
+    " first label in the study. The others, with another variant or training, are shown and not"
+    " counted."
+)
 
 
 @dataclass(frozen=True)
@@ -44,16 +54,18 @@ class Pair:
         return abs(ours - paper) / (margin(paper, self.metric) or 1.0)
 
 
-def pairs(tables: Iterable[Table]) -> list[Pair]:
-    """All numbers that have a verdict, each once: some columns stand in several tables."""
-    found: dict[tuple[object, ...], Pair] = {}
+def pairs(study: "Study", tables: Iterable[Table]) -> list[Pair]:
+    """The printed numbers that have a verdict here, each once, by COUNTED."""
+    found: dict[int, Pair] = {}
     for table in tables:
         for row in table.rows:
             for column, entry in zip(table.columns, row.entries, strict=True):
-                if entry.verdict and column.metric not in DECLARED:
+                if not entry.verdict or not entry.paper or column.metric in DECLARED:
+                    continue
+                counting = study.baselines(column.condition, row.method)[0].algorithm
+                if row.label == counting:
                     pair = Pair(table.title, row.name, column.head, column.metric, entry)
-                    source = entry.paper.table if entry.paper else ""
-                    found.setdefault((row.label, column.condition, column.metric, source), pair)
+                    found.setdefault(entry.paper.line, pair)
     return [*found.values()]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedgloss.files import write_text
-from fedgloss.report import formats, grids
+from fedgloss.report import formats, grids, latex
 from fedgloss.report.model import Grid, Table
 
 BEFORE = r"""% Part of a document with \usepackage{array,booktabs,longtable}, or one by itself.
@@ -25,7 +25,7 @@ def texts(table: Table | Grid) -> dict[str, str]:
     if isinstance(table, Grid):
         csv, md, tex = grids.to_csv(table), grids.to_markdown(table), grids.to_latex(table)
     else:
-        csv, md, tex = formats.to_csv(table), formats.to_markdown(table), formats.to_latex(table)
+        csv, md, tex = formats.to_csv(table), formats.to_markdown(table), latex.to_latex(table)
     return {"csv": csv, "md": md, "tex": BEFORE + tex + AFTER}
 
 

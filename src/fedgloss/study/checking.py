@@ -109,10 +109,11 @@ def splits(study: "Study") -> Iterator[tuple[tuple[str, str], inputs.Split]]:
                 f"{where}: alpha {alpha!r} is scheme natural, and {definition.source} data have"
                 " no users; allowed: landmarks"
             )
+        for key in ("file", "sha256"):
+            if getattr(definition.partition, key) and not _imports_a_file(definition):
+                raise InputError(f"{where}.{key}: is given, but no scheme here is 'file'")
         if arguments["scheme"] == "file":
             yield (dataset, alpha), _split(where, arguments, alpha, definition.partition)
-        elif definition.partition.file is not None and not _imports_a_file(definition):
-            raise InputError(f"{where}.file: is given, but no scheme here is 'file'")
 
 
 def _check_source(where: str, definition: schema.Dataset) -> None:

@@ -1,10 +1,11 @@
 """What a study will cost, in words: hours by table, model and device, and how much is a guess."""
 
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from fedgloss.study.estimate import Job, Need, remaining
+from fedgloss.study.estimate import Job, Need, named_by, remaining
 from fedgloss.study.study import Study
 
 WORDS = {
@@ -35,10 +36,25 @@ def estimate(study: Study, results: Path, target: str = "", details: bool = Fals
     """
     jobs = [*remaining(study, results, target)]
     if details:
-        lines = _details(jobs)
-    else:
-        lines = by_group(jobs, lambda job: (job.part or "in no table", job.cell.model))
-    return "\n".join([*lines, *([""] if lines else []), *total(study, jobs)])
+        return "\n".join([*_details(jobs), *[""] * bool(jobs), *total(study, jobs)])
+    lines = by_group(jobs, lambda job: (job.part or "in no table", job.cell.model))
+    notes = _elsewhere(study, target, jobs)
+    return "\n".join([*lines, *[""] * bool(jobs), *total(study, jobs), *notes])
+
+
+def _elsewhere(study: Study, target: str, jobs: Sequence[Job]) -> Iterator[str]:
+    """A line about a table or figure whose jobs are listed under others, if there is one."""
+    entries = named_by(study, target) if target else {**study.tables, **study.figures}
+    if len({job.part for job in jobs}) == 1:
+        return
+    for name, entry in entries.items():
+        behind = {*study.cells_behind(entry)}
+        if any(job.part != name and job.cell in behind for job in jobs):
+            yield (
+                "(a job is listed once, under the first table or figure that needs it; all that"
+                f" {name} needs: fedgloss estimate {shlex.quote(study.file)} {name})"
+            )
+            return
 
 
 def by_group(jobs: Sequence[Job], key: Callable[[Job], tuple[str, ...]]) -> list[str]:

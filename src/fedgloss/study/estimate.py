@@ -7,7 +7,7 @@ of those it takes.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -186,8 +186,8 @@ def job(
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
-    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    if named := _named(entries, target):
+    entries = {**study.tables, **study.figures}
+    if named := named_by(study, target):
         entries = named
         behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
         cells = [*dict.fromkeys(behind)]
@@ -198,42 +198,68 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     for part, entry in entries.items():
         for cell in study.cells_behind(entry):
             parts.setdefault(cell, part)
-    left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
+    measured = _Measured(study, entries.values(), Layout(results))
+    state = {cell: states.of(cell) for cell in cells}
+    done = {cell for cell in cells if state[cell] in ("done", "diverged")}
+    done |= {cell for cell in cells if state[cell] == "without models" and measured.is_there(cell)}
+    left = {*cells} - done
     for cell in cells:
         if cell in left:
             yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
-    sharp: set[str] = set()
-    local: set[Cell] = set()
-    views: dict[tuple[Cell, View], None] = {}
-    for entry in entries.values():
-        views.update(dict.fromkeys(study.views(entry)))
-        for cell in study.cells_behind(entry):
-            sources = study.sources(entry, cell)
-            if "hessian" in sources:
-                sharp.add(cell.condition)
-            if "locals" in sources:
-                local.add(cell)
-    layout = Layout(results)
     unmeasured: dict[str, list[Cell]] = {}
     for cell in cells:  # of an outdated run nothing stays
-        there = cell not in left and _is_measured(study, layout.hessian(study.name, cell))
-        if cell.condition in sharp and not there:
+        if cell.condition in measured.sharp and (cell in left or not measured.has_hessian(cell)):
             unmeasured.setdefault(cell.condition, []).append(cell)
     for cell, *others in unmeasured.values():
         yield job(study, "hessian", cell, parts.get(cell, ""), cells=1 + len(others))
     for cell in cells:
-        there = cell not in left and layout.locals(study.name, cell).is_file()
-        if cell in local and not there:
+        if cell in measured.local and (cell in left or not measured.has_locals(cell)):
             yield job(study, "locals", cell, parts.get(cell, ""))
     asked = {*cells}
-    for cell, view in views:
-        there = layout.view(study.name, cell, view.kind, view.name).is_file()
-        if cell in asked and (left.intersection(cells_in(cell, view)) or not there):
+    for cell, view in measured.views:
+        stale = left.intersection(cells_in(cell, view)) or not measured.has_view(cell, view)
+        if cell in asked and stale:
             yield job(study, view.kind, cell, parts.get(cell, ""))
 
 
-def _named(entries: dict[str, Table | Figure], target: str) -> dict[str, Table | Figure]:
-    """Those that a target of the workflow builds: a part of the paper, or one of its name."""
+class _Measured:
+    """What tables and figures show of models, and whether it is there."""
+
+    def __init__(self, study: Study, entries: Iterable[Table | Figure], layout: Layout) -> None:
+        self.study, self.layout = study, layout
+        self.sharp: set[str] = set()
+        self.local: set[Cell] = set()
+        self.views: dict[tuple[Cell, View], None] = {}
+        for entry in entries:
+            self.views.update(dict.fromkeys(study.views(entry)))
+            for cell in study.cells_behind(entry):
+                sources = study.sources(entry, cell)
+                if "hessian" in sources:
+                    self.sharp.add(cell.condition)
+                if "locals" in sources:
+                    self.local.add(cell)
+
+    def has_hessian(self, cell: Cell) -> bool:
+        return _is_measured(self.study, self.layout.hessian(self.study.name, cell))
+
+    def has_locals(self, cell: Cell) -> bool:
+        return self.layout.locals(self.study.name, cell).is_file()
+
+    def has_view(self, cell: Cell, view: View) -> bool:
+        return self.layout.view(self.study.name, cell, view.kind, view.name).is_file()
+
+    def is_there(self, cell: Cell) -> bool:
+        """Whether nothing needs a cell's model any more."""
+        return (
+            (cell.condition not in self.sharp or self.has_hessian(cell))
+            and (cell not in self.local or self.has_locals(cell))
+            and all(self.has_view(*one) for one in self.views if cell in cells_in(*one))
+        )
+
+
+def named_by(study: Study, target: str) -> dict[str, Table | Figure]:
+    """The tables and figures that a target of the workflow builds; none if it is about cells."""
+    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
     places = {name: e for name, e in entries.items() if e.paper and target in (e.paper, "paper")}
     name = re.sub("^(table|figure)_", "", target)
     return places or {own: entry for own, entry in entries.items() if own == name}

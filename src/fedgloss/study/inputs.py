@@ -32,9 +32,9 @@ def read_split(file: str, alpha: str, expected: Split | None = None) -> Split:
     """
     from fedgloss.data.partition import splits
 
-    files = splits.files(Path(file), alpha)
-    if expected and not any(path.exists() for path in files):
+    if expected and not is_split_there(file, alpha):
         return expected
+    files = splits.files(Path(file), alpha)
     record = read_json(files[0])
     clients = None
     if isinstance(record, dict):
@@ -48,6 +48,13 @@ def read_split(file: str, alpha: str, expected: Split | None = None) -> Split:
             f" {' and '.join(found.sha256)})"
         )
     return found
+
+
+def is_split_there(file: str, alpha: str) -> bool:
+    """Whether there is something to import; `file` may be a folder of splits by alpha."""
+    from fedgloss.data.partition import splits
+
+    return splits.files(Path(file), alpha)[0].exists()
 
 
 def prepare_options(definition: Dataset) -> list[str]:

@@ -13,8 +13,10 @@ SEED = "seed-{seed}"
 CELL = f"{CONDITION}/{SEED}"
 
 MANIFEST = "manifest.json"
+IMAGES_FILE = "data.safetensors"
+"""A prepared data set, beside its manifest; an import may have brought the manifest alone."""
 RUN_FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-"""What a finished run leaves beside its manifest, which has their SHA-256."""
+"""What a finished run leaves beside its manifest, which has their SHA-256: numbers, then models."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Layout:
     results: Path = Path("results")
 
     def data(self, folder: str) -> Path:
-        """The folder of a prepared data set: data.safetensors and its manifest."""
+        """The folder of a prepared data set: IMAGES_FILE and its manifest."""
         return self.results / "data" / folder
 
     def partition(self, folder: str, alpha: str) -> Path:

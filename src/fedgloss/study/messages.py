@@ -13,7 +13,7 @@ from fedgloss.progress import clock
 from fedgloss.study import costs, estimate
 from fedgloss.study.layout import HERE, MANIFEST
 from fedgloss.study.outdated import AGAIN, Expectations, read_manifest
-from fedgloss.study.own import missing_data
+from fedgloss.study.own import missing_data, missing_splits
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
@@ -62,6 +62,7 @@ class Messages:
             names = dict.fromkeys(cell.dataset for cell in self.study.cells)
             by_folder = {self.study.data_folder(name): name for name in names}
             yield from missing_data(self.study, [by_folder[folder] for folder in data])
+            yield from splits_to_come(self.study, self.jobs.values())
             yield from costs.by_group(jobs, lambda job: (job.cell.dataset, job.cell.model))
         if jobs:
             yield from costs.total(self.study, jobs)
@@ -142,6 +143,14 @@ class Messages:
                 title = f"{field} " if field in ("alpha", "seed") else ""
                 words.append(f"{title}{here.pop():<{max(map(len, there))}}")
         return "  ".join(words)
+
+
+def splits_to_come(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
+    """A line for each split that one of these jobs is to import, and that is not there."""
+    cuts = dict.fromkeys((cell.dataset, cell.alpha) for cell in study.cells)
+    by_folder = {(study.partition_folder(*cut), cut[1]): cut for cut in cuts}
+    asked = (job.wildcards for job in jobs if job.rule == "partition")
+    yield from missing_splits(study, [by_folder[one["cut"], one["alpha"]] for one in asked])
 
 
 def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:

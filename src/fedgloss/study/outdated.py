@@ -66,13 +66,16 @@ class Expectations:
         return found
 
     def is_there(self, cell: "Cell") -> bool:
-        """Whether a cell's run is the one asked for, and none of its files is missing."""
+        """Whether a cell's run is the one asked for, and none of its files is missing.
+
+        Nor is any where all models are: numbers are made from the metrics.
+        """
         run = self.layout.run(self.study.name, cell)
         try:
             manifest = read_manifest(run / MANIFEST, {})
         except InputError:
             return False
-        whole = all((run / name).is_file() for name in RUN_FILES)
+        whole = all((run / name).is_file() for name in files_of(run))
         return manifest is not None and whole and self.fault(cell, manifest) is None
 
     def fault(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
@@ -103,6 +106,15 @@ def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | Non
         return read_record(file, wanted)
     except InputError as error:
         raise InputError(f"{error}; {AGAIN}") from None
+
+
+def files_of(run: Path) -> Sequence[str]:
+    """The files that a run must have: its models, too, unless it has none, as from an archive.
+
+    One that lost some of them is not whole.
+    """
+    metrics, *models = RUN_FILES
+    return RUN_FILES if any((run / name).exists() for name in models) else (metrics,)
 
 
 def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILES) -> str | None:

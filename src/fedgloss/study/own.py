@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fedgloss.errors import InputError
 from fedgloss.records import Kind, read_record
-from fedgloss.study.layout import HERE, Layout
+from fedgloss.study.inputs import is_split_there
+from fedgloss.study.layout import HERE, IMAGES_FILE, Layout
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
 from fedgloss.study.study import Study
 
@@ -66,17 +67,16 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
 
 
 def missing_data(
-    study: Study, datasets: Iterable[str], results: Path | str = "results"
+    study: Study, datasets: Iterable[str], results: Path = HERE.results
 ) -> Iterator[str]:
     """A line for each folder that must hold originals of these data sets, and does not.
 
-    Data sets that are prepared already need none.
+    Data sets that are prepared already need none; that their manifest is there does not say so.
     """
     missing: dict[str, list[str]] = {}
     for name in datasets:
         definition = study.datasets[name]
-        prepared = Path(results) / "data" / study.data_folder(name) / "manifest.json"
-        if definition.root is None or prepared.is_file():
+        if definition.root is None or _is_prepared(study, name, results):
             continue
         root = Path(definition.root)
         absent = [file for file in ORIGINALS[definition.source] if not (root / file).exists()]
@@ -86,6 +86,30 @@ def missing_data(
             missing.setdefault(f"{root}: missing, {what}", []).append(name)
     for line, names in missing.items():
         yield f"{line} ({', '.join(names)})"
+
+
+def missing_splits(
+    study: Study, cuts: Iterable[tuple[str, str]], results: Path = HERE.results
+) -> Iterator[str]:
+    """A line for each split that these cuts, of data sets at alphas, import, and that is not there.
+
+    Those that are in the results folder already need none.
+    """
+    missing: dict[str, list[str]] = {}
+    for dataset, alpha in cuts:
+        arguments = study.partition(dataset, alpha)
+        imported = Layout(results).partition(study.partition_folder(dataset, alpha), alpha)
+        if arguments["scheme"] != "file" or imported.is_file():
+            continue
+        if not is_split_there(arguments["file"], alpha):
+            what = f"{arguments['file']}: missing, must hold the split of {dataset}"
+            missing.setdefault(what, []).append(alpha)
+    for what, alphas in missing.items():
+        yield f"{what} at alpha {', '.join(alphas)}, see docs/data.md"
+
+
+def _is_prepared(study: Study, dataset: str, results: Path) -> bool:
+    return (Layout(results).data(study.data_folder(dataset)) / IMAGES_FILE).is_file()
 
 
 def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
@@ -112,8 +136,9 @@ def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, 
 
 def _check_root(study: Study, dataset: str, results: Path) -> None:
     definition = study.datasets[dataset]
-    prepared = Layout(results).data(study.data_folder(dataset)) / MANIFEST_FILE
-    if definition.source != "folder" or definition.root is None or prepared.is_file():
+    if definition.source != "folder" or definition.root is None:
+        return
+    if _is_prepared(study, dataset, results):
         return
     where, root = f"{study.file}: datasets.{dataset}.root", Path(definition.root)
     try:

@@ -116,7 +116,7 @@ def constants_key(study: "Study", dataset: str, model: str) -> str:
 
 
 def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
-    """The training settings that are given for a cell."""
+    """The training settings that are given for a cell; what is null in the end is not given."""
     ours, split = study.definition(cell.algorithm), study.splits.get((cell.dataset, cell.alpha))
     known = study.methods.settings.get(constants_key(study, cell.dataset, cell.model))
     of_method = _of_method(study, cell.dataset, cell.model, cell.algorithm)
@@ -126,6 +126,7 @@ def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
     training |= of_method.training.at(cell.alpha)
     training |= study.asked.training.given()
     training |= ours.training
+    training = {key: value for key, value in training.items() if value is not None}
     return {**training, "record": [*training["record"]]}
 
 

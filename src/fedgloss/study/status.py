@@ -11,13 +11,14 @@ from typing import Any
 from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
-from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, harm, read_manifest
+from fedgloss.study.layout import RUN_FILES, Layout
+from fedgloss.study.outdated import Expectations, files_of, harm, read_manifest
 from fedgloss.study.study import Cell, Study
 
 STATES = {
     "done": "✓",
     "diverged": "✗",
+    "without models": "○",
     "outdated": "≠",
     "running": "…",
     "interrupted": "!",
@@ -39,13 +40,19 @@ class States:
         self.expected = Expectations(study, results)
 
     def of(self, cell: Cell) -> str:
-        """done, diverged, outdated (no longer the study's, or not whole), or how far it got."""
+        """What has become of a cell, a key of STATES.
+
+        done; diverged; without models (imported so: done for tables and curves); outdated (no
+        longer the study's, or not whole); or how far it got.
+        """
         manifest = self._manifest(cell)
         if manifest is None:
             return self._begun(cell)
         if self._fault(cell, manifest):
             return "outdated"
-        return "diverged" if manifest["status"] == "diverged" else "done"
+        if manifest["status"] == "diverged":
+            return "diverged"
+        return "done" if files_of(self._run(cell)) == RUN_FILES else "without models"
 
     def why_outdated(self, cell: Cell) -> str | None:
         """What differs between a run and what the study asks for, or what became of its files."""
@@ -80,7 +87,8 @@ class States:
         return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
 
     def _fault(self, cell: Cell, manifest: Mapping[str, Any]) -> str | None:
-        return self.expected.fault(cell, manifest) or harm(self._run(cell), manifest)
+        run = self._run(cell)
+        return self.expected.fault(cell, manifest) or harm(run, manifest, files_of(run))
 
     def _usable(self, cell: Cell) -> list[Path]:
         """A cell's checkpoints, but for those that say they are of a run the study has not."""
@@ -179,7 +187,12 @@ def _running(states: States, found: Mapping[Cell, str]) -> Iterator[str]:
 
 
 def _reasons(states: States, found: dict[Cell, str]) -> Iterator[str]:
-    """Why the first of the outdated cells is so."""
+    """Why the first of the outdated cells is so, and what a run without models is good for."""
+    if "without models" in found.values():
+        yield (
+            "without models: done for tables and curves; a cell is trained again only where"
+            " something new needs its model"
+        )
     outdated = [cell for cell, state in found.items() if state == "outdated"]
     if outdated:
         more = f" (and {len(outdated) - 1} more)" if len(outdated) > 1 else ""

@@ -79,6 +79,10 @@ def _text(value: str) -> str:
     return value
 
 
+def _none(value: Any) -> Any:
+    return None if isinstance(value, Null) else value
+
+
 def _alpha(value: str) -> str:
     check_alpha(value)
     return value
@@ -105,10 +109,20 @@ Text = Annotated[str, AfterValidator(_text)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Size = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits, in lower case")
+]
 Number = Annotated[float, BeforeValidator(_finite)]
 NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
+Norm = Annotated[
+    Positive | None,
+    BeforeValidator(_none),
+    Field(
+        description="a norm, or null: nothing is clipped",
+        json_schema_extra={"type": ["number", "null"]},
+    ),
+]
 Factor = Annotated[float, Field(ge=1), BeforeValidator(_finite)]
 Alpha = Annotated[
     str,

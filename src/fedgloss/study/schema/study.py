@@ -18,6 +18,7 @@ from fedgloss.study.schema.kinds import (
     Model,
     ModelName,
     Name,
+    Norm,
     NotNegative,
     Number,
     Positive,
@@ -77,7 +78,7 @@ class Training(Model):
     batch_size: Count | None = None
     lr: Positive | None = None
     weight_decay: NotNegative | None = None
-    clip: Positive | None = None
+    clip: Norm = None
     augmentation: Augmentation | None = None
     evaluate_every: Count | None = None
     last: Count | None = None

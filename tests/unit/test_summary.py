@@ -1,0 +1,42 @@
+"""The summary of verdicts: which numbers it counts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedgloss.report import summary
+from fedgloss.report.tables import build
+from fedgloss.study.study import Study
+from test_report_results import C10, SEEDS, make_study
+
+
+def study(rows: list[str], tables: list[str]) -> Study:
+    """Labels of FedDyn, in so many tables of the same numbers."""
+    clipped = {"like": "feddyn", "training": {"clip": 10}}
+    shown = {"kind": "methods", "columns": [C10], "rows": rows, "show": ["accuracy"]}
+    found = make_study(
+        algorithms={"feddyn-clipped": clipped, "feddyn-gentle": clipped | {"training": {"lr": 1}}},
+        tables={name: shown for name in tables},
+    )
+    cells = [replace(found.select(seed=s)[0], algorithm=label) for label in rows for s in SEEDS]
+    return replace(found, cells=tuple(cells))
+
+
+def counted(rows: list[str], tables: list[str], folder: Path) -> list[tuple[str, str]]:
+    """The tables and rows that count; that a number is not run yet is a verdict, too."""
+    asked = study(rows, tables)
+    found = summary.pairs(asked, [build(asked, name, folder) for name in tables])
+    return [(pair.table.split()[0], pair.row) for pair in found]
+
+
+def test_a_number_counts_for_the_label_of_the_methods_own_name_alone(tmp_path: Path) -> None:
+    rows = ["feddyn-clipped", "feddyn", "feddyn-gentle"]
+    assert counted(rows, ["table3"], tmp_path) == [("table3", "FedDyn")]
+
+
+def test_without_such_a_label_it_counts_for_the_first(tmp_path: Path) -> None:
+    rows = ["feddyn-gentle", "feddyn-clipped"]
+    assert counted(rows, ["table3"], tmp_path) == [("table3", "FedDyn (gentle)")]
+
+
+def test_a_number_that_two_tables_show_counts_in_the_first(tmp_path: Path) -> None:
+    assert counted(["feddyn"], ["first", "second"], tmp_path) == [("first", "FedDyn")]
