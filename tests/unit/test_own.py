@@ -150,6 +150,13 @@ def test_data_that_are_missing_are_named_with_the_place_where_they_must_lie(tmp_
     ]
 
 
+def test_cifar_100_may_lie_there_as_class_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lacking(source="cifar100", root="here")
+    write("here/train/apple/apple_s_000022.png")
+    assert lacking(source="cifar100", root="here") == []
+
+
 def test_prepared_data_need_their_originals_no_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lacking()
