@@ -189,10 +189,10 @@ def without(study):
 def test_splits_that_are_missing_are_named_until_they_are_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = pinned("0", "5")
-    where = "data/splits: missing, must hold the split of mine at alpha"
-    assert without(study) == [f"{where} 0, 5, see docs/data.md"]
+    where = "data/splits: missing, must hold the split at alpha"
+    assert without(study) == [f"{where} 0, 5, see docs/data.md (mine)"]
     write("data/splits/test.json", "data/splits/federated_train_alpha_5.00.json")
-    assert without(study) == [f"{where} 0, see docs/data.md"]
+    assert without(study) == [f"{where} 0, see docs/data.md (mine)"]
     write(f"results/partitions/{study.partition_folder('mine', '0')}/alpha-0/partition.json")
     assert without(study) == []
 
@@ -201,8 +201,10 @@ def test_checking_a_study_names_its_missing_splits_and_passes(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert main(["check", str(ROOT / "config" / "reproduction.yaml")]) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    where = "data/official_splits/cifar10: missing, must hold the split of cifar10"
-    assert last == f"{where} at alpha 0, see docs/data.md"
+    where = (
+        "data/official_splits/cifar10: missing, must hold the split at alpha 0, see docs/data.md"
+    )
+    assert last == f"{where} (cifar10, cifar10-official-overlap)"
 
 
 def test_checking_a_study_says_what_data_are_missing_and_passes(tmp_path, monkeypatch, capsys):

@@ -93,21 +93,23 @@ def missing_data(
 def missing_splits(
     study: Study, cuts: Iterable[tuple[str, str]], results: Path = HERE.results
 ) -> Iterator[str]:
-    """A line for each split that these cuts, of data sets at alphas, import, and that is not there.
+    """A line for each folder or file that must hold splits that these cuts, of data sets at alphas,
+    import, and that does not.
 
     Those that are in the results folder already need none.
     """
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[tuple[str, str]]] = {}
     for dataset, alpha in cuts:
         arguments = study.partition(dataset, alpha)
         imported = Layout(results).partition(study.partition_folder(dataset, alpha), alpha)
         if arguments["scheme"] != "file" or imported.is_file():
             continue
         if not is_split_there(arguments["file"], alpha):
-            what = f"{arguments['file']}: missing, must hold the split of {dataset}"
-            missing.setdefault(what, []).append(alpha)
-    for what, alphas in missing.items():
-        yield f"{what} at alpha {', '.join(alphas)}, see docs/data.md"
+            missing.setdefault(arguments["file"], []).append((alpha, dataset))
+    for file, wanted in missing.items():
+        alphas, datasets = (dict.fromkeys(kind) for kind in zip(*wanted, strict=True))
+        what = f"missing, must hold the split at alpha {', '.join(alphas)}, see docs/data.md"
+        yield f"{file}: {what} ({', '.join(datasets)})"
 
 
 def _is_prepared(study: Study, dataset: str, results: Path) -> bool:
