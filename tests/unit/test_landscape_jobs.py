@@ -30,7 +30,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def run(inputs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    train_cell(cell_settings(), **inputs, out=out, code="code", device="cpu")
+    train_cell(cell_settings(keep=[8]), **inputs, out=out, code="code", device="cpu")
     return out
 
 
@@ -93,12 +93,13 @@ def test_a_local_model_is_seen_on_its_clients_data_and_on_all(on, place, made, i
     assert facts["images"] == len(seen)
 
 
-def test_the_line_ends_at_the_models_losses(made, run, inputs) -> None:
-    rows, _ = made("line", other_run=run, points=5)
+@pytest.mark.parametrize("start", ["average", "round-8"])
+def test_the_line_ends_at_the_models_losses(start, made, run, inputs) -> None:
+    rows, _ = made("line", other_run=run, points=5, model=start)
     data, w = load(inputs["data"]), {}
     held = torch.cat(load_partition(inputs["partition"]).clients).sort().values
     model = initial_model("smallcnn", data, 0)
-    for t, name in ((0, "average"), (1, "final")):
+    for t, name in ((0, start), (1, "final")):
         tensors = load_tensors(run / f"{name}.safetensors")
         w[t] = torch.cat([tensors[key].reshape(-1) for key in parameter_shapes(model)])
     images = normalize(data.train_images[held], data.mean, data.std, torch.float32)
@@ -169,6 +170,7 @@ def test_a_job_says_how_far_it_is(made, capsys) -> None:
     [
         ({"model": "local-4"}, ["locals.safetensors", "local-4", "local-1 to local-3"]),
         ({"model": "local-0"}, ["job.json: model", "local-1"]),
+        ({"model": "round-7"}, ["round-7.safetensors"]),
         ({"model": "average", "on": "own"}, ["average", "no data of its own"]),
         ({"on": "some"}, ["job.json: on", "all, own"]),
         ({"images": 0}, ["job.json: images", "at least 1"]),

@@ -11,6 +11,7 @@ import torch
 from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.study.layout import RUN_FILES, kept
 from fedgloss.study.settings import Settings
 from fedgloss.tensors import save_tensors
 
@@ -39,7 +40,11 @@ def write_results(
             "clients": torch.tensor(result.participants),
         },
     )
-    files = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
+    for old in out.glob("round-*.safetensors"):
+        old.unlink()
+    for t, w in result.kept.items():
+        save_tensors(out / f"{kept(t)}.safetensors", unflatten(w, shapes))
+    files = (*RUN_FILES, *(f"{kept(t)}.safetensors" for t in result.kept))
     training = settings.training
     end, half = training["rounds"], training["rounds"] // 2
     write_json(

@@ -11,7 +11,7 @@ from typing import Any
 from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
-from fedgloss.study.layout import Layout
+from fedgloss.study.layout import Layout, files_of
 from fedgloss.study.outdated import Expectations, harm, read_manifest
 from fedgloss.study.study import Cell, Study
 
@@ -80,7 +80,9 @@ class States:
         return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
 
     def _fault(self, cell: Cell, manifest: Mapping[str, Any]) -> str | None:
-        return self.expected.fault(cell, manifest) or harm(self._run(cell), manifest)
+        return self.expected.fault(cell, manifest) or harm(
+            self._run(cell), manifest, files_of(manifest)
+        )
 
     def _usable(self, cell: Cell) -> list[Path]:
         """A cell's checkpoints, but for those that say they are of a run the study has not."""

@@ -8,7 +8,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedgloss.study.schema.kinds import Alpha, Count, Model, Name, Positive, Seed, Several, Text
+from fedgloss.study.schema.kinds import (
+    Alpha,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Round,
+    Seed,
+    Several,
+    Text,
+)
 
 CellFile = Literal["metrics", "hessian", "locals"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
@@ -265,7 +275,8 @@ class LinesFigure(Shown):
     """Loss and accuracy on straight lines between the models of each row."""
 
     kind: Literal["lines"]
-    between: Literal["seeds", "methods", "models"]
+    between: Literal["seeds", "methods", "models", "rounds"]
+    round: Round | None = None
     seed: Seed | None = None
 
     @property
