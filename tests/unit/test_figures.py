@@ -106,7 +106,7 @@ def test_every_kind_of_the_schema_is_made() -> None:
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, gain, flatness, "
+        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, density, gain, "
     ):
         figures.draw(make_study(), "x", folder, tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -248,6 +248,13 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
         raise InputError(
             f"{where}.show: lambda1_official is not computed: put official_code into hessian.data"
         )
+    if entry.estimate and (
+        getattr(study.hessian, entry.estimate) is None or study.hessian.choices[0] != "paper"
+    ):
+        raise InputError(
+            f"{where}: needs the {entry.estimate} of the Hessian of `data: paper`: put"
+            f" `{entry.estimate}: {{}}` into hessian, and paper first in hessian.data"
+        )
     if isinstance(entry, LandscapeFigure) and entry.participants:
         _check_participants(study, where, entry)
     if isinstance(entry, LinesFigure):
