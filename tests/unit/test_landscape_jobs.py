@@ -125,6 +125,20 @@ def test_a_processor_takes_fewer_images_where_it_is_left_to_the_machine(made, mo
     assert made(points=2, images="all")[1]["images"] == 1400
 
 
+def test_a_processor_is_given_few_images_at_once(made, monkeypatch) -> None:
+    """Which changes nothing but rounding."""
+    passes, loss = set(), Objective.loss
+    monkeypatch.setattr(
+        Objective, "loss", lambda self, w: passes.add(self.batch_size) or loss(self, w)
+    )
+    whole, _ = made(points=3)
+    monkeypatch.setattr("fedgloss.jobs.landscape.PASS", 300 * 4 * 64)  # 8 x 8 floats
+    few, _ = made(points=3)
+    assert passes == {2000, 300}
+    for one, other in zip(whole, few, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["landscape", "line"])
 def test_a_killed_job_goes_on_to_the_same_bytes(kind, made, run, tmp_path, monkeypatch) -> None:
     more = {"other_run": run} if kind == "line" else {}
