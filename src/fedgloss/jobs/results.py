@@ -11,8 +11,7 @@ import torch
 from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.files import sha256, write_json, write_text
-from fedgloss.study.layout import RUN_FILES, kept
-from fedgloss.study.settings import Settings
+from fedgloss.study.settings import Settings, kept
 from fedgloss.tensors import save_tensors
 
 
@@ -42,9 +41,10 @@ def write_results(
     )
     for old in out.glob("round-*.safetensors"):
         old.unlink()
+    files = ["metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors"]
     for t, w in result.kept.items():
-        save_tensors(out / f"{kept(t)}.safetensors", unflatten(w, shapes))
-    files = (*RUN_FILES, *(f"{kept(t)}.safetensors" for t in result.kept))
+        files.append(f"{kept(t)}.safetensors")
+        save_tensors(out / files[-1], unflatten(w, shapes))
     training = settings.training
     end, half = training["rounds"], training["rounds"] // 2
     write_json(

@@ -20,11 +20,6 @@ RUN_FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.
 """What every finished run leaves beside its manifest, which has their SHA-256."""
 
 
-def kept(t: int) -> str:
-    """What the model that a run keeps after round t (1 first) is called; its file has an ending."""
-    return f"round-{t}"
-
-
 def files_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """What the run with this manifest left beside it: RUN_FILES, and the models that it kept."""
     outputs = manifest.get("outputs")

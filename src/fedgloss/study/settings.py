@@ -141,6 +141,11 @@ def round_of(t: int, training: Mapping[str, Any]) -> int:
     return counted if t < 0 < counted else t
 
 
+def kept(t: int) -> str:
+    """What the model that a run keeps after round t (1 first) is called; its file has an ending."""
+    return f"round-{t}"
+
+
 def check_keep(where: str, training: Mapping[str, Any]) -> None:
     """InputError unless the models to be kept are those after rounds before the last one."""
     most = training["rounds"] - 1

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from fedgloss.study.layout import kept
-from fedgloss.study.settings import round_of
+from fedgloss.study.settings import kept, round_of
 
 if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is installed
     from fedgloss.study.cells import Cell
