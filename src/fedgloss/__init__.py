@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from fedgloss.engine.clients import ClientData, Pipeline
     from fedgloss.engine.train import train
     from fedgloss.errors import InputError
-    from fedgloss.sharpness.density import Density
     from fedgloss.sharpness.eigenvalues import Spectrum
     from fedgloss.sharpness.measure import (
         Landscape,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         line,
         trace,
     )
+    from fedgloss.sharpness.quadrature import Density
     from fedgloss.sharpness.trace import Trace
 
 METHODS: dict[str, str]
@@ -56,7 +56,7 @@ __all__ = [
 _HOMES = {
     "Algorithm": "fedgloss.algorithms.core",
     "ClientData": "fedgloss.engine.clients",
-    "Density": "fedgloss.sharpness.density",
+    "Density": "fedgloss.sharpness.quadrature",
     "InputError": "fedgloss.errors",
     "Interrupted": "fedgloss.engine.checkpoint",
     "Landscape": "fedgloss.sharpness.measure",

@@ -3,7 +3,7 @@
 STUDY = """\
 study: shared
 seeds: [0]
-training: {rounds: 2, evaluate_every: 1, last: 1, clients_per_round: 2}
+training: {rounds: 2, evaluate_every: 1, last: 1, clients_per_round: 2, keep: [1]}
 algorithms: {fedgloss: {hyperparameters: {rho: 0.05}}}
 grid:
   - {dataset: digits, alphas: ["0"], model: smallcnn, algorithms: [fedavg, fedgloss]}

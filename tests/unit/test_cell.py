@@ -165,6 +165,22 @@ def test_recording_changes_no_number(trained, run, tmp_path):
             assert (ours["accuracy"], ours["loss"]) == (theirs["accuracy"], theirs["loss"])
 
 
+def test_models_of_named_rounds_are_kept_and_change_no_number(trained, run, tmp_path):
+    out, given = trained
+    for keep in ([5], [9, 2]):  # the second in the folder of the first
+        run(tmp_path / "out", given | {"training": given["training"] | {"keep": keep}})
+    kept = ["round-2.safetensors", "round-9.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*OUTPUTS, *kept, "manifest.json"])
+    outputs = read_json(tmp_path / "out/manifest.json")["outputs"]
+    assert all(outputs[name] == sha256(tmp_path / "out" / name) for name in kept)
+    for name in OUTPUTS:
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+    for t in (2, 9):  # it is the model that a run of so many rounds ends with
+        run(tmp_path / f"{t}", cell_settings(rounds=t))
+        final = (tmp_path / f"{t}/final.safetensors").read_bytes()
+        assert final == (tmp_path / f"out/round-{t}.safetensors").read_bytes()
+
+
 def test_an_old_manifest_never_stands_beside_new_results(run, trained, tmp_path, monkeypatch):
     """A run killed while writing leaves no manifest, so nothing takes its files for whole."""
     from fedgloss.jobs import results
@@ -373,6 +389,8 @@ def test_any_other_value_trains_or_is_refused_in_one_line(run, tmp_path, data):
         ({"rounds": -1}, ["rounds", "-1"]),
         ({"lr": "fast"}, ["lr", "'fast'", "number"]),
         ({"lr": float("nan")}, ["lr", "nan"]),
+        ({"keep": [3, 12]}, ["settings.training.keep", "12", "1 to 11"]),
+        ({"keep": ["3"]}, ["settings.training.keep", "'3'", "1 to 11"]),
         ({"record": ["norm"]}, ["record", "'norm'", "norms"]),
         ({"record": "norms"}, ["record", "'norms'", "list"]),
         ({"augmentation": "flip"}, ["augmentation", "flip", "batch_aug"]),

@@ -224,7 +224,7 @@ def test_the_command_groups_by_table_model_and_device_and_adds_up(tmp_path, caps
     assert all(line.endswith("GPU h") for line in lines)
     hours = sum(float(line.split()[-3]) for line in lines)
     counts = "459 cells to train, 144 Hessians, 66 sets of local models, 33 loss surfaces"
-    counts += ", 14 lines between models"
+    counts += ", 22 lines between models"
     assert f"paper: {counts}: {hours:.0f} GPU hours, 87% of it guessed" in total
     assert "guessed" in guesses and "resources.yaml" in guesses
 

@@ -106,7 +106,7 @@ def test_every_kind_of_the_schema_is_made() -> None:
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, gain, flatness, "
+        InputError, match=r"no figure 'x' \(allowed: curves, sharpness, density, gain, "
     ):
         figures.draw(make_study(), "x", folder, tmp_path / "x")
     assert not list(tmp_path.iterdir())
@@ -209,7 +209,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 facts = {"status": "completed", "data": on, "client": 6 + place, "class": "cat"}
                 facts |= {"images": 500, "of": 50_000 if on == "all" else 500}
                 file.with_suffix(".json").write_text(json.dumps(facts))
-        for line in (Line(other), Line(cell, "final")):
+        for line in (Line(other), Line(cell, "final"), Line(cell, "final", "round-9000")):
             file = at / f"line-{line.name}.csv"
             file.write_text("t,loss,accuracy\n-0.5,3,40\n0,1,60\n0.5,2,50\n1,1,60\n1.5,3,40\n")
             facts = {"status": "completed", "data": "all", "images": 50_000, "of": 50_000}
@@ -249,6 +249,7 @@ def test_columns_are_panels_and_what_is_not_there_is_left_out_and_said(seen) -> 
     [
         ({"between": "seeds"}, ["of seed 0 to that of seed 42", "all 50,000 training images"]),
         ({"between": "models", "seed": 0}, ["to the last of these models (seed 0)"]),
+        ({"between": "rounds", "round": -1000}, ["after round 9,000 of 10,000 to", "seed 0"]),
         ({"between": "methods", "seed": 0}, ["of FedAvg to that of each other method", "Left out"]),
     ],
     ids=lambda value: value.get("between") if isinstance(value, dict) else "",

@@ -233,6 +233,7 @@ def test_an_edit_of_the_reports_code_reaches_no_number(copy, file):
         ("study/study.py", set()),
         ("algorithms/names.py", set()),
         ("study/status.py", set()),
+        ("study/layout.py", REPORTING),
         ("progress.py", set()),
         ("fingerprint.py", set()),
         ("__init__.py", set()),

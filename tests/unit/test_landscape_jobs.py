@@ -30,7 +30,7 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def run(inputs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    train_cell(cell_settings(), **inputs, out=out, code="code", device="cpu")
+    train_cell(cell_settings(keep=[8]), **inputs, out=out, code="code", device="cpu")
     return out
 
 
@@ -93,12 +93,13 @@ def test_a_local_model_is_seen_on_its_clients_data_and_on_all(on, place, made, i
     assert facts["images"] == len(seen)
 
 
-def test_the_line_ends_at_the_models_losses(made, run, inputs) -> None:
-    rows, _ = made("line", other_run=run, points=5)
+@pytest.mark.parametrize("start", ["average", "round-8"])
+def test_the_line_ends_at_the_models_losses(start, made, run, inputs) -> None:
+    rows, _ = made("line", other_run=run, points=5, model=start)
     data, w = load(inputs["data"]), {}
     held = torch.cat(load_partition(inputs["partition"]).clients).sort().values
     model = initial_model("smallcnn", data, 0)
-    for t, name in ((0, "average"), (1, "final")):
+    for t, name in ((0, start), (1, "final")):
         tensors = load_tensors(run / f"{name}.safetensors")
         w[t] = torch.cat([tensors[key].reshape(-1) for key in parameter_shapes(model)])
     images = normalize(data.train_images[held], data.mean, data.std, torch.float32)
@@ -122,6 +123,20 @@ def test_a_processor_takes_fewer_images_where_it_is_left_to_the_machine(made, mo
     monkeypatch.setattr("fedgloss.jobs.measured.AUTO", 50)
     assert made(points=2, images="auto")[1]["images"] == 50
     assert made(points=2, images="all")[1]["images"] == 1400
+
+
+def test_a_processor_is_given_few_images_at_once(made, monkeypatch) -> None:
+    """Which changes nothing but rounding."""
+    passes, loss = set(), Objective.loss
+    monkeypatch.setattr(
+        Objective, "loss", lambda self, w: passes.add(self.batch_size) or loss(self, w)
+    )
+    whole, _ = made(points=3)
+    monkeypatch.setattr("fedgloss.jobs.landscape.PASS", 300 * 4 * 64)  # 8 x 8 floats
+    few, _ = made(points=3)
+    assert passes == {2000, 300}
+    for one, other in zip(whole, few, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["landscape", "line"])
@@ -169,6 +184,7 @@ def test_a_job_says_how_far_it_is(made, capsys) -> None:
     [
         ({"model": "local-4"}, ["locals.safetensors", "local-4", "local-1 to local-3"]),
         ({"model": "local-0"}, ["job.json: model", "local-1"]),
+        ({"model": "round-7"}, ["round-7.safetensors"]),
         ({"model": "average", "on": "own"}, ["average", "no data of its own"]),
         ({"on": "some"}, ["job.json: on", "all, own"]),
         ({"images": 0}, ["job.json: images", "at least 1"]),

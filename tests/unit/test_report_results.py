@@ -72,6 +72,7 @@ def make_study(**config: object) -> Study:
         "figures": {
             "curves": {"kind": "curves", "columns": [C10, C100], "rows": ROWS},
             "sharpness": {"kind": "eigenvalues", "columns": [C10, C100], "rows": ROWS},
+            "density": {"kind": "density", "seed": 0, "columns": [C10, C100], "rows": ROWS},
             "gain": {"kind": "gain", "columns": [C10, C100], "rows": ROWS},
             "flatness": {"kind": "flatness", "columns": [C10, C100], "rows": ROWS},
             "classes": {"kind": "classes", "columns": [C10, C100], "rows": ROWS},
@@ -132,6 +133,11 @@ def write_cell(
     lambda1 = None if diverged else LAMBDA1[cell.algorithm] * (1 + cell.seed % 3 / 10)
     hessian = {"status": manifest["status"], "lambda1": lambda1, "eigenvalues": [lambda1]}
     hessian |= {"residuals": [0.0], "data": "paper", "model": "average", "samples": 50000}
+    if not diverged:  # of 1000 eigenvalues, two are not 0
+        hessian["trace"] = {"trace": 4 * lambda1, "standard_error": 0.1, "products": 90}
+        nodes = [0.0, lambda1 / 2, lambda1]
+        weights = [[0.998 - 0.002 * s, 0.001, 0.001 + 0.002 * s] for s in (-0.1, 0.1)]
+        hessian["density"] = {"nodes": [nodes] * 2, "weights": weights, "products": 6}
     (analysis / "hessian.json").write_text(json.dumps(hessian))
     if not diverged:
         grid = [i / 3 for i in range(-3, 4)]

@@ -40,11 +40,12 @@ def network(seed=0):
 DRAWN = {"rounds": 9, "clients_per_round": 2}
 PLANNED = {"schedule": [[0, 1, 2], [1, 3], [2], [3, 0], [0], [1, 2, 3], [2, 0], [1]]}
 RUNS = {
-    "fedgloss": DRAWN | {"algorithm": "fedgloss", "hyperparameters": SHARP},
+    "fedgloss": DRAWN | {"algorithm": "fedgloss", "hyperparameters": SHARP, "keep": [7, 2, 2, 9]},
     "a schedule": PLANNED | {"algorithm": "fedgloss", "hyperparameters": SHARP},
     "scaffold": DRAWN | {"algorithm": "scaffold", "sizes": [3.0, 1.0, 2.0, 5.0], "local_steps": 3},
     "fedsmoo": DRAWN | {"algorithm": "fedsmoo", "hyperparameters": {"rho": 0.1, "beta": 10.0}},
-    "a hopeless loss": DRAWN | {"algorithm": "scaffold", "lr": 10.0, "evaluate_every": 6},
+    "a hopeless loss": DRAWN
+    | {"algorithm": "scaffold", "lr": 10.0, "evaluate_every": 6, "keep": [1, 6]},
     "not finite": DRAWN | {"algorithm": "scaffold", "lr": 1e3, "evaluate_every": 9},
     "clipped": DRAWN | {"algorithm": "fedgloss", "hyperparameters": SHARP, "clip": 0.2},
     "pooled": DRAWN | {"algorithm": "centralized-sgd"},
@@ -282,6 +283,7 @@ OTHER = {
     "last": {"last": 1},
     "record": {"record": ["norms"]},
     "test": {"test": samples(12, seed=10)},
+    "keep": {"keep": [5]},
     "keep_history": {"keep_history": False},
     "backend": {"backend": "autograd"},
     "loss": {"loss": scaled(3.0)},

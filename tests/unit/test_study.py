@@ -152,6 +152,15 @@ def test_clipping_is_in_the_settings_where_it_is_asked_for(study_file):
             assert settings_of(study_file(*change), cell) == before | {"training": training}
 
 
+def test_rounds_to_keep_are_counted_from_either_end_and_change_nothing_else(study_file):
+    cell = "digits/alpha-0/smallcnn/gentle/seed-0"
+    plain = settings_of(study_file(), cell)
+    for text, kept in (("[2, 5]", [2, 5]), ("[-1, 5, -4]", [2, 5])):
+        found = settings_of(study_file("rounds: 6", f"rounds: 6, keep: {text}"), cell)
+        assert found == plain | {"training": plain["training"] | {"keep": kept}}
+    assert settings_of(study_file("rounds: 6", "rounds: 6, keep: []"), cell) == plain
+
+
 def test_settings_name_everything_that_decides_the_numbers(study_file):
     settings = settings_of(study_file(), "digits/alpha-0/smallcnn/gentle/seed-1")
     assert settings == {

@@ -90,6 +90,14 @@ def test_a_line_needs_two_models():
         digits(seeds=[0, 1], **lines("seeds", seed=1))
     with refused("figures.f.rows", "two rows"):
         digits(**lines("methods"))
+    kept = {"training": {"keep": [9, -20]}}
+    for round_ in (9, -20, 100):  # of 120
+        assert digits(**kept, **lines("rounds", round=round_))
+    with refused("figures.f.round", "keep its model after round 110", "put -10 into", "keep"):
+        digits(**kept, **lines("rounds", round=-10))
+    for between, more in (("rounds", {}), ("models", {"round": 9})):
+        with refused("figures.f.round", "between rounds"):
+            digits(**kept, **lines(between, **more))
     with refused("figures.f.between", '"all" is unknown', "seeds, methods, models"):
         digits(**lines("all"))
 

@@ -208,6 +208,13 @@ def test_the_average_is_over_the_last_rounds():
     assert torch.allclose(result.average, result.history[-2:].mean(0), **TOLERANCE)
 
 
+def test_models_are_kept_after_the_rounds_that_are_named():
+    result = run(rounds=3, keep=[3, 1], keep_history=True)
+    assert [*result.kept] == [1, 3]
+    assert all(torch.equal(w, result.history[t - 1]) for t, w in result.kept.items())
+    assert torch.equal(result.w, run(rounds=3).w) and run(rounds=3).kept == {}
+
+
 def test_local_steps_cycle_over_epochs():
     steps = run("fedavg", local_steps=7, batch_size=4, schedule=[[0, 1, 2, 3]])
     epochs = run("fedavg", epochs=1, batch_size=4, schedule=[[0, 1, 2, 3]])
@@ -318,6 +325,10 @@ BAD = [
     ({"record": "norms"}, "record: expected a list of names, not 'norms'"),
     ({"record": ["sharpness"]}, "record: 'sharpness' is measured on the test set; give test, too"),
     ({"record": None}, "record: expected a list of names, not None"),
+    ({"keep": [1, 4]}, "keep: 4 is no round (allowed: 1 to 3)"),
+    ({"keep": [-1]}, "keep: -1 is no round (allowed: 1 to 3)"),
+    ({"keep": [1.0]}, "keep: 1.0 is no round (allowed: 1 to 3)"),
+    ({"keep": 2}, "keep: expected a list of rounds, not 2"),
     ({"last": 4}, "last: 4 of only 3 rounds"),
     ({"last": 0}, "last: 0 is not an integer of at least 1"),
     ({"schedule": [0, 1]}, "schedule[0]: expected a list of clients, not 0"),

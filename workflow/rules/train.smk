@@ -2,7 +2,8 @@
 
 REQUIRES  a prepared data set and its partition (data.smk), the weights that a model of the study
           starts from, if any
-PROVIDES  a cell's run, LAYOUT.run: metrics.csv, manifest.json, {final,average,locals}.safetensors
+PROVIDES  a cell's run, LAYOUT.run: metrics.csv, manifest.json, {final,average,locals}.safetensors; and
+          the models that training.keep asks for, undeclared since they differ from cell to cell
 """
 
 from fedgloss.study.layout import CELL, SEED

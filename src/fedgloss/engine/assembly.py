@@ -35,6 +35,8 @@ class Result:
     """The final global parameters, [P], in the order of `model.parameters()`."""
     history: Tensor | None
     """The global parameters after each round, [rounds, P], if `keep_history`."""
+    kept: dict[int, Tensor]
+    """The global parameters, [P], after each round of `keep` before it diverged."""
     average: Tensor
     """The mean of the global parameters over the last `last` rounds, [P]."""
     state: dict[str, Tensor]
@@ -127,6 +129,7 @@ def summary(run: Run, plan: Plan, model: nn.Module) -> Result:
         diverged_in=run.diverged_in,
         w=run.w,
         history=torch.stack(run.history) if run.history else None,
+        kept=run.kept,
         average=run.average[0].to(run.w.dtype),
         state=run.state,
         metrics=run.metrics,

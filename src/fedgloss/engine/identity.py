@@ -52,6 +52,7 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
         "evaluate_every": int(course.evaluate_every),
         "last": int(course.last),
         "record": sorted({*course.record}),
+        "keep": list(course.keep),
         "keep_history": course.keep_history,
         "device": federation.w.device.type,
         "backend": plan.backend,

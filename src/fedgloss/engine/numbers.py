@@ -80,6 +80,7 @@ def resolve_course(
     evaluate_every: int,
     last: int,
     record: Sequence[str],
+    keep: Iterable[int] = (),
     keep_history: bool = False,
 ) -> Course:
     """The course that these arguments ask for; InputError for one out of range."""
@@ -94,7 +95,19 @@ def resolve_course(
     record = check_names("record", record, MEASUREMENTS)
     check_truth("keep_history", keep_history)
     batching = Batching(batch_size, epochs, local_steps)
-    return Course(rounds, batching, evaluate_every, last, record, keep_history)
+    kept = _rounds("keep", keep, rounds)
+    return Course(rounds, batching, evaluate_every, last, record, kept, keep_history)
+
+
+def _rounds(name: str, given: Iterable[int], rounds: int) -> tuple[int, ...]:
+    """Some of the rounds, 1 first, in their order."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InputError(f"{name}: expected a list of rounds, not {given!r:.40}")
+    given = list(given)
+    for t in given:
+        if isinstance(t, bool) or not isinstance(t, Integral) or not 1 <= t <= rounds:
+            raise InputError(f"{name}: {t!r:.40} is no round (allowed: 1 to {rounds})")
+    return tuple(sorted({int(t) for t in given}))
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -20,6 +20,8 @@ from fedgloss.engine.task import Course, Task
 Row = dict[str, float] | None
 """A row of metrics, where the round was evaluated."""
 OnRound = Callable[[int, Sequence[Row]], None]
+KEPT = "kept."
+"""How the names of models that are kept begin in a checkpoint; the round follows."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Run:
         self.average = torch.zeros_like(federation.w, dtype=torch.float64)[None]
         self.metrics: list[dict[str, float]] = []
         self.history: list[Tensor] = []
+        self.kept: dict[int, Tensor] = {}
         self.diverged_in: int | None = None
         self.finished = self.end_is_saved = False
         # Filled in when the run is finished.
@@ -61,6 +64,8 @@ class Run:
         t, w, course = simulation.t, simulation.w[s, 0], plan.course
         if course.keep_history:
             self.history.append(w.clone())
+        if t in course.keep:
+            self.kept[t] = w.clone()
         if t > course.rounds - course.last:
             self.average += w.double() / min(course.last, course.rounds)
         evaluates = course.evaluates(t)
@@ -80,6 +85,7 @@ class Run:
                 self.diverged_in = t
         if self.diverged_in is not None:
             self.metrics = [row for row in self.metrics if row["round"] < self.diverged_in]
+            self.kept = {t: w for t, w in self.kept.items() if t < self.diverged_in}
         return row
 
     def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
@@ -114,7 +120,8 @@ class Run:
         else:
             tensors = simulation.state(s)
         t = self.t if self.finished else simulation.t
-        self.checkpoints.save(t, {**tensors, "average": self.average}, extra, self.history)
+        kept = {f"{KEPT}{t}": w for t, w in self.kept.items()}
+        self.checkpoints.save(t, {**tensors, **kept, "average": self.average}, extra, self.history)
         self.end_is_saved = self.finished
 
     def restore(self, plan: Plan) -> tuple[int, dict[str, Tensor]] | None:
@@ -124,6 +131,8 @@ class Run:
         t, tensors, extra = found
         device = self.federation.w.device
         self.average = tensors.pop("average").to(device)
+        for name in [name for name in tensors if name.startswith(KEPT)]:
+            self.kept[int(name.removeprefix(KEPT))] = tensors.pop(name).to(device)
         if plan.course.keep_history:
             self.history = [*tensors.pop("history", self.w[None][:0]).to(device)]
         self.metrics, self.diverged_in = extra["metrics"], extra["diverged_in"]

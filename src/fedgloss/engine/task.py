@@ -42,8 +42,10 @@ class Course:
     """So many rounds at the end are all evaluated, and their models averaged."""
     record: tuple[str, ...] = ()
     """The measurements at evaluated rounds."""
+    keep: tuple[int, ...] = ()
+    """The rounds, 1 first, after which the parameters are kept."""
     keep_history: bool = False
-    """Whether to keep the parameters after every round."""
+    """Whether to keep them after every round."""
 
     def evaluates(self, t: int) -> bool:
         """Whether round t (1 first) is evaluated: at the cadence, and each of the last ones."""

@@ -59,6 +59,7 @@ def train(
     metrics: Mapping[str, Metric] = {},
     device: torch.device | str | None = None,
     backend: str = "auto",
+    keep: Iterable[int] = (),
     keep_history: bool = True,
     pipeline: Pipeline | None = None,
     resume: Path | str | None = None,
@@ -109,7 +110,8 @@ def train(
     layers), on a GPU also "recorded" (any model that draws nothing, each client's gradient replayed
     as a CUDA graph), "graph" (stacked, each round replayed as one) and "fused" (plain CNNs, by
     kernels of this package's own), or "auto", which picks and reports in `Result.backend`.
-    keep_history: keep the parameters after every round ([rounds, P] in memory).
+    keep: the rounds, 1 first, after which the parameters are kept, in `Result.kept`.
+    keep_history: keep them after every round ([rounds, P] in memory).
     resume: a folder for checkpoints, which is empty, or not there, at first. A run killed or
     interrupted goes on from there when called again with the same arguments, and one that was
     finished gives its result again at once; remove the folder to train anew. The result is bit for
@@ -140,6 +142,7 @@ def train(
         evaluate_every=evaluate_every,
         last=last,
         record=record,
+        keep=keep,
         keep_history=keep_history,
     )
     check_metrics(metrics)

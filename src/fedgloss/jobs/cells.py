@@ -40,7 +40,8 @@ def check_same_shape(cells: Sequence[CellFiles]) -> None:
             name: getattr(settings, name) for name in ("dataset", "model", "weights", "precision")
         }
         free = ("lr", "weight_decay", "clip")
-        return shared | {f"training.{k}": v for k, v in training.items() if k not in free}
+        kept = {"training.keep": training.get("keep", [])}
+        return shared | {f"training.{k}": v for k, v in training.items() if k not in free} | kept
 
     first = shape(cells[0])
     for cell in cells[1:]:

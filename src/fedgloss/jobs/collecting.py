@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, parse_json, sha256
 from fedgloss.records import TEXT, check_record
-from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import MANIFEST, Layout, files_of
 from fedgloss.study.outdated import Expectations, harm
 from fedgloss.study.study import Cell, Study
 
@@ -40,8 +40,7 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
     fates = {}
     for cell in study.cells:
         run = layout.run(study.name, cell)
-        names = RUN_FILES if weights else SMALL
-        fates[cell] = _fate(run, cell, expected, names)
+        fates[cell], names = _fate(run, cell, expected, weights)
         if fates[cell] == "collected":
             measured = sorted(layout.hessian(study.name, cell).parent.glob("[!.]*"))
             found = [*(run / name for name in (MANIFEST, *names)), *filter(Path.is_file, measured)]
@@ -67,16 +66,20 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
     return fates
 
 
-def _fate(run: Path, cell: Cell, expected: Expectations, names: Sequence[str]) -> str:
+def _fate(
+    run: Path, cell: Cell, expected: Expectations, weights: bool
+) -> tuple[str, Sequence[str]]:
+    """What becomes of a run, and which of its files are to be collected beside the manifest."""
     if not (run / MANIFEST).is_file():
-        return "missing"
+        return "missing", ()
     try:
         manifest = parse_json((run / MANIFEST).read_bytes())
     except ValueError as error:
-        return f"{MANIFEST} is not valid JSON ({error})"
+        return f"{MANIFEST} is not valid JSON ({error})", ()
     if not isinstance(manifest, dict):
-        return f"{MANIFEST} is not the manifest of a run"
-    return expected.fault(cell, manifest) or harm(run, manifest, names) or "collected"
+        return f"{MANIFEST} is not the manifest of a run", ()
+    names = files_of(manifest) if weights else SMALL
+    return expected.fault(cell, manifest) or harm(run, manifest, names) or "collected", names
 
 
 def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:

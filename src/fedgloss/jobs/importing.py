@@ -15,7 +15,7 @@ from typing import Any
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, check_writable, read_json, sha256
 from fedgloss.jobs.collecting import SMALL, unpacked
-from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout, files_of
 from fedgloss.study.outdated import Expectations, difference
 from fedgloss.study.study import Cell, Study
 
@@ -33,13 +33,13 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
     """
     check_writable(results)
     if not source.is_file():
-        yield from _import(study, source, results, RUN_FILES)
+        yield from _import(study, source, results, whole=True)
         return
     results.mkdir(parents=True, exist_ok=True)
     with unpacked(source, study, results) as folder:
         _add_inputs(study, folder, results)
         whole = any(folder.rglob(RUN_FILES[-1]))
-        for cell, fate in _import(study, folder, results, RUN_FILES if whole else SMALL):
+        for cell, fate in _import(study, folder, results, whole):
             if is_taken(fate) or fate == "here":
                 _add_measured(study, cell, folder, results)
             yield cell, fate
@@ -57,10 +57,8 @@ def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
     yield from sorted(file for file in measured if file.is_file())
 
 
-def _import(
-    study: Study, source: Path, results: Path, names: Sequence[str]
-) -> Iterator[tuple[Cell, str]]:
-    """The same from a folder whose runs have the files `names` beside their manifests.
+def _import(study: Study, source: Path, results: Path, whole: bool) -> Iterator[tuple[Cell, str]]:
+    """The same from a folder whose runs are whole, or have no models.
 
     A run that is here and outdated gives way, as it would to training. One that was edited by hand
     is what nobody has elsewhere: it stays.
@@ -75,12 +73,12 @@ def _import(
         ours, theirs = Layout(results).run(study.name, cell), runs / str(cell)
         try:
             expected, there = expect(cell), (ours / MANIFEST).is_file()
-            outdated = _fault(ours, expected, names) if there else None
+            outdated = _fault(ours, expected, whole) if there else None
             here = there and outdated is None
             if not (theirs / MANIFEST).is_file():
                 yield cell, "here" if here else "missing"
                 continue
-            reason = _fault(theirs, expected, names)
+            reason = _fault(theirs, expected, whole)
             if here and not reason and not _equal(ours, theirs):
                 reason = "another run of this cell is here, with other results; remove one of them"
             elif here:
@@ -88,7 +86,7 @@ def _import(
             elif there and not reason and (edited := _edited(ours)):
                 reason = f"a run of this cell is here whose {edited} was edited; remove it first"
             elif reason is None:
-                _copy(theirs, ours, names)
+                _copy(theirs, ours, whole)
                 reason = f"{REPLACED}{outdated}" if outdated else "imported"
             yield cell, reason
         except InputError as error:
@@ -99,10 +97,10 @@ def _edited(run: Path) -> str | None:
     """The first file of a run that is there and not the one that its manifest describes."""
     manifest = read_json(run / MANIFEST)
     outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
-    for name, digest in outputs.items() if isinstance(outputs, dict) else ():
-        if name in RUN_FILES and (run / name).is_file() and sha256(run / name) != digest:
-            return str(name)
-    return None
+    if not isinstance(outputs, dict):
+        return None
+    written = [name for name in files_of({"outputs": outputs}) if name in outputs]
+    return next((n for n in written if (run / n).is_file() and sha256(run / n) != outputs[n]), None)
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
@@ -147,8 +145,8 @@ def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any
     return expect
 
 
-def _fault(run: Path, expected: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Why a run lacks one of the files `names`, or is not the one expected; None if all is well."""
+def _fault(run: Path, expected: Mapping[str, Any], whole: bool) -> str | None:
+    """Why a run lacks one of its files, or is not the one expected; None if all is well."""
     manifest = read_json(run / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         return "its manifest is not the manifest of a run"
@@ -158,9 +156,9 @@ def _fault(run: Path, expected: Mapping[str, Any], names: Sequence[str]) -> str 
             return found
     if manifest.get("status") not in ("completed", "diverged"):
         return f"its status is {manifest.get('status')!r}"
-    if set(manifest["outputs"]) != set(RUN_FILES):
+    if set(manifest["outputs"]) != set(files_of(manifest)):
         return "its manifest does not list the files of a run"
-    for name in names:
+    for name in _names(manifest, whole):
         if not (run / name).is_file():
             return f"{name} is missing"
         if sha256(run / name) != manifest["outputs"][name]:
@@ -168,12 +166,17 @@ def _fault(run: Path, expected: Mapping[str, Any], names: Sequence[str]) -> str 
     return None
 
 
-def _copy(theirs: Path, ours: Path, names: Sequence[str]) -> None:
+def _names(manifest: Mapping[str, Any], whole: bool) -> Sequence[str]:
+    """The files of a run beside its manifest; without its models unless it is whole."""
+    return files_of(manifest) if whole else SMALL
+
+
+def _copy(theirs: Path, ours: Path, whole: bool) -> None:
     """Copy a verified run, its manifest last; what arrives is verified again."""
-    outputs = read_json(theirs / MANIFEST)["outputs"]
+    manifest = read_json(theirs / MANIFEST)
     (ours / MANIFEST).unlink(missing_ok=True)  # never beside files it does not describe
-    for name in (*names, MANIFEST):
-        _copy_file(theirs / name, ours / name, outputs.get(name))
+    for name in (*_names(manifest, whole), MANIFEST):
+        _copy_file(theirs / name, ours / name, manifest["outputs"].get(name))
 
 
 def _copy_file(theirs: Path, ours: Path, digest: str | None = None) -> None:

@@ -89,7 +89,7 @@ def parameters(run: Path, name: str, model: nn.Module, where: torch.device) -> T
     """The flat parameters [P] of one of a run's models.
 
     name: `average`, `final`, or `local-1`, `local-2`, ...: the model of the last round's first,
-    second, ... participant before aggregation.
+    second, ... participant before aggregation; or `round-75`, say, of a model that was kept.
     """
     if is_local(name):
         path, tensors, place = _locals(run, name)

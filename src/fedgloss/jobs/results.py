@@ -11,7 +11,7 @@ import torch
 from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.files import sha256, write_json, write_text
-from fedgloss.study.settings import Settings
+from fedgloss.study.settings import Settings, kept
 from fedgloss.tensors import save_tensors
 
 
@@ -39,7 +39,12 @@ def write_results(
             "clients": torch.tensor(result.participants),
         },
     )
-    files = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
+    for old in out.glob("round-*.safetensors"):
+        old.unlink()
+    files = ["metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors"]
+    for t, w in result.kept.items():
+        files.append(f"{kept(t)}.safetensors")
+        save_tensors(out / files[-1], unflatten(w, shapes))
     training = settings.training
     end, half = training["rounds"], training["rounds"] // 2
     write_json(

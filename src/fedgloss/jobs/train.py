@@ -65,7 +65,8 @@ def train_cells(
     metrics.csv: a row for each evaluated round. final.safetensors, average.safetensors: the model
     after the last round, and the mean over the last `last` rounds, by parameter name.
     locals.safetensors: the models of the last round's participants before aggregation, and their
-    numbers (`clients`). manifest.json comes last: settings, provenance, status, hashes.
+    numbers (`clients`). round-75.safetensors and the like: the models that `keep` asks for.
+    manifest.json comes last: settings, provenance, status, hashes.
 
     weights: the file that the model starts from, if the settings name one by its SHA-256.
     watch: makes, from a label, the rounds and the images a round, a function to call each round.
@@ -174,7 +175,7 @@ def _on(dataset: Dataset, device: torch.device) -> Dataset:
 def _course(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say how long cells are trained, and what is looked at."""
     names = ("rounds", "batch_size", "epochs", "evaluate_every", "last", "record")
-    return {name: training[name] for name in names}
+    return {**{name: training[name] for name in names}, "keep": training.get("keep", ())}
 
 
 def _versions() -> dict[str, str]:

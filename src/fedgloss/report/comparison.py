@@ -32,6 +32,8 @@ VALUES: dict[str, Callable[[Results, "Cell"], float | None]] = {
     "lambda1": values.lambda1,
 }
 """The metrics that are compared."""
+NO_NUMBERS = ("training.record", "training.keep")
+"""Settings that change no number of a run."""
 RULE = (
     "Difference: the second side minus the first, the mean over the seeds that both have, with its"
     " 95 % interval (Student's t over the differences of the pairs). `higher`, `lower`: 0 is not in"
@@ -133,7 +135,7 @@ def _differing(
 ) -> Iterator[str]:
     """The settings that differ within pairs, with their values, and in how many if not in all.
 
-    Not what is recorded on the way, which changes no number.
+    Not those that change no number.
     """
     asked = (change.field, change.first, change.second) if change else ()
     found: dict[str, Counter[tuple[str, str]]] = {}
@@ -145,7 +147,7 @@ def _differing(
         for key in {**ours, **theirs}:
             both = ours.get(key, "–"), theirs.get(key, "–")
             is_asked = (key.rpartition(".")[2], *both) == asked
-            if both[0] != both[1] and not is_asked and key != "training.record":
+            if both[0] != both[1] and not is_asked and key not in NO_NUMBERS:
                 found.setdefault(key, Counter())[both] += 1
     for key, counts in found.items():
         told = " or ".join(f"{a} / {b}" for a, b in counts)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from fedgloss.errors import InputError
 from fedgloss.report import definitions, interactive, names
 from fedgloss.report.formats import count
-from fedgloss.report.panels import cells_at, colour, is_wide, panels
+from fedgloss.report.panels import cells_at, is_wide, line, panels
 from fedgloss.report.results import Columns, Results, Summary
 from fedgloss.study.schema.shown import CurvesFigure
 
@@ -162,10 +162,7 @@ def curve_of(
     whole = ours.n == ours.planned
     return Curve(
         names.algorithm(found.study, label) + ("" if whole else f" ({cross}{count(ours)})"),
-        {
-            "color": colour(found.study, label),
-            "linestyle": (0, (3, 1.2)) if names.client(found.study, label) == "sgd" else "-",
-        },
+        line(found.study, label),
         **runs,
     )
 

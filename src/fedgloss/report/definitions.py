@@ -36,6 +36,20 @@ def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
 
 
 def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
+    """The largest eigenvalue of the Hessian; see there."""
+    cells = list(cells)
+    measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
+    unconverged = sum(not h.get("converged", True) for h in measured)
+    unlike = results.measured_unlike(found, cells)
+    return (
+        f"largest eigenvalue of {hessian(found, cells)}"
+        + by_method(measured)
+        + (f"; not converged in {unconverged} of {len(measured)} runs" if unconverged else "")
+        + (f"; {unlike}" if unlike else "")
+    )
+
+
+def hessian(found: Results, cells: Iterable["Cell"]) -> str:
     """Which Hessian, of which model, on which data: as the analysis files say."""
     cells = list(cells)
     last = training_values([m for m in map(found.manifest, cells) if m], "last")
@@ -44,15 +58,21 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
     over = " or ".join(
         of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
     )
-    unlike = results.measured_unlike(found, cells)
-    unconverged = sum(not h.get("converged", True) for h in measured)
     return (
-        "largest eigenvalue of the Hessian of the mean loss at the average of the last"
-        f" {last} rounds' global models"
+        f"the Hessian of the mean loss at the average of the last {last} rounds' global models"
         + (f", over {over}" if over else "")
-        + by_method(measured)
-        + (f"; not converged in {unconverged} of {len(measured)} runs" if unconverged else "")
-        + (f"; {unlike}" if unlike else "")
+    )
+
+
+def trace(found: Results, cells: Iterable["Cell"]) -> str:
+    """The sum of all eigenvalues, and how far off the estimates may be."""
+    traces = [h["trace"] for h in map(found.hessian, cells) if h and h.get("trace")]
+    products = " or ".join(f"{count:,}" for count in sorted({t["products"] for t in traces}))
+    errors = [t["standard_error"] / abs(t["trace"]) for t in traces if t["trace"]]
+    error = f"; the standard error of an estimate is at most {100 * max(errors):.2g} % of it"
+    return (
+        f"sum of all eigenvalues of the same Hessian, estimated from {products or 'some'} products"
+        f" with random vectors{error if errors else ''}"
     )
 
 
@@ -115,14 +135,21 @@ def images(facts: Iterable[Mapping[str, Any]]) -> str:
 def not_drawn(found: Results, views: Iterable[tuple["Cell", View, Seen | None]]) -> str:
     """A sentence on the surfaces or lines that there are not; "" if there are all."""
     absent = {
-        f"{names.algorithm(found.study, cell.algorithm)} at {names.alpha(cell.alpha)}": (
-            "diverged" if seen else "not computed"
-        )
+        cell: "diverged" if seen else "not computed"
         for cell, _, seen in views
         if not seen or not any(map(math.isfinite, seen.columns["loss"]))
     }
-    listed = names.listed([f"{name} ({why})" for name, why in absent.items()])
-    return f" Left out: {listed}." if absent else ""
+    return left_out(found.study, absent)
+
+
+def left_out(study: "Study", absent: Mapping["Cell", str]) -> str:
+    """A sentence on cells that are not drawn, each with the reason; "" if there are none."""
+    reasons = {
+        f"{names.algorithm(study, cell.algorithm)} at {names.alpha(cell.alpha)}": why
+        for cell, why in absent.items()
+    }
+    listed = names.listed([f"{name} ({why})" for name, why in reasons.items()])
+    return f" Left out: {listed}." if reasons else ""
 
 
 def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
-from fedgloss.report import bars, classes, curves, flatness, gain, landscapes, lines
+from fedgloss.report import bars, classes, curves, density, flatness, gain, landscapes, lines
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Kind(NamedTuple):
 KINDS = {
     "curves": Kind(curves.draw_curves, curves.caption, curves.to_read, "Read the values"),
     "eigenvalues": Kind(bars.draw_eigenvalues, bars.caption),
+    "density": Kind(density.draw_density, density.caption),
     "gain": Kind(gain.draw_gain, gain.caption),
     "flatness": Kind(flatness.draw_flatness, flatness.caption),
     "classes": Kind(classes.draw_classes, classes.caption),

@@ -13,6 +13,8 @@ HEADS = {
     "accuracy_at_half": "acc. at T/2 (%)",
     "lambda1": "λ₁",
     "lambda1_official": "λ₁, official code",
+    "trace": "trace",
+    "lambda1_share": "λ₁ / trace (%)",
     "rounds": "rounds",
     "cost": "cost (B)",
     "rounds_to_fedgloss": "rounds",

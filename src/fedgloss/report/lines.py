@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,11 @@ from fedgloss.report.panels import colour, is_wide, nothing_yet
 from fedgloss.report.results import Results
 from fedgloss.study import views
 from fedgloss.study.schema.shown import LinesFigure
+from fedgloss.study.settings import round_of
+from fedgloss.study.views import Line
+
+if TYPE_CHECKING:
+    from fedgloss.study.study import Cell
 
 WIDE, HIGH = 3.1, 1.9
 """Inches: of an axes, with what is around it."""
@@ -56,18 +62,27 @@ def draw(found: Results, asked: LinesFigure) -> Figure:
                 line = Between(names.algorithm(study, label), colour(study, label), *values)
                 lines.append(line)
         if lines:
-            panels.append(Lines(head, _ends(found, asked), tuple(lines)))
+            panels.append(Lines(head, _ends(found, asked, panel[0]), tuple(lines)))
     return draw_lines(panels) if panels else nothing_yet("No line between models")
 
 
-def _ends(found: Results, asked: LinesFigure) -> tuple[str, str]:
-    """What stands below either end."""
+def _ends(found: Results, asked: LinesFigure, first: tuple["Cell", Line]) -> tuple[str, str]:
+    """What stands below either end of a panel's lines, of which this is the first."""
     if asked.between == "models":
         return "average", "final"
+    if asked.between == "rounds":
+        start, last = _rounds(found, asked, first[0])
+        return f"round {start:,}", f"round {last:,}"
     if asked.between == "methods":
         return names.algorithm(found.study, asked.rows[0]), "the other"
     one, other, *_ = found.study.asked.seeds
     return f"seed {one}", f"seed {other}"
+
+
+def _rounds(found: Results, asked: LinesFigure, cell: "Cell") -> tuple[int, int]:
+    """The rounds that the models of a cell's line between rounds are after."""
+    training = found.study.settings(cell).training
+    return round_of(asked.round or 0, training), training["rounds"]
 
 
 def caption(found: Results, asked: LinesFigure) -> str:
@@ -84,6 +99,7 @@ def caption(found: Results, asked: LinesFigure) -> str:
         "methods": f"from {average} of {names.algorithm(study, asked.rows[0])} to that of each"
         f" other method (seed {seed})",
         "models": f"from {average} to the last of these models (seed {seed})",
+        "rounds": f"from {_earlier(found, asked)} to the last (seed {seed})",
     }
     return (
         f"Loss and accuracy on the straight line {ends[asked.between]}. Dots: the two models; lines"
@@ -94,6 +110,13 @@ def caption(found: Results, asked: LinesFigure) -> str:
     )
 
 
+def _earlier(found: Results, asked: LinesFigure) -> str:
+    """In words, the models at which lines between rounds start."""
+    pairs = {_rounds(found, asked, cell) for cell in found.study.cells_of(asked)}
+    rounds = [f"{t:,} of {last:,}" for t, last in sorted(pairs)]
+    return f"the global model after round {' or '.join(rounds)}"
+
+
 def draw_lines(panels: Sequence[Lines]) -> Figure:
     """Loss above, accuracy below, with scales in common; a dot for each model."""
     size = (max(len(panels) * WIDE, 4.2), 2 * HIGH + 0.5)
@@ -101,7 +124,7 @@ def draw_lines(panels: Sequence[Lines]) -> Figure:
         2,
         len(panels),
         figsize=size,
-        sharex=True,
+        sharex="col",  # what stands below the ends may be each panel's own
         sharey="row",
         squeeze=False,
         layout="constrained",

@@ -17,6 +17,8 @@ VALUES = {
     "accuracy_at_half": values.accuracy_at_half,
     "lambda1": values.lambda1,
     "lambda1_official": values.lambda1_official,
+    "trace": values.trace,
+    "lambda1_share": values.lambda1_share,
 }
 
 
@@ -38,8 +40,10 @@ def notes(found: Results, asked: MethodsTable, cells: Sequence["Cell"]) -> Itera
         yield "Gain: accuracy minus that of FedAvg's run with the same seed."
     if "accuracy_at_half" in asked.metrics:
         yield f"Accuracy at T/2: {definitions.accuracy_at_half(manifests)}."
-    if "lambda1" in asked.metrics:
+    if asked.estimate or "lambda1" in asked.metrics:
         yield f"λ₁: {definitions.lambda1(found, cells)}; lower is flatter."
+    if asked.estimate:
+        yield f"Trace: {definitions.trace(found, cells)}. λ₁ / trace: the part in one direction."
     if "lambda1_official" in asked.metrics:
         yield (
             "λ₁, official code: of the same models, estimated as the released code does, by at most"

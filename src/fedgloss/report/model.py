@@ -12,15 +12,16 @@ from fedgloss.study.schema.shown import Condition
 LOWER_IS_BETTER = (
     "lambda1",
     "lambda1_official",
+    "trace",
     "rounds",
     "cost",
     "rounds_to_fedgloss",
     "cost_vs_fedgloss",
 )
-UNRANKED = ("communication_cost", "gradients", "accuracy_gain")
-"""What a method costs by its definition, and what ranks as another column does."""
+UNRANKED = ("communication_cost", "gradients", "accuracy_gain", "lambda1_share")
+"""What a method costs by its definition, what ranks as another column does, and a shape."""
 DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "cost": 2}
-DECIMALS |= {"lambda1_official": 2, "accuracy_gain": 1}
+DECIMALS |= {"lambda1_official": 2, "accuracy_gain": 1, "trace": 1, "lambda1_share": 1}
 DECIMALS |= {"rounds_to_fedgloss": 0, "cost_vs_fedgloss": 2}
 DECIMALS |= {"communication_cost": 2, "gradients": 1}
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedgloss.report import names
 from fedgloss.study.schema.shown import Condition, Shown
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ def colour(study: "Study", label: str) -> str:
         return COLOURS[first[label]]
     own = [name for name in own if name not in first]
     return SPARE_COLOURS[own.index(label) % len(SPARE_COLOURS)]
+
+
+def line(study: "Study", label: str) -> dict[str, Any]:
+    """How an algorithm's line is drawn: in its colour, dashed with client SGD."""
+    dashed = names.client(study, label) == "sgd"
+    return {"color": colour(study, label), "linestyle": (0, (3, 1.2)) if dashed else "-"}
 
 
 def cells_at(study: "Study", figure: Shown, label: str, column: Condition) -> list["Cell"]:

@@ -64,6 +64,20 @@ MANIFEST = {
     **dict.fromkeys(("wall_seconds", "images_per_second"), NUMBER),
 }
 SHARPNESS = {"data": TEXT, "lambda1": NUMBER.or_null}
+ESTIMATES = {
+    "trace": {"trace": NUMBER, "standard_error": NUMBER, "products": POSITIVE},
+    "density": Kind(
+        "nodes and weights, as many of one as of the other, for each of two starts or more",
+        lambda value: (
+            isinstance(value, dict)
+            and all(NUMBER.listed.listed.fits(value.get(key)) for key in ("nodes", "weights"))
+            and [*map(len, value["nodes"])] == [*map(len, value["weights"])]
+            and len(value["nodes"]) > 1
+            and all(value["nodes"])
+        ),
+    ),
+}
+"""What a Hessian's file has beside eigenvalues, if it was asked for."""
 LOCALS = {
     "status": STATUS,
     "method": TEXT,
@@ -136,12 +150,16 @@ class Results:
         return None if self.outdated(cell) else self._manifest(cell)
 
     def hessian(self, cell: "Cell") -> dict[str, Any] | None:
-        """The Hessian's largest eigenvalues, and of which model on which data.
+        """The Hessian's largest eigenvalues, and of which model on which data; see ESTIMATES.
 
         None also for those of another model, or on other data, than the study names.
         """
-        found = self._record(cell, self._layout.hessian(self.study.name, cell), SHARPNESS)
-        return None if found is None or self._otherwise(found) else found
+        path = self._layout.hessian(self.study.name, cell)
+        found = self._record(cell, path, SHARPNESS)
+        if found is None or self._otherwise(found):
+            return None
+        check_record(path, found, {k: kind for k, kind in ESTIMATES.items() if k in found})
+        return found
 
     def locals(self, cell: "Cell") -> dict[str, Any] | None:
         """The largest eigenvalues of the last round's local models, on their own data and on all.

@@ -48,6 +48,17 @@ def lambda1_official(found: Results, cell: "Cell") -> float | None:
     return value if NUMBER.fits(value) else None
 
 
+def trace(found: Results, cell: "Cell") -> float | None:
+    """An estimate of the sum of all eigenvalues of the Hessian, where the study asks for it."""
+    return ((found.hessian(cell) or {}).get("trace") or {}).get("trace")
+
+
+def lambda1_share(found: Results, cell: "Cell") -> float | None:
+    """The largest eigenvalue in percent of that sum; None if it is not above 0."""
+    largest, whole = lambda1(found, cell), trace(found, cell)
+    return 100 * largest / whole if largest is not None and whole and whole > 0 else None
+
+
 def accuracy_by_class(found: Results, cell: "Cell") -> list[float | None] | None:
     """The final model's accuracy (percent) on each class; None for a class without test images.
 

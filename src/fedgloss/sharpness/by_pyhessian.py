@@ -21,10 +21,10 @@ from torch import Tensor
 
 from fedgloss.errors import InputError
 from fedgloss.sharpness.arithmetic import arithmetic
-from fedgloss.sharpness.density import Density
 from fedgloss.sharpness.eigenvalues import Spectrum
 from fedgloss.sharpness.krylov import Watch, dot, finite, norm, unwatched
 from fedgloss.sharpness.objective import Objective, require_finite
+from fedgloss.sharpness.quadrature import Density
 from fedgloss.sharpness.terms import Batches, Criterion, Terms, require_second_derivatives
 from fedgloss.sharpness.trace import Trace
 from fedgloss.student import quantile

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedgloss.sharpness import by_eigsh, by_pyhessian
-from fedgloss.sharpness.density import Density, spectral_density
+from fedgloss.sharpness.density import spectral_density
 from fedgloss.sharpness.eigenvalues import Spectrum, lanczos
+from fedgloss.sharpness.quadrature import Density
 from fedgloss.sharpness.trace import Trace, trace
 
 

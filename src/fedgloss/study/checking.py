@@ -22,7 +22,7 @@ from fedgloss.study.schema.shown import (
     MethodsTable,
     Table,
 )
-from fedgloss.study.settings import is_name
+from fedgloss.study.settings import is_name, round_of
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -249,6 +249,13 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
         raise InputError(
             f"{where}.show: lambda1_official is not computed: put official_code into hessian.data"
         )
+    if entry.estimate and (
+        getattr(study.hessian, entry.estimate) is None or study.hessian.choices[0] != "paper"
+    ):
+        raise InputError(
+            f"{where}: needs the {entry.estimate} of the Hessian of `data: paper`: put"
+            f" `{entry.estimate}: {{}}` into hessian, and paper first in hessian.data"
+        )
     if isinstance(entry, LandscapeFigure) and entry.participants:
         _check_participants(study, where, entry)
     if isinstance(entry, LinesFigure):
@@ -288,9 +295,23 @@ def _check_participants(study: "Study", where: str, entry: LandscapeFigure) -> N
 def _check_lines(study: "Study", where: str, entry: LinesFigure) -> None:
     """A line needs two models."""
     if entry.between == "seeds" and len(study.asked.seeds) < 2:
-        raise InputError(f"{where}.between: seeds, but the study has one; allowed: methods, models")
+        raise InputError(
+            f"{where}.between: seeds, but the study has one; allowed: methods, models, rounds"
+        )
     if entry.between == "seeds" and entry.seed is not None:
         raise InputError(f"{where}.seed: is not for lines between seeds, the study's first two")
+    if (entry.between == "rounds") != (entry.round is not None):
+        raise InputError(
+            f"{where}.round: must be given for lines between rounds, and for no others"
+        )
+    for cell in study.cells_of(entry) if entry.round is not None else ():
+        training = study.settings(cell).training
+        t = round_of(entry.round or 0, training)
+        if t not in training.get("keep", ()):
+            raise InputError(
+                f"{where}.round: {cell.condition} does not keep its model after round {t}: put"
+                f" {entry.round} into its training.keep"
+            )
     if entry.between == "methods" and len(entry.rows) < 2:
         raise InputError(f"{where}.rows: lines between methods need two rows")
 

@@ -122,7 +122,8 @@ class LandscapeJob:
     Attributes
       run, data, partition  as in the job that trained it
       out     the file to write (CSV); what it is of goes into one beside it (JSON)
-      model   average, final, or local-1, local-2, ...: of the last round's participants
+      model   average, final, or local-1, local-2, ...: of the last round's participants; or
+              round-75, say, if the run has kept the model after that round
       on      all: the training images of all clients; own: those of the local model's client
       images  how many of them, of each class equally many; or all, or auto: all on a GPU
       points  points a side, at least 2
@@ -181,9 +182,10 @@ KINDS: dict[str, type[Job]] = {
 }
 PATHS = {"data", "partition", "weights", "run", "other_run", "checkpoints", "out"}
 MODEL = Kind(
-    "average, final, local-1, local-2, ...",
+    "average, final, local-1, local-2, ..., or round-1, round-2, ...",
     lambda value: (
-        TEXT.fits(value) and re.fullmatch("average|final|local-[1-9][0-9]{0,8}", value) is not None
+        TEXT.fits(value)
+        and re.fullmatch("average|final|(local|round)-[1-9][0-9]{0,9}", value) is not None
     ),
 )
 ENTRIES = {
@@ -269,7 +271,7 @@ def job_of(
             **common,
             **drawn,
             out=layout.view(name, cell, kind, line.name),
-            model="average",
+            model=line.start,
             other_run=layout.run(name, line.other),
             other_model=line.model,
         )

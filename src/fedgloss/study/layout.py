@@ -4,8 +4,11 @@ The rules ask with wildcards in the place of names, `Layout().run("{study}", CEL
 their patterns from here, too.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CONDITION = "{dataset}/alpha-{alpha}/{model}/{algorithm}"
 """The path of a method's cells below the folders of a study, and below it that of one cell."""
@@ -16,7 +19,15 @@ MANIFEST = "manifest.json"
 IMAGES_FILE = "data.safetensors"
 """A prepared data set, beside its manifest; an import may have brought the manifest alone."""
 RUN_FILES = ("metrics.csv", "final.safetensors", "average.safetensors", "locals.safetensors")
-"""What a finished run leaves beside its manifest, which has their SHA-256: numbers, then models."""
+"""What every finished run leaves beside its manifest, which has their SHA-256: numbers, models."""
+
+
+def files_of(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the run with this manifest left beside it: RUN_FILES, and the models that it kept."""
+    outputs = manifest.get("outputs")
+    names = outputs if isinstance(outputs, dict) else {}
+    more = (name for name in names if re.fullmatch(r"round-[1-9][0-9]*\.safetensors", name))
+    return *RUN_FILES, *more
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Layout:
         return self.results / "runs" / study
 
     def run(self, study: str, cell: object) -> Path:
-        """The folder of a cell's run: its manifest and RUN_FILES."""
+        """The folder of a cell's run: its manifest, and the files that this names."""
         return self.runs(study) / str(cell)
 
     def metrics(self, study: str, cell: object) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
 from fedgloss.records import read_record
-from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import MANIFEST, Layout, files_of
 
 if TYPE_CHECKING:
     from fedgloss.study.schema.study import Hessian
@@ -75,8 +75,9 @@ class Expectations:
             manifest = read_manifest(run / MANIFEST, {})
         except InputError:
             return False
-        whole = all((run / name).is_file() for name in files_of(run))
-        return manifest is not None and whole and self.fault(cell, manifest) is None
+        if manifest is None or self.fault(cell, manifest) is not None:
+            return False
+        return all((run / name).is_file() for name in whole(run, manifest))
 
     def fault(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
         """Why a run with this manifest is outdated, in words; None if it is not."""
@@ -108,16 +109,16 @@ def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | Non
         raise InputError(f"{error}; {AGAIN}") from None
 
 
-def files_of(run: Path) -> Sequence[str]:
+def whole(run: Path, manifest: Mapping[str, Any]) -> Sequence[str]:
     """The files that a run must have: its models, too, unless it has none, as from an archive.
 
     One that lost some of them is not whole.
     """
-    metrics, *models = RUN_FILES
-    return RUN_FILES if any((run / name).exists() for name in models) else (metrics,)
+    metrics, *models = files = files_of(manifest)
+    return files if any((run / name).exists() for name in models) else (metrics,)
 
 
-def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str] = RUN_FILES) -> str | None:
+def harm(run: Path, manifest: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Which of these files of a run is not there, or not as it was written; None if all are.
 
     Of the tensors, which are large, only whether they are there.

@@ -17,7 +17,7 @@ from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import MethodConstants
-from fedgloss.study.settings import Settings, Training, check_last
+from fedgloss.study.settings import Settings, Training, check_keep, check_last, round_of
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -71,6 +71,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         )
     try:
         check_last("training", training)
+        check_keep("training", training)
         variants, algorithm = study.algorithm(cell)
         check_declared(method, algorithm)
         given = _hyperparameters(study, cell)
@@ -127,6 +128,8 @@ def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
     training |= study.asked.training.given()
     training |= ours.training
     training = {key: value for key, value in training.items() if value is not None}
+    keep = sorted({round_of(t, training) for t in training.pop("keep", ())})
+    training |= {"keep": keep} if keep else {}
     return {**training, "record": [*training["record"]]}
 
 

@@ -42,6 +42,8 @@ class Training(TypedDict):
     evaluate_every: int
     last: int
     record: list[str]
+    keep: NotRequired[list[int]]
+    """The rounds, 1 first, after which the model is kept; left out where there is none."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Settings:
         except InputError as error:
             raise InputError(f"settings.alpha: {error}") from None
         check_last("settings.training", value["training"])
+        check_keep("settings.training", value["training"])
         for key in ("data", "partition"):
             _check_finite(f"settings.{key}", value[key])
         if not 0 <= value["seed"] < 2**63:
@@ -127,6 +130,30 @@ def check_last(where: str, training: Mapping[str, Any]) -> None:
     """InputError if more last rounds are to be averaged than there are."""
     if training["last"] > training["rounds"]:
         raise InputError(f"{where}.last: {training['last']} of only {training['rounds']} rounds")
+
+
+def round_of(t: int, training: Mapping[str, Any]) -> int:
+    """A round as settings have it, which a study may count back from the last one.
+
+    One that would be before the first stays as it is, to be refused as it was given.
+    """
+    counted = training.get("rounds", 0) + t
+    return counted if t < 0 < counted else t
+
+
+def kept(t: int) -> str:
+    """What the model that a run keeps after round t (1 first) is called; its file has an ending."""
+    return f"round-{t}"
+
+
+def check_keep(where: str, training: Mapping[str, Any]) -> None:
+    """InputError unless the models to be kept are those after rounds before the last one."""
+    most = training["rounds"] - 1
+    for t in training.get("keep", ()):
+        if not isinstance(t, int) or isinstance(t, bool) or not 1 <= t <= most:
+            raise InputError(
+                f"{where}.keep: {t!r} is no round before the last (allowed: 1 to {most})"
+            )
 
 
 def _check_finite(where: str, value: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
-from fedgloss.study.layout import RUN_FILES, Layout
-from fedgloss.study.outdated import Expectations, files_of, harm, read_manifest
+from fedgloss.study.layout import Layout
+from fedgloss.study.outdated import Expectations, harm, read_manifest, whole
 from fedgloss.study.study import Cell, Study
 
 STATES = {
@@ -52,7 +52,7 @@ class States:
             return "outdated"
         if manifest["status"] == "diverged":
             return "diverged"
-        return "done" if files_of(self._run(cell)) == RUN_FILES else "without models"
+        return "done" if len(whole(self._run(cell), manifest)) > 1 else "without models"
 
     def why_outdated(self, cell: Cell) -> str | None:
         """What differs between a run and what the study asks for, or what became of its files."""
@@ -88,7 +88,7 @@ class States:
 
     def _fault(self, cell: Cell, manifest: Mapping[str, Any]) -> str | None:
         run = self._run(cell)
-        return self.expected.fault(cell, manifest) or harm(run, manifest, files_of(run))
+        return self.expected.fault(cell, manifest) or harm(run, manifest, whole(run, manifest))
 
     def _usable(self, cell: Cell) -> list[Path]:
         """A cell's checkpoints, but for those that say they are of a run the study has not."""

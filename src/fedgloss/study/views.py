@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from fedgloss.study.settings import kept, round_of
+
 if TYPE_CHECKING:  # a job reads its file where nothing of what a study needs is installed
     from fedgloss.study.cells import Cell
     from fedgloss.study.schema.shown import Figure, LandscapeFigure, LinesFigure, Table
@@ -37,22 +39,25 @@ class Surface:
 
 @dataclass(frozen=True)
 class Line:
-    """The loss between a cell's averaged model and another.
+    """The loss between one of a cell's models and another.
 
     Attributes
       kind   of the job that computes it
       other  the cell that the other is of
       model  which of its models: average or final
+      start  the cell's own: average, or round-75, say, which it has kept
     """
 
     kind: ClassVar = "line"
     other: "Cell"
     model: str = "average"
+    start: str = "average"
 
     @property
     def name(self) -> str:
         """What it is called among a cell's lines, e.g. to-final-of-fedsam-seed-42."""
-        return f"to-{self.model}-of-{self.other.algorithm}-seed-{self.other.seed}"
+        start = "" if self.start == "average" else f"from-{self.start}-"
+        return f"{start}to-{self.model}-of-{self.other.algorithm}-seed-{self.other.seed}"
 
     def of(self, cell: "Cell") -> "Line":
         """The same from another cell: to one of its own data set, alpha and model."""
@@ -106,6 +111,10 @@ def lines(study: "Study", figure: "LinesFigure") -> list[list[tuple["Cell", Line
             panels.append([(cell, Line(replace(cell, seed=other))) for cell in cells])
         elif figure.between == "methods":
             panels.append([(cells[0], Line(cell)) for cell in cells[1:]])
+        elif figure.round is not None:
+            rounds = [round_of(figure.round, study.settings(cell).training) for cell in cells]
+            pairs = zip(cells, rounds, strict=True)
+            panels.append([(cell, Line(cell, "final", kept(t))) for cell, t in pairs])
         else:
             panels.append([(cell, Line(cell, "final")) for cell in cells])
     return panels

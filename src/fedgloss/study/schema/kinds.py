@@ -206,6 +206,15 @@ Images = Annotated[
 ]
 Augmentation = Literal["none", "batch_aug", "image_aug"]
 Records = Distinct[Literal["norms", "communication", "delta_epsilon", "consistency", "sharpness"]]
+Round = Annotated[
+    Annotated[int, Field(ge=1, le=2**31 - 1), Tag("from the first")]
+    | Annotated[int, Field(ge=-(2**31) + 1, le=-1), Tag("from the last")],
+    Discriminator(
+        lambda value: "from the last" if str(value).startswith("-") else "from the first"
+    ),
+    Field(description="a round: 1 is the first, -1 the last but one, and so on"),
+]
+Rounds = Distinct[Round]
 Scheme = Literal[
     "dirichlet", "dirichlet-per-class", "dirichlet-per-class-capped", "iid", "natural", "file"
 ]

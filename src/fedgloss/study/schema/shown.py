@@ -8,7 +8,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedgloss.study.schema.kinds import Alpha, Count, Model, Name, Positive, Seed, Several, Text
+from fedgloss.study.schema.kinds import (
+    Alpha,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Round,
+    Seed,
+    Several,
+    Text,
+)
 
 CellFile = Literal["metrics", "hessian", "locals"]
 """A file that a job makes for a cell, as study/layout.py calls it."""
@@ -35,6 +45,10 @@ Place = Literal[
     "claims",
 ]
 """What of the paper a table or figure is; Figure 3 is a sketch."""
+
+
+Estimate = Literal["trace", "density"]
+"""What is computed of a Hessian where a study asks for it."""
 
 
 class Condition(Model):
@@ -73,6 +87,11 @@ class Shown(Model):
         return None
 
     @property
+    def estimate(self) -> Estimate | None:
+        """What the section `hessian` must ask for beside eigenvalues."""
+        return None
+
+    @property
     def one_seed(self) -> int | None:
         """The seed that it is of; None if it is of all."""
         return getattr(self, "seed", None)
@@ -90,7 +109,15 @@ class MethodsTable(Shown):
 
     kind: Literal["methods"]
     show: Several[
-        Literal["accuracy", "accuracy_gain", "accuracy_at_half", "lambda1", "lambda1_official"]
+        Literal[
+            "accuracy",
+            "accuracy_gain",
+            "accuracy_at_half",
+            "lambda1",
+            "lambda1_official",
+            "trace",
+            "lambda1_share",
+        ]
     ] = ("accuracy",)
 
     @property
@@ -106,8 +133,13 @@ class MethodsTable(Shown):
     @property
     def sources(self) -> tuple[CellFile, ...]:
         """With eigenvalues, if it shows them."""
-        sharp = {"lambda1", "lambda1_official"}.intersection(self.show)
+        sharp = {"lambda1", "lambda1_official", "trace", "lambda1_share"}.intersection(self.show)
         return ("metrics", "hessian") if sharp else ("metrics",)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The trace, if it or a share of it is shown."""
+        return "trace" if {"trace", "lambda1_share"}.intersection(self.show) else None
 
 
 class CommunicationTable(Shown):
@@ -203,6 +235,23 @@ class EigenvaluesFigure(Shown):
         return ("hessian",)
 
 
+class DensityFigure(Shown):
+    """How the eigenvalues of each method's Hessian are distributed, with one seed."""
+
+    kind: Literal["density"]
+    seed: Seed
+
+    @property
+    def sources(self) -> tuple[CellFile, ...]:
+        """The Hessian alone."""
+        return ("hessian",)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The spectral density."""
+        return "density"
+
+
 class GainFigure(Shown):
     """Accuracy gained over FedAvg against communication."""
 
@@ -265,7 +314,8 @@ class LinesFigure(Shown):
     """Loss and accuracy on straight lines between the models of each row."""
 
     kind: Literal["lines"]
-    between: Literal["seeds", "methods", "models"]
+    between: Literal["seeds", "methods", "models", "rounds"]
+    round: Round | None = None
     seed: Seed | None = None
 
     @property
@@ -280,6 +330,7 @@ Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminato
 Figure = Annotated[
     CurvesFigure
     | EigenvaluesFigure
+    | DensityFigure
     | GainFigure
     | FlatnessFigure
     | ClassesFigure

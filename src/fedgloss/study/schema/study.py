@@ -23,6 +23,7 @@ from fedgloss.study.schema.kinds import (
     Number,
     Positive,
     Records,
+    Rounds,
     SampleSize,
     Scheme,
     Seed,
@@ -83,6 +84,7 @@ class Training(Model):
     evaluate_every: Count | None = None
     last: Count | None = None
     record: Records | None = None
+    keep: Rounds | None = None
 
 
 class Algorithm(Model):
