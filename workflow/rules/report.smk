@@ -38,7 +38,7 @@ rule table:
         claims=sha256(workflow.source_path("../../src/fedgloss/study/constants/claims.yaml")),
         code=fingerprint.of_tables(),
     shell:
-        "fedgloss table {params.study:q} {wildcards.table:q} &> {log:q}"
+        "fedgloss table {params.study:q} {wildcards.table:q} > /dev/null 2> {log:q}"
 
 
 rule figure:
@@ -65,7 +65,7 @@ rule figure:
         cells=entry_cells,
         code=fingerprint.of_figures(),
     shell:
-        "fedgloss figure {params.study:q} {wildcards.figure:q} &> {log:q}"
+        "fedgloss figure {params.study:q} {wildcards.figure:q} > /dev/null 2> {log:q}"
 
 
 rule report:
@@ -93,4 +93,4 @@ rule report:
         entry=lambda wildcards: json.dumps(config),
         code=fingerprint.of_report(),
     shell:
-        "fedgloss report {params.study:q} &> {log:q}"
+        "fedgloss report {params.study:q} > /dev/null 2> {log:q}"

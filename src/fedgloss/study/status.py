@@ -18,11 +18,11 @@ from fedgloss.study.study import Cell, Study
 STATES = {
     "done": "✓",
     "diverged": "✗",
-    "without models": "○",
     "outdated": "≠",
     "running": "…",
     "interrupted": "!",
     "missing": "·",
+    "without models": "○",
 }
 SILENT = 900
 """Seconds after which a run on another machine counts as ended: it writes every 300."""

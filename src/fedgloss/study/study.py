@@ -287,4 +287,10 @@ def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
 
 def constants() -> Methods:
     """The constants of the paper."""
-    return validate(read_yaml(METHODS_FILE, ours=True), Methods, "constants/methods.yaml")
+    return _constants(METHODS_FILE, METHODS_FILE.read_bytes())
+
+
+@cache
+def _constants(file: Path, content: bytes) -> Methods:
+    """The same of this file, which is read again when its `content` has changed."""
+    return validate(read_yaml(file, ours=True), Methods, "constants/methods.yaml")
