@@ -115,6 +115,14 @@ def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
     return number
 
 
+def _share(text: str) -> float:
+    """How argparse reads a number between 0 and 1."""
+    value = _at_least(0, float)(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,6 +158,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=_at_least(0), default=0, help="seed of the generator (default 0)"
     )
     sub.add_argument("--file", type=Path, help="file: the split to import")
+    sub.add_argument(
+        "--held-out",
+        type=_share,
+        help="the share of its images that every client keeps out of its training, as 0.2",
+    )
+    sub.add_argument(
+        "--held-out-seed", type=_at_least(0), default=0, help="which images (default 0)"
+    )
     sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
 
     sub = command(

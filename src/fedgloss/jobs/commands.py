@@ -34,8 +34,9 @@ def prepare(options: argparse.Namespace) -> None:
 
 def partition(options: argparse.Namespace) -> None:
     from fedgloss.data.dataset import load
-    from fedgloss.data.partition.partition import make_partition, plot_partition
+    from fedgloss.data.partition.partition import HeldOut, make_partition, plot_partition
 
+    held_out = HeldOut(options.held_out, options.held_out_seed) if options.held_out else None
     dataset = load(options.data, verify=True)
     make_partition(
         dataset,
@@ -45,6 +46,7 @@ def partition(options: argparse.Namespace) -> None:
         alpha=options.alpha,
         seed=options.seed,
         file=options.file,
+        held_out=held_out,
     )
     if options.figure:
         plot_partition(options.out, dataset, options.figure)

@@ -35,6 +35,7 @@ from fedgloss.jobs.cells import (
     cell_test,
     check_same_shape,
     checked_weights,
+    is_trial,
     label_of,
 )
 from fedgloss.jobs.results import write_results
@@ -76,7 +77,8 @@ def train_cells(
     """
     check_same_shape(cells)
     with prepared(device, threads, cells[0].settings.precision) as use_device:
-        dataset = _on(load(data, verify=True), use_device)
+        test = not is_trial(cells[0].settings)
+        dataset = _on(load(data, verify=True, test=test), use_device)
         settings, training = cells[0].settings, cells[0].settings.training
         inputs = {"data": dataset.sha256}
         if weights is not None or settings.weights is not None:
