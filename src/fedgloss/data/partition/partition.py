@@ -215,9 +215,7 @@ def describe(parts: list[np.ndarray], labels: np.ndarray, classes: int) -> dict[
     }
 
 
-def _digest(
-    parts: list[np.ndarray], test: np.ndarray | None, held_out: np.ndarray | None
-) -> str:
+def _digest(parts: list[np.ndarray], test: np.ndarray | None, held_out: np.ndarray | None) -> str:
     digest = hashlib.sha256()
     more = [] if held_out is None else [held_out]
     for indices in [*parts, np.zeros(0, dtype=np.int64) if test is None else test, *more]:

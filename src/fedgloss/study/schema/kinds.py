@@ -109,6 +109,7 @@ Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, BeforeValidator(_finite)]
 NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_finite)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_finite)]
 Factor = Annotated[float, Field(ge=1), BeforeValidator(_finite)]
 Alpha = Annotated[
     str,

@@ -32,6 +32,7 @@ from fedgloss.study.schema.kinds import (
     WeightsFile,
 )
 from fedgloss.study.schema.shown import Figure, Table
+from fedgloss.study.schema.sweep import Sweep
 
 
 class Partition(Model):
@@ -163,6 +164,7 @@ class Study(Model):
     precision: Literal["float32", "tf32", "tf32x3", "float16", "bfloat16"] = "float32"
     algorithms: dict[Name, Algorithm] = Field(default_factory=dict)
     models: dict[Name, LabelledModel] = Field(default_factory=dict)
+    sweep: Sweep | None = None
     grid: Listed[Block]
     same_code: dict[Fingerprint, Text] = Field(default_factory=dict)
     hessian: Hessian = Hessian()
