@@ -30,6 +30,7 @@ The steps, in the order of the workflow (each has its own --help):
   locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
   line         the loss on the line between two models
+  choose       what a study's sweep has chosen, for another study to take
   table        one table of a study: Markdown, LaTeX, CSV
   figure       one figure of a study: PNG, PDF
   report       one self-contained HTML page for a study
@@ -202,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("line", commands.line, "write the loss between two models as CSV")
     _add_jobs(sub)
 
+    sub = command("choose", commands.choose, "write the settings that a study's sweep has chosen")
+    _add_study(sub)
     for name, run, help in (
         ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
         ("figure", commands.figure, "draw one figure of a study: PNG, PDF"),

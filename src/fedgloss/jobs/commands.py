@@ -144,6 +144,16 @@ def line(options: argparse.Namespace) -> None:
         line(job, options.device, options.threads, watch=Progress)
 
 
+def choose(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_text
+    from fedgloss.study.choosing import to_yaml
+    from fedgloss.study.standings import Standings
+
+    study = _study(options)
+    text = to_yaml(Standings(study, options.results))
+    write_text(Layout(options.results).chosen(study.name), text)
+
+
 def table(options: argparse.Namespace) -> None:
     from fedgloss.report.tables import build
     from fedgloss.report.writing import write

@@ -17,7 +17,7 @@ from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import MethodConstants
-from fedgloss.study.settings import Settings, Training, check_last
+from fedgloss.study.settings import Settings, Training, check_last, one_text
 from fedgloss.study.sweep import base_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         raise InputError(f"{where}: {error}") from None
     for name in ("lr", "weight_decay", "clip"):
         if name in training:
-            training[name] = _one_text(training[name])
+            training[name] = one_text(training[name])
     return Settings(
         dataset=cell.dataset,
         alpha=cell.alpha,
@@ -91,7 +91,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         algorithm=cell.algorithm,
         method=method,
         variants=variants,
-        hyperparameters={k: _one_text(v) for k, v in hyperparameters.items()},
+        hyperparameters={k: one_text(v) for k, v in hyperparameters.items()},
         training=cast(Training, training),
         precision=study.asked.precision,
         seed=cell.seed,
@@ -198,8 +198,3 @@ def _cut(study: "Study", dataset: str, alpha: str) -> dict[str, Any]:
     if "held_out" in arguments:
         cut["held_out"] = arguments["held_out"]
     return cut
-
-
-def _one_text(number: float) -> float:
-    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number

@@ -129,6 +129,11 @@ def check_last(where: str, training: Mapping[str, Any]) -> None:
         raise InputError(f"{where}.last: {training['last']} of only {training['rounds']} rounds")
 
 
+def one_text(number: float) -> float:
+    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def _check_finite(where: str, value: Any) -> None:
     """InputError for NaN and infinity, which no manifest could hold, at any depth."""
     if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, read_json
-from fedgloss.study import checking, inputs, resolving, sweep, views
+from fedgloss.study import checking, chosen, inputs, resolving, sweep, views
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.claims import measured_in
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
@@ -57,7 +57,7 @@ class Study:
 
     @cached_property
     def _written(self) -> schema.Study:
-        return validate(self.config, schema.Study, self.file)
+        return chosen.included(validate(self.config, schema.Study, self.file), self.file)
 
     @property
     def hessian(self) -> schema.Hessian:

@@ -15,6 +15,7 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.study.configuration import validate
 from fedgloss.study.schema.study import Algorithm, Study
 from fedgloss.study.schema.sweep import Range, Space, Sweep
+from fedgloss.study.settings import one_text
 
 Value = float | str
 Axis = tuple[str, str]
@@ -159,7 +160,7 @@ def _points(sweep: Sweep, space: Space, where: str) -> Iterator[dict[Axis, Value
 
 
 def _whole(axis: Sequence[Any]) -> list[Value]:
-    return [value if isinstance(value, str) else _one_text(value) for value in axis]
+    return [value if isinstance(value, str) else one_text(value) for value in axis]
 
 
 def _column(sweep: Sweep, name: str, axis: Range | Sequence[Any], count: int) -> list[Value]:
@@ -191,9 +192,4 @@ def _spread(axis: Range, count: int) -> list[Value]:
         values = [float(f"{value:.{digits}g}") for value in exact]
         if len({*values}) == count and axis.low <= min(values) and max(values) <= axis.high:
             break
-    return [_one_text(value) for value in values]
-
-
-def _one_text(number: float) -> float:
-    """1.0 and 1 are one number: let them be one text, too, in labels."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+    return [one_text(value) for value in values]

@@ -161,6 +161,9 @@ SplitFile = Annotated[
         " does not take { } < > in the path of an input",
     ),
 ]
+ChosenFile = Annotated[
+    str, Field(min_length=1, pattern=r"^[^\x00]*$", description="a file that a sweep has written")
+]
 WeightsFile = Annotated[
     str,
     Field(

@@ -7,6 +7,7 @@ from pydantic import Field
 from fedgloss.study.schema.kinds import (
     Alpha,
     Augmentation,
+    ChosenFile,
     Count,
     Display,
     Fingerprint,
@@ -163,6 +164,7 @@ class Study(Model):
     training: Training = Training()
     precision: Literal["float32", "tf32", "tf32x3", "float16", "bfloat16"] = "float32"
     algorithms: dict[Name, Algorithm] = Field(default_factory=dict)
+    chosen: ChosenFile | None = None
     models: dict[Name, LabelledModel] = Field(default_factory=dict)
     sweep: Sweep | None = None
     grid: Listed[Block]
