@@ -55,6 +55,7 @@ localrules:
     table,
     figure,
     report,
+    promote,
     choose,
 
 

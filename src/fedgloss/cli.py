@@ -30,6 +30,7 @@ The steps, in the order of the workflow (each has its own --help):
   locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
   line         the loss on the line between two models
+  promote      which trials of a study's sweep go on
   choose       what a study's sweep has chosen, for another study to take
   table        one table of a study: Markdown, LaTeX, CSV
   figure       one figure of a study: PNG, PDF
@@ -187,6 +188,16 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="and seconds (default 300)",
     )
+    sub.add_argument(
+        "--until", type=_at_least(1), help="pause after so many rounds, with a checkpoint"
+    )
+    sub.add_argument(
+        "--paused",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="with --until: for each cell, the file to write with what it is worth so far (JSON)",
+    )
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
     sub.add_argument(
         "--backend",
@@ -203,6 +214,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("line", commands.line, "write the loss between two models as CSV")
     _add_jobs(sub)
 
+    sub = command("promote", commands.promote, "write which trials of a sweep reach a rung")
+    _add_study(sub)
+    sub.add_argument("label", help="the label that is searched")
+    sub.add_argument("rung", type=_at_least(1), help="1: those that go on after the first stage")
     sub = command("choose", commands.choose, "write the settings that a study's sweep has chosen")
     _add_study(sub)
     for name, run, help in (

@@ -213,6 +213,36 @@ def check_reports(study: "Study") -> None:
             _check_kind(study, where, entry)
 
 
+def check_halving(study: "Study") -> None:
+    """A rung comes before the end, and there is something to go by."""
+    halving = study.asked.sweep.halving if study.asked.sweep else None
+    if halving is None:
+        return
+    where = f"{study.file}: sweep.halving"
+    if halving.seeds and max(halving.seeds) >= len(study.asked.seeds):
+        raise InputError(
+            f"{where}.seeds: {max(halving.seeds)} of {len(study.asked.seeds)} seeds"
+            " are all; allowed: fewer"
+        )
+    for cell in study.cells:
+        training = study.settings(cell).training
+        for rounds in halving.rounds if cell.algorithm in study.trials else ():
+            if rounds >= training["rounds"]:
+                raise InputError(
+                    f"{where}.rounds: {rounds}, but {cell.condition} trains for"
+                    f" {training['rounds']}; allowed: fewer"
+                )
+            begin, end = rounds - training["last"], training["rounds"] - training["last"]
+            if rounds // training["evaluate_every"] * training["evaluate_every"] <= begin and (
+                rounds <= end
+            ):
+                raise InputError(
+                    f"{where}.rounds: {rounds}: nothing is evaluated in the last"
+                    f" {training['last']} rounds before it; allowed: multiples of"
+                    f" training.evaluate_every, {training['evaluate_every']}"
+                )
+
+
 def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
     """A table or figure may only show what its cells will have."""
     if (entry.kind == "sweep") != bool(study.asked.sweep):

@@ -198,7 +198,7 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     for part, entry in entries.items():
         for cell in study.cells_behind(entry):
             parts.setdefault(cell, part)
-    left = {cell for cell in cells if states.of(cell) not in ("done", "diverged")}
+    left = {cell for cell in cells if states.of(cell) not in ("done", "diverged", "dropped")}
     for cell in cells:
         if cell in left:
             yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))

@@ -13,6 +13,7 @@ from fedgloss.files import parse_json
 from fedgloss.records import STATUS
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, harm, read_manifest
+from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
 STATES = {
@@ -22,6 +23,7 @@ STATES = {
     "running": "…",
     "interrupted": "!",
     "missing": "·",
+    "dropped": "–",
 }
 SILENT = 900
 """Seconds after which a run on another machine counts as ended: it writes every 300."""
@@ -37,12 +39,18 @@ class States:
     def __init__(self, study: Study, results: Path) -> None:
         self.study, self.layout = study, Layout(results)
         self.expected = Expectations(study, results)
+        self.standings = Standings(study, results)
 
     def of(self, cell: Cell) -> str:
-        """done, diverged, outdated (no longer the study's, or not whole), or how far it got."""
+        """done, diverged, outdated (no longer the study's, or not whole), or how far it got.
+
+        dropped: its trial need not go on.
+        """
         manifest = self._manifest(cell)
         if manifest is None:
-            return self._begun(cell)
+            begun = self._begun(cell)
+            stays = begun != "running" and self.standings.is_dropped(cell)
+            return "dropped" if stays else begun
         if self._fault(cell, manifest):
             return "outdated"
         return "diverged" if manifest["status"] == "diverged" else "done"
@@ -159,7 +167,8 @@ def grid(study: Study, results: Path) -> str:
     width = max(map(len, conditions), default=0)
     lines = [f"{condition:<{width}}  {'  '.join(marks)}" for condition, marks in conditions.items()]
     counts = [*found.values()]
-    totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in STATES.items())
+    shown = {n: mark for n, mark in STATES.items() if n in counts or n != "dropped"}
+    totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in shown.items())
     return "\n".join(
         [
             *lines,

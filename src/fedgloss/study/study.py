@@ -291,6 +291,7 @@ def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
     checking.check_nothing_missing(study)
     for cell in study.cells:
         checking.check_clients(study, cell)
+    checking.check_halving(study)
     checking.check_reports(study)
     return study
 
