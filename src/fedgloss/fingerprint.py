@@ -90,7 +90,7 @@ def of_tables() -> str:
 
 def of_sweeps() -> str:
     """The code that says which trials of a sweep go on, and which wins."""
-    return fingerprint("fedgloss.study.choosing")
+    return fingerprint("fedgloss.study.standings")
 
 
 def of_figures() -> str:

@@ -5,6 +5,7 @@ parallel coordinates, in which a trial is a line through its values.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,9 @@ from fedgloss.report.panels import is_wide, nothing_yet
 from fedgloss.report.results import Results
 from fedgloss.study.schema.shown import SweepFigure
 from fedgloss.study.standings import Standing, Standings
-from fedgloss.study.sweep import Axis
+
+if TYPE_CHECKING:
+    from fedgloss.study.sweep import Axis
 
 CHOSEN, OTHERS, DROPPED = "#D55E00", "#0072B2", "#BBBBBB"
 CURVES = 2
@@ -52,7 +55,7 @@ def draw(found: Results, asked: SweepFigure) -> Figure:
     return figure
 
 
-def _response(panel: Axes, known: Sequence[Standing], axis: Axis, colours: Sequence[str]) -> None:
+def _response(panel: Axes, known: Sequence[Standing], axis: "Axis", colours: Sequence[str]) -> None:
     """Each trial's accuracy, with its interval, over its value on one axis."""
     values = [one.trial.point[axis] for one in known]
     words = [*dict.fromkeys(str(value) for value in values)]
@@ -84,7 +87,7 @@ def _is_geometric(numbers: Sequence[float]) -> bool:
 
 
 def _parallel(
-    panel: Axes, known: Sequence[Standing], axes: Sequence[Axis], colours: Sequence[str]
+    panel: Axes, known: Sequence[Standing], axes: Sequence["Axis"], colours: Sequence[str]
 ) -> None:
     """Each trial as a line through its place among the values of every axis, and its accuracy."""
     heads = [name for _, name in axes]

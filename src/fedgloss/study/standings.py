@@ -20,10 +20,10 @@ from fedgloss.records import PERCENTAGE, STATUS
 from fedgloss.student import quantile
 from fedgloss.study.layout import MANIFEST, Layout
 from fedgloss.study.outdated import Expectations, read_manifest
-from fedgloss.study.sweep import Trial
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
+    from fedgloss.study.sweep import Trial
 
 RULE = (
     "the highest mean, over seeds and columns, of the accuracy on held-out training images, for"
@@ -54,7 +54,7 @@ class Worth(NamedTuple):
 class Standing:
     """What a trial was worth on the last rung that it reached."""
 
-    trial: Trial
+    trial: "Trial"
     rung: int
     """0 first."""
     values: Mapping[int, float]
@@ -118,7 +118,7 @@ class Standings:
         """The labels that are searched, in the order of the study."""
         return [*dict.fromkeys(trial.base for trial in self.study.trials.values())]
 
-    def cells(self, trial: Trial, rung: int) -> list["Cell"]:
+    def cells(self, trial: "Trial", rung: int) -> list["Cell"]:
         """The cells of a trial that train on a rung."""
         return [c for c in self._cells[trial.label] if c.seed in self.rungs[rung].seeds]
 
@@ -133,7 +133,7 @@ class Standings:
         """The rung on which a label's trials stand, but for those that were dropped."""
         return self.of(base)[0].rung
 
-    def left(self, base: str, rung: int) -> list[Trial]:
+    def left(self, base: str, rung: int) -> list["Trial"]:
         """The trials of a label that reach a rung; InputError if that cannot be said yet."""
         if rung > self.reached(base):
             cell = next(self.missing(base))
@@ -177,7 +177,7 @@ class Standings:
             alive, dropped = [s.trial for s in here[:count]], [*here[count:], *dropped]
         return [*here, *dropped]
 
-    def _at(self, trial: Trial, rung: int) -> Standing:
+    def _at(self, trial: "Trial", rung: int) -> Standing:
         values: dict[int, float] = {}
         diverged, seeds = 0, self.rungs[rung].seeds
         for seed in seeds:
