@@ -43,9 +43,9 @@ def to_yaml(standings: Standings) -> str:
     ]
     for key, value in {**content, "sha256": digest(content)}.items():
         if key in ("algorithms", "evidence"):
-            lines += [f"{key}:", *(f"  {_yaml(name)}: {_yaml(value[name])}" for name in value)]
+            lines += [f"{key}:", *(f"  {as_yaml(name)}: {as_yaml(value[name])}" for name in value)]
         else:
-            lines.append(f"{key}: {_yaml(value)}")
+            lines.append(f"{key}: {as_yaml(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -81,12 +81,12 @@ def _evidence(standings: Standings, best: Standing) -> dict[str, Any]:
     }
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value in YAML's flow style; a power of ten has a point there, or it would be text."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_yaml(key)}: {_yaml(value[key])}' for key in value)}}}"
+        return f"{{{', '.join(f'{as_yaml(key)}: {as_yaml(value[key])}' for key in value)}}}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, float):
         digits, power = [*repr(value).split("e"), ""][:2]
         return f"{digits}{'' if '.' in digits else '.0'}e{power}" if power else digits
