@@ -33,8 +33,8 @@ RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
     path.stem
     for path in (ROOT / "config").glob("*.yaml")
-    # One needs the authors' splits, which are not in the repository; of the other it is found on the
-    # way which cells are trained.
+    # One needs the authors' splits, which are not in the repository; which cells of the other are
+    # trained is found on the way.
     if path.stem not in ("reproduction", "quickstart-sweep")
 )
 
