@@ -24,6 +24,7 @@ from fedgloss.study.layout import Layout
 from fedgloss.study.standings import Standings, Worth
 from fedgloss.study.status import States
 from fedgloss.study.study import check_study
+from fedgloss.study.sweep import packs
 from fedgloss.tensors import load_tensors, save_tensors
 from refusal import refused
 from studies import digits
@@ -60,6 +61,16 @@ def test_variants_are_searched_like_numbers():
         study.settings(cell).variants["sigma_scaling"] for cell in study.cells if cell.seed == 1
     ]
     assert found == ["paper", "official_code"]
+
+
+def test_trials_of_one_label_and_of_equal_work_are_packed_evenly():
+    space = {"training": {"lr": [0.1, 0.2, 0.3, 0.4, 0.5], "epochs": [1, 2]}}
+    study = sweep(space, ["fedavg", "fedsam"], study={"algorithms": {"fedsam": {}}})
+    found = packs(study.trials.values(), most=3)
+    assert sorted(map(len, found)) == [2] * 4 + [3] * 4
+    assert sorted(label for pack in found for label in pack) == sorted(study.trials)
+    for pack in found:
+        assert len({(label.split("~")[0], label.split("~")[2]) for label in pack}) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1])

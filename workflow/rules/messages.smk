@@ -19,7 +19,9 @@ NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
 
 def planned(job):
     """What our lines need to know of a job."""
-    return Planned(re.sub("_(seeds|methods)$", "", job.rule.name), job.wildcards_dict, job.output)
+    return Planned(
+        re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name), job.wildcards_dict, job.output
+    )
 
 
 def tell_outdated(needed):

@@ -9,11 +9,17 @@ PROVIDES  LAYOUT.paused: what a cell is worth where its run paused, with a check
 
 import json
 import re
+from itertools import chain
 
 from fedgloss import fingerprint
 from fedgloss.study.layout import CELL, SEED
 from fedgloss.study.standings import Standings
+from fedgloss.study.sweep import packs
 
+PAUSE = (
+    "fedgloss train {params.jobs:q} --threads {threads}"
+    " --until {wildcards.rounds} --paused {output:q} 2> {log:q}"
+)
 STANDINGS = Standings(STUDY, LAYOUT.results)
 """Asked for nothing but what the study says of its trials: files are Snakemake's business."""
 PAUSED = LAYOUT.paused("{study}", f"{{condition}}/{SEED}", "{rounds}")
@@ -26,6 +32,37 @@ wildcard_constraints:
 
 
 ruleorder: pause_seeds > pause
+
+
+FIRST = STANDINGS.rungs[0]
+"""What all trials train for."""
+PACKS = {f"trials{i}": labels for i, labels in enumerate(packs(STUDY.trials.values(), most=8))}
+"""Trials that one job serves where cells are small, by the wildcard that names their setting."""
+
+
+def trials_at(setting, labels):
+    """The cells of these trials in a setting, with the seeds that all trials train with."""
+    cells = SETTINGS[setting]
+    return [cell for cell in cells if cell.algorithm in labels and cell.seed in FIRST.seeds]
+
+
+def packed_trials(labels, done):
+    """A pattern for the settings in which these trials are one job, or none at all.
+
+    As for seeds (packing.smk), and only where the whole study is built.
+    """
+    settings = [setting for setting in SETTINGS if trials_at(setting, labels)]
+    if workflow.is_main_process:  # a cluster's job has been told already which it is
+        whole = {*chain(*asked_for())} <= {"all"} and len(PART) == len(STUDY.cells)
+        settings = [
+            setting
+            for setting in settings
+            if whole
+            and TOGETHER != "cells"
+            and all(map(is_small, trials_at(setting, labels)))
+            and not any(map(done, trials_at(setting, labels)))
+        ]
+    return "|".join(map(re.escape, settings)) or "none"
 
 
 def left(base, rung):
@@ -119,8 +156,7 @@ rule pause:
         code=training_code,
         jobs=job_files("train"),
     shell:
-        "fedgloss train {params.jobs:q} --threads {threads}"
-        " --until {wildcards.rounds} --paused {output:q} 2> {log:q}"
+        PAUSE
 
 
 use rule pause as pause_seeds with:
@@ -132,6 +168,94 @@ use rule pause as pause_seeds with:
         LAYOUT.benchmark("pause", "{study}/{condition}/seed-all/round-{rounds}")
     wildcard_constraints:
         condition=packed("pause", is_paused, may=is_small),
+
+
+for wildcard, labels in PACKS.items():
+    # Of one stage, the first, all trials are known from the start.
+    if FIRST.rounds is None:
+        runs = expand(
+            LAYOUT.run("{study}", f"{{{wildcard}}}/{{label}}/{SEED}"),
+            label=labels,
+            seed=FIRST.seeds,
+            allow_missing=True,
+        )
+        workflow.ruleorder(f"train_{wildcard}", "train_seeds", "train")
+
+        rule:
+            name:
+                f"train_{wildcard}"
+            input:
+                data=ancient(prepared("data.safetensors")),
+                manifest=prepared("manifest.json"),
+                partition=partition_of,
+                weights=ancient(initial_weights),
+            output:
+                metrics=[f"{run}/metrics.csv" for run in runs],
+                manifest=[f"{run}/manifest.json" for run in runs],
+                final=[f"{run}/final.safetensors" for run in runs],
+                average=[f"{run}/average.safetensors" for run in runs],
+                local=[f"{run}/locals.safetensors" for run in runs],
+            log:
+                LAYOUT.log("train", f"{{study}}/{{{wildcard}}}/{wildcard}"),
+            benchmark:
+                LAYOUT.benchmark("train", f"{{study}}/{{{wildcard}}}/{wildcard}")
+            wildcard_constraints:
+                **{wildcard: packed_trials(labels, EXPECTED.is_there)},
+            priority: 2
+            conda:
+                "../../envs/fedgloss.yaml"
+            threads: 1
+            resources:
+                gpu=needs("training", "gpu"),
+                runtime=needs("training", "minutes"),
+                mem_mb=needs("training", "memory"),
+            params:
+                settings=settings_but_seed,
+                code=training_code,
+                jobs=job_files("train"),
+            shell:
+                TRAIN
+
+    else:
+        paused = expand(
+            LAYOUT.paused("{study}", f"{{{wildcard}}}/{{label}}/{SEED}", "{rounds}"),
+            label=labels,
+            seed=FIRST.seeds,
+            allow_missing=True,
+        )
+        workflow.ruleorder(f"pause_{wildcard}", "pause_seeds", "pause")
+
+        rule:
+            name:
+                f"pause_{wildcard}"
+            input:
+                data=ancient(prepared("data.safetensors")),
+                manifest=prepared("manifest.json"),
+                partition=partition_of,
+                weights=ancient(initial_weights),
+            output:
+                paused,
+            log:
+                LAYOUT.log("pause", f"{{study}}/{{{wildcard}}}/{wildcard}/round-{{rounds}}"),
+            benchmark:
+                LAYOUT.benchmark("pause", f"{{study}}/{{{wildcard}}}/{wildcard}/round-{{rounds}}")
+            wildcard_constraints:
+                **{wildcard: packed_trials(labels, is_paused)},
+                rounds=str(FIRST.rounds),
+            priority: 3
+            conda:
+                "../../envs/fedgloss.yaml"
+            threads: 1
+            resources:
+                gpu=needs("training", "gpu"),
+                runtime=needs("training", "minutes"),
+                mem_mb=needs("training", "memory"),
+            params:
+                settings=settings_but_seed,
+                code=training_code,
+                jobs=job_files("train"),
+            shell:
+                PAUSE
 
 
 checkpoint promote:

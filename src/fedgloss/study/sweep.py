@@ -5,9 +5,9 @@ from their paths to their checkpoints, so holds for trials too; no label of a st
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -20,6 +20,8 @@ from fedgloss.study.settings import one_text
 Value = float | str
 Axis = tuple[str, str]
 """A setting that is searched: its section (training, hyperparameters, variants) and its name."""
+WORK = ("epochs", "batch_size", "clients_per_round")
+"""What must agree among cells that are trained together."""
 LABEL = re.compile(r"[A-Za-z0-9._~+-]{1,200}")
 """What is a folder's name on every system, with room for what follows it in a file's."""
 
@@ -97,6 +99,23 @@ def spelled_out(asked: Study, trials: Mapping[str, Trial]) -> Study:
     )
     entries = {label: trial.entry for label, trial in trials.items()}
     return asked.model_copy(update={"grid": grid, "algorithms": {**asked.algorithms, **entries}})
+
+
+def packs(trials: Iterable[Trial], most: int) -> list[tuple[str, ...]]:
+    """The labels of trials that can be trained together: of one label, with equal work.
+
+    At most so many in a pack, and in the packs of one kind about equally many.
+    """
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for trial in trials:
+        work = [trial.point.get(("training", name)) for name in WORK]
+        alike.setdefault((trial.base, *work), []).append(trial.label)
+    found = []
+    for labels in alike.values():
+        count = -(-len(labels) // most)
+        ends = [len(labels) * i // count for i in range(count + 1)]
+        found += [tuple(labels[begin:end]) for begin, end in pairwise(ends)]
+    return found
 
 
 def _trials(
