@@ -79,6 +79,12 @@ def trials(asked: Study, file: str) -> dict[str, Trial]:
                 raise InputError(f"{where}.labels: {label!r} is searched twice")
             seen.add(label)
             found |= {trial.label: trial for trial in _trials(label, space, points, where)}
+    for label in in_grid:
+        if label not in seen:
+            raise InputError(
+                f"{file}: grid: {label!r} is in no space of sweep.search; allowed: labels that are"
+                " searched (a study that reports is another one)"
+            )
     return found
 
 
@@ -137,9 +143,14 @@ def _trials(
         ends = tuple(
             key
             for (section, key), place in places.items()
-            if section != "variants" and place in (0, len(tried[section, key]) - 1)
+            if section != "variants" and place in _ends(tried[section, key])
         )
         yield Trial(label, point, validate(entry, Algorithm, where), (*places.values(),), ends)
+
+
+def _ends(tried: Sequence[Value]) -> tuple[int, ...]:
+    """The first and the last place; where there is one value, there was nothing to choose."""
+    return (0, len(tried) - 1) if len(tried) > 1 else ()
 
 
 def _ordered(axis: Range | Sequence[Any], values: Sequence[Value]) -> list[Value]:
