@@ -22,7 +22,7 @@ Axis = tuple[str, str]
 """A setting that is searched: its section (training, hyperparameters, variants) and its name."""
 WORK = ("epochs", "batch_size", "clients_per_round")
 """What must agree among cells that are trained together."""
-LABEL = re.compile(r"[A-Za-z0-9._~+-]{1,200}")
+LABEL = re.compile(r"[A-Za-z0-9._~+-]{1,180}")
 """What is a folder's name on every system, with room for what follows it in a file's."""
 
 
@@ -133,7 +133,7 @@ def _trials(
         name = base_and(label, point)
         if not LABEL.fullmatch(name):
             raise InputError(
-                f"{where}: {name!r} cannot name a folder (allowed: at most 200 letters, digits and"
+                f"{where}: {name!r} cannot name a folder (allowed: at most 180 letters, digits and"
                 " . _ ~ + -)"
             )
         entry: dict[str, Any] = {"like": label}
