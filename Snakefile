@@ -36,6 +36,7 @@ include: "workflow/rules/packing.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/sweep.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/messages.smk"
 
@@ -55,12 +56,15 @@ localrules:
     table,
     figure,
     report,
+    promote,
+    choose,
 
 
 rule all:
     default_target: True
     input:
         LAYOUT.report(STUDY.name),  # which asks for all the rest
+        chosen_files,
         lost_files,
 
 

@@ -30,6 +30,8 @@ The steps, in the order of the workflow (each has its own --help):
   locals       the largest Hessian eigenvalue of its last local models
   landscape    the loss surface around a trained cell
   line         the loss on the line between two models
+  promote      which trials of a study's sweep go on
+  choose       what a study's sweep has chosen, for another study to take
   table        one table of a study: Markdown, LaTeX, CSV
   figure       one figure of a study: PNG, PDF
   report       one self-contained HTML page for a study
@@ -115,6 +117,14 @@ def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
     return number
 
 
+def _share(text: str) -> float:
+    """How argparse reads a number between 0 and 1."""
+    value = _at_least(0, float)(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=_at_least(0), default=0, help="seed of the generator (default 0)"
     )
     sub.add_argument("--file", type=Path, help="file: the split to import")
+    sub.add_argument(
+        "--held-out",
+        type=_share,
+        help="the share of its images that every client keeps out of its training, as 0.2",
+    )
+    sub.add_argument(
+        "--held-out-seed", type=_at_least(0), default=0, help="which images (default 0)"
+    )
     sub.add_argument("--figure", type=Path, help="also draw clients x classes (PNG)")
 
     sub = command(
@@ -170,6 +188,16 @@ def _parser() -> argparse.ArgumentParser:
         default=300,
         help="and seconds (default 300)",
     )
+    sub.add_argument(
+        "--until", type=_at_least(1), help="pause after so many rounds, with a checkpoint"
+    )
+    sub.add_argument(
+        "--paused",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="with --until: for each cell, the file to write with what it is worth so far (JSON)",
+    )
     sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's scalars")
     sub.add_argument(
         "--backend",
@@ -186,6 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("line", commands.line, "write the loss between two models as CSV")
     _add_jobs(sub)
 
+    sub = command("promote", commands.promote, "write which trials of a sweep reach a rung")
+    _add_study(sub)
+    sub.add_argument("label", help="the label that is searched")
+    sub.add_argument("rung", type=_at_least(1), help="1: those that go on after the first stage")
+    sub = command("choose", commands.choose, "write the settings that a study's sweep has chosen")
+    _add_study(sub)
     for name, run, help in (
         ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
         ("figure", commands.figure, "draw one figure of a study: PNG, PDF"),

@@ -88,6 +88,11 @@ def of_tables() -> str:
     return fingerprint("fedgloss.report.tables", "fedgloss.report.writing")
 
 
+def of_sweeps() -> str:
+    """The code that says which trials of a sweep go on, and which wins."""
+    return fingerprint("fedgloss.study.standings")
+
+
 def of_figures() -> str:
     """The code that draws figures, and their style."""
     return _with_files(fingerprint("fedgloss.report.figures"), "*.mplstyle")

@@ -34,7 +34,7 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
 def train_cell(settings, data, partition, out, *, code, checkpoints=None, **options) -> Result:
     """Train one cell alone."""
     cell = CellFiles(Settings.from_json(settings), partition, out, code, checkpoints)
-    return train_cells([cell], data, **options)[0]
+    return next(iter(train_cells([cell], data, **options)), None)
 
 
 def cell_settings(method: str = "fedgloss", **training: object) -> dict:

@@ -33,6 +33,7 @@ RESULTS = {
     "tables": fingerprint.of_tables,
     "figures": fingerprint.of_figures,
     "report": fingerprint.of_report,
+    "sweeps": fingerprint.of_sweeps,
 }
 TRAINING = {name for name in RESULTS if name.startswith("train")}
 SPECTRA = {"hessian", "locals"}
@@ -267,6 +268,11 @@ READING = (
     "costs",
     "messages",
     "jobfile",
+    "sweep",
+    "schema/sweep",
+    "chosen",
+    "choosing",
+    "schema/chosen",
 )
 WITHOUT_RESULTS |= {f"study/{name}.py" for name in READING} | LIBRARY
 

@@ -17,8 +17,9 @@ RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk")
 CELL_PATH = "digits/alpha-0/smallcnn/fedgloss/seed-0"
 
 FOLDERS = "runs analysis partitions checkpoints logs benchmarks tables figures report studies jobs"
+FOLDERS += " sweeps"
 IN_TEXT = re.compile(
-    r"(^|/)(results|runs|analysis|partitions|checkpoints|benchmarks|tables|figures|studies)/"
+    r"(^|/)(results|runs|analysis|partitions|checkpoints|benchmarks|tables|figures|studies|sweeps)/"
 )
 
 
@@ -105,6 +106,7 @@ def test_a_file_of_a_cell_is_known_again():
 
 def test_whose_a_result_is_is_in_its_path():
     one = [HERE.metrics("s", CELL_PATH), HERE.hessian("s", CELL_PATH), HERE.report("s")]
+    one += [HERE.chosen("s"), HERE.paused("s", CELL_PATH, 5), HERE.promoted("s", "fedavg", 1)]
     one += [*HERE.table("s", "t").values(), *HERE.figure("s", "f").values()]
     assert {HERE.study_of(path) for path in one} == {"s"}
     shared = [HERE.data("digits"), HERE.partition("digits", "0"), HERE.runs("s"), HERE.results]

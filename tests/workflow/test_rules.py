@@ -15,6 +15,7 @@ from fedgloss.study import estimate
 from fedgloss.study.layout import CELL as CELL_PATH
 from fedgloss.study.layout import SEED
 from fedgloss.study.study import load_study
+from fedgloss.study.sweep import packs
 from workflow.project import (
     CONSTANTS,
     CORES,
@@ -33,8 +34,15 @@ RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
     path.stem
     for path in (ROOT / "config").glob("*.yaml")
-    if path.stem != "reproduction"  # it needs the authors' splits, which are not in the repository
+    # One needs the authors' splits, which are not in the repository; which cells of the other are
+    # trained is found on the way.
+    if path.stem not in ("reproduction", "quickstart-sweep")
 )
+
+
+def together(study):
+    """The trials of a sweep that one job trains."""
+    return packs(study.trials.values(), most=8)
 
 
 def expected_jobs(study):
@@ -59,7 +67,8 @@ def expected_jobs(study):
         "prepare": len({cell.dataset for cell in study.cells}),
         "partition": len({(cell.dataset, cell.alpha) for cell in study.cells}),
         "train": len(study.cells) - len(small) * len(study.config["seeds"]),
-        "train_seeds": len(small),
+        "train_seeds": sum(trained[c].algorithm not in study.trials for c in small),
+        **{f"train_trials{i}": len(settings) for i, _ in enumerate(together(study))},
         "hessian_methods": whole,
         "hessian_seeds": 0 if whole else len(sharp),
         "locals": len(local),
@@ -68,6 +77,7 @@ def expected_jobs(study):
         "table": len(study.tables),
         "figure": len(study.figures),
         "report": 1,
+        "choose": 1 if study.trials else 0,
     }
     return {name: count for name, count in counts.items() if count}
 
@@ -79,6 +89,10 @@ def trained(jobs, study):
         if rule == "train_seeds":
             condition = values.removeprefix(f"{study.name}/")
             cells |= {f"{condition}/{SEED.format(seed=seed)}" for seed in study.config["seeds"]}
+        elif pack := re.fullmatch(r"train_trials([0-9]+)", rule):
+            setting = values.removeprefix(f"{study.name}/")
+            labels = together(study)[int(pack[1])]
+            cells |= {str(c) for c in study.cells if c.algorithm in labels and c.setting == setting}
         elif rule == "train":
             names = ("dataset", "alpha", "model", "algorithm", "seed")
             parts = dict(zip(names, values.split("/")[1:], strict=True))

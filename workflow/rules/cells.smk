@@ -1,7 +1,7 @@
 """The cells that a job is about: inputs, parameters and resources of its rule.
 
-REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk), SETTINGS (packing.smk), by the time a
-          job is known
+REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk), SETTINGS (packing.smk), PACKS and
+          trials_at (sweep.smk), by the time a job is known
 PROVIDES  cells_of, and functions of wildcards: what the cells' jobs read, what decides their
           numbers, and what they need
 """
@@ -14,10 +14,13 @@ from fedgloss import fingerprint
 from fedgloss.study import estimate
 from fedgloss.study.jobfile import job_of
 from fedgloss.study.layout import CELL, SEED
+from fedgloss.study.resolving import ALIASES
 
 
 def cells_of(wildcards):
     """The cells of a job: the one that its wildcards name, a method's of all seeds, or all methods'.
+
+    Or some trials of a sweep.
 
     A cell outside the grid is refused with near matches.
     """
@@ -25,6 +28,9 @@ def cells_of(wildcards):
         return [STUDY.cell(f"{wildcards.condition}/{SEED.format(seed=seed)}") for seed in SEEDS]
     if "setting" in wildcards.keys():
         return SETTINGS[wildcards.setting]
+    for name, labels in PACKS.items():
+        if name in wildcards.keys():
+            return trials_at(wildcards[name], labels)
     return [STUDY.cell(CELL.format(**wildcards))]
 
 
@@ -67,10 +73,17 @@ def analysis_code(kind):
 def settings_but_seed(wildcards):
     """Cells' resolved settings as JSON: a change in the configuration is a change here.
 
-    The seed is in the output's path: a cell's parameters are the same alone and among its seeds.
+    The seed is in the output's path, and so is what a sweep tries: a cell's parameters are the same
+    alone, among its seeds, and among other trials.
     """
-    settings = STUDY.settings(cells_of(wildcards)[0]).to_json()
+    cell = cells_of(wildcards)[0]
+    settings = STUDY.settings(cell).to_json()
     del settings["seed"]
+    if trial := STUDY.trials.get(cell.algorithm):
+        settings["algorithm"] = trial.base
+        for section, name in trial.point:
+            for key in (name, ALIASES.get(name)):
+                settings[section].pop(key, None)
     return json.dumps(settings)
 
 

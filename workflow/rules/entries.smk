@@ -1,6 +1,6 @@
 """Tables and figures: their files, and the cells and files that they are made from.
 
-REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk)
+REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk), going_on (sweep.smk)
 PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk's rules; lost_files;
           PLACES, the parts of the paper that the study shows, and place_files
 """
@@ -55,7 +55,8 @@ def entry_of(wildcards):
 
 def files_behind(entry):
     """What a table or figure is made from, of its wanted cells."""
-    for cell in wanted(STUDY.cells_behind(entry)):
+    yield from promoted_files() if entry.kind == "sweep" else ()
+    for cell in going_on(wanted(STUDY.cells_behind(entry))):
         yield LAYOUT.run(STUDY.name, cell) / MANIFEST
         for kind in STUDY.sources(entry, cell):
             yield getattr(LAYOUT, kind)(STUDY.name, cell)
@@ -80,6 +81,12 @@ def entry_text(wildcards):
     return json.dumps(entry_of(wildcards).given())
 
 
+def run_files_of_part(wildcards):
+    """A rule's input: what the wanted cells' runs leave for the report."""
+    runs = [LAYOUT.run(STUDY.name, cell) for cell in going_on(PART)]
+    return [*(run / "metrics.csv" for run in runs), *(run / MANIFEST for run in runs)]
+
+
 def lost_files(wildcards):
     """What was deleted since the report was made, which Snakemake by itself would not miss."""
     if not LAYOUT.report(STUDY.name).is_file():
@@ -90,7 +97,7 @@ def lost_files(wildcards):
         files += files_behind(STUDY.tables[name])
     for name in shown(STUDY.figures):
         files += files_behind(STUDY.figures[name])
-    for cell in PART:
+    for cell in going_on(PART):
         run = LAYOUT.run(STUDY.name, cell)
         files += [run / name for name in (MANIFEST, *files_of(run))]
     return [file for file in dict.fromkeys(files) if not file.is_file()]

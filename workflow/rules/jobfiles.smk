@@ -11,13 +11,16 @@ from fedgloss.study.jobfile import file_for, job_of, to_json
 
 # What jobs are told, by file: see study/jobfile.py.
 TOLD = {}
+STARTED = []
+"""Has an entry once jobs are started: a sweep asks for more of them on the way."""
 
 
 def tell(folder, content):
     """The file that tells a job this. It is there when the job starts; a dry run writes nothing."""
     file = file_for(folder, content)
     TOLD[file] = content
-    if not workflow.is_main_process:  # a job of a cluster reads the workflow again, for itself
+    # A job of a cluster reads the workflow again, for itself.
+    if STARTED or not workflow.is_main_process:
         write_told()
     return str(file)
 
@@ -35,6 +38,7 @@ def tell_jobs():
     Those of other settings would pile up. Nobody reads them: Snakemake's lock keeps every other
     build from making the same cells meanwhile.
     """
+    STARTED.append(True)
     folders = set()
     for job in workflow.dag.needrun_jobs():
         files = job.params.get("jobs", [])

@@ -19,7 +19,9 @@ NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
 
 def planned(job):
     """What our lines need to know of a job."""
-    return Planned(re.sub("_(seeds|methods)$", "", job.rule.name), job.wildcards_dict, job.output)
+    return Planned(
+        re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name), job.wildcards_dict, job.output
+    )
 
 
 def tell_outdated(needed):
@@ -48,6 +50,10 @@ class Narrator:
             for line in self.messages.plan(workflow.dryrun):
                 logger.info(line)
         elif self.messages and event == LogEvent.JOB_INFO:
+            if record.jobid not in self.messages.jobs:  # a checkpoint has made it necessary
+                jobs = {workflow.dag.jobid(job): job for job in workflow.dag.needrun_jobs()}
+                new = jobs.keys() - self.messages.jobs.keys()
+                self.messages.add({number: planned(jobs[number]) for number in new})
             if record.local:
                 self.messages.started(record.jobid)
         elif self.messages and event == LogEvent.JOB_FINISHED:

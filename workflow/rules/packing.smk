@@ -39,7 +39,14 @@ def packed(rule, done, may=lambda cell: True):
     for cell in STUDY.cells:
         conditions[cell.condition].append(cell)
     if workflow.is_main_process:  # a cluster's job has been told already which it is
-        off = len(SEEDS) == 1 or TOGETHER == "cells" or one_by_one(rule)
+        # Of seeds that come rung by rung, no job makes all.
+        halving = STUDY.asked.sweep and STUDY.asked.sweep.halving
+        off = (
+            len(SEEDS) == 1
+            or (halving and halving.seeds)
+            or TOGETHER == "cells"
+            or one_by_one(rule)
+        )
         conditions = [
             condition
             for condition, cells in conditions.items()

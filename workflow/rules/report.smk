@@ -73,8 +73,7 @@ rule report:
     input:
         [table_files(name) for name in shown(STUDY.tables)],
         [figure_files(name) for name in shown(STUDY.figures)],
-        [LAYOUT.metrics(STUDY.name, cell) for cell in PART],
-        [LAYOUT.run(STUDY.name, cell) / "manifest.json" for cell in PART],
+        run_files_of_part,
     output:
         report=report(
             LAYOUT.report("{study}"),

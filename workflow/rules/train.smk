@@ -8,6 +8,7 @@ PROVIDES  a cell's run, LAYOUT.run: metrics.csv, manifest.json, {final,average,l
 
 from fedgloss.study.layout import CELL, SEED
 
+TRAIN = "fedgloss train {params.jobs:q} --threads {threads} 2> {log:q}"
 RUN = LAYOUT.run("{study}", CELL)
 RUN_OF_SEED = LAYOUT.run("{study}", f"{{condition}}/{SEED}")
 
@@ -49,7 +50,7 @@ rule train:
         # a job and after its failure.
         jobs=job_files("train"),
     shell:
-        "fedgloss train {params.jobs:q} --threads {threads} 2> {log:q}"
+        TRAIN
 
 
 use rule train as train_seeds with:

@@ -175,8 +175,10 @@ def _counts(labels: torch.Tensor, classes: int) -> dict[str, Any]:
     return {"images": len(labels), "per_class": per_class.tolist()}
 
 
-def load(folder: Path, verify: bool = False) -> Dataset:
+def load(folder: Path, verify: bool = False, test: bool = True) -> Dataset:
     """Map a prepared dataset into memory; with `verify`, hash the file first unless it is trusted.
+
+    test: whether it is to have its test images; without, it has none, and nothing looks at them.
 
     `prepare` hashes the data and then writes the manifest, so data older than their manifest are as
     they were: hashing the 27.7 GB of Landmarks once more would keep each job waiting. Data that are
@@ -201,7 +203,10 @@ def load(folder: Path, verify: bool = False) -> Dataset:
         trusted = path.stat().st_mtime_ns < (folder / "manifest.json").stat().st_mtime_ns
         if verify and not trusted and sha256(path) != expected:
             raise InputError(f"{path}: SHA-256 differs from manifest.json; prepare it again")
-        _check_tensors(path, tensors, len(manifest["classes"]))
+        if not test:
+            for key in ("test_images", "test_labels"):
+                tensors[key] = tensors[key][:0]
+        _check_tensors(path, tensors, len(manifest["classes"]), ("train", "test")[: 1 + test])
         channels = tensors["train_images"].shape[1]
         for key in ("mean", "std"):
             if len(manifest[key]) != channels:
@@ -225,9 +230,11 @@ def load(folder: Path, verify: bool = False) -> Dataset:
         raise InputError(f"{folder}/manifest.json: missing or broken entry ({error})") from None
 
 
-def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], classes: int) -> None:
+def _check_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], classes: int, parts: tuple[str, ...]
+) -> None:
     """InputError unless images and labels are what `Dataset` says; KeyError for one not there."""
-    for part in ("train", "test"):
+    for part in parts:
         images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
         if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
             raise InputError(f"{path}: {part}_images: not uint8 images [N, C, H, W]")

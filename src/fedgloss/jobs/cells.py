@@ -36,9 +36,10 @@ def check_same_shape(cells: Sequence[CellFiles]) -> None:
 
     def shape(cell: CellFiles) -> dict[str, Any]:
         settings, training = cell.settings, cell.settings.training
-        shared = {
+        shared: dict[str, Any] = {
             name: getattr(settings, name) for name in ("dataset", "model", "weights", "precision")
         }
+        shared["partition.held_out"] = settings.partition.get("held_out")
         free = ("lr", "weight_decay", "clip")
         kept = {"training.keep": training.get("keep", [])}
         return shared | {f"training.{k}": v for k, v in training.items() if k not in free} | kept
@@ -87,8 +88,20 @@ def cell_federation(
     )
 
 
+def is_trial(settings: Settings) -> bool:
+    """Whether a cell is tested on images that its clients hold out: it never sees test images."""
+    return "held_out" in settings.partition
+
+
 def cell_test(cell: CellFiles, dataset: Dataset, clients: Partition) -> tuple[Tensor, Tensor]:
-    """The test images and labels; a split may name them: the authors' leave one out."""
+    """The test images and labels; a split may name them: the authors' leave one out.
+
+    Those of a trial are training images: what its clients hold out.
+    """
+    if is_trial(cell.settings) != (clients.held_out is not None):
+        raise InputError(f"{cell.partition}: held_out: is not as settings.partition has it")
+    if clients.held_out is not None:
+        return dataset.train_images[clients.held_out], dataset.train_labels[clients.held_out]
     kept = slice(None) if clients.test is None else clients.test
     if not len(dataset.test_labels[kept]):
         raise InputError(f"{cell.partition}: names no test images")

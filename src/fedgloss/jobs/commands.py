@@ -34,8 +34,9 @@ def prepare(options: argparse.Namespace) -> None:
 
 def partition(options: argparse.Namespace) -> None:
     from fedgloss.data.dataset import load
-    from fedgloss.data.partition.partition import make_partition, plot_partition
+    from fedgloss.data.partition.partition import HeldOut, make_partition, plot_partition
 
+    held_out = HeldOut(options.held_out, options.held_out_seed) if options.held_out else None
     dataset = load(options.data, verify=True)
     make_partition(
         dataset,
@@ -45,6 +46,7 @@ def partition(options: argparse.Namespace) -> None:
         alpha=options.alpha,
         seed=options.seed,
         file=options.file,
+        held_out=held_out,
     )
     if options.figure:
         plot_partition(options.out, dataset, options.figure)
@@ -58,6 +60,8 @@ def train(options: argparse.Namespace) -> int:
     from fedgloss.study.jobfile import TrainingJob, read_job
 
     scalars = Scalars(options.tensorboard) if options.tensorboard else None
+    if len(options.paused) != (len(options.job) if options.until else 0):
+        raise InputError("--paused: with --until one file for each job, and none without")
     jobs = [read_job(file, TrainingJob) for file in options.job]
     for file, job in zip(options.job, jobs, strict=True):
         for name in ("data", "weights"):
@@ -69,6 +73,13 @@ def train(options: argparse.Namespace) -> int:
                 )
         if [other.run for other in jobs].count(job.run) > 1:
             raise InputError(f"{file}: run: {job.run} is given twice; a cell is trained once")
+        if options.until and options.until >= job.settings.training["rounds"]:
+            raise InputError(
+                f"--until: {options.until}, but {file} ends after"
+                f" {job.settings.training['rounds']} rounds; allowed: fewer"
+            )
+        if options.until and job.checkpoints is None:
+            raise InputError(f"{file}: checkpoints: null, but --until leaves one to go on from")
         for folder in filter(None, (job.run, job.checkpoints)):
             check_writable(folder)  # before hours of training, not after
 
@@ -89,6 +100,8 @@ def train(options: argparse.Namespace) -> int:
             device=options.device,
             threads=options.threads,
             backend=options.backend,
+            until=options.until,
+            paused=options.paused,
             watch=Progress,
             on_row=show,
         )
@@ -97,7 +110,7 @@ def train(options: argparse.Namespace) -> int:
         again = "run the same command again to go on" if kept else "nothing was kept"
         print(f"interrupted; {again}", file=sys.stderr)
         return INTERRUPTED
-    for cell, result in zip(cells, results, strict=True):
+    for cell, result in zip(cells, results, strict=False):  # none of a run that paused
         if result.status == "diverged":
             print(
                 f"{cell.out}: diverged in round {result.diverged_in}: recorded as a result",
@@ -140,6 +153,31 @@ def line(options: argparse.Namespace) -> None:
 
     for job in [read_job(file, LineJob) for file in options.job]:
         line(job, options.device, options.threads, watch=Progress)
+
+
+def promote(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_json
+    from fedgloss.study.standings import Standings
+
+    study = _study(options)
+    standings = Standings(study, options.results)
+    _check_choice("promote", options.label, dict.fromkeys(standings.bases))
+    if options.rung >= len(standings.rungs):
+        raise InputError(f"promote: rung {options.rung} of only {len(standings.rungs) - 1}")
+    left = [trial.label for trial in standings.left(options.label, options.rung)]
+    write_json(
+        Layout(options.results).promoted(study.name, options.label, options.rung), {"trials": left}
+    )
+
+
+def choose(options: argparse.Namespace) -> None:
+    from fedgloss.files import write_text
+    from fedgloss.study.choosing import to_yaml
+    from fedgloss.study.standings import Standings
+
+    study = _study(options)
+    text = to_yaml(Standings(study, options.results))
+    write_text(Layout(options.results).chosen(study.name), text)
 
 
 def table(options: argparse.Namespace) -> None:

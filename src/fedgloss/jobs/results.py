@@ -10,7 +10,9 @@ import torch
 
 from fedgloss.engine.assembly import Result
 from fedgloss.engine.flat import parameter_shapes, unflatten
+from fedgloss.engine.rounds import Run
 from fedgloss.files import sha256, write_json, write_text
+from fedgloss.jobs.cells import CellFiles
 from fedgloss.study.settings import Settings, kept
 from fedgloss.tensors import save_tensors
 
@@ -52,8 +54,8 @@ def write_results(
         {
             "status": result.status,
             "diverged_in": result.diverged_in,
-            "accuracy": _mean_accuracy(result, end - training["last"], end),
-            "accuracy_at_half": _mean_accuracy(result, half - training["last"], half),
+            "accuracy": mean_accuracy(result, end, training["last"]),
+            "accuracy_at_half": mean_accuracy(result, half, training["last"]),
             "accuracy_by_class": by_class,
             "settings": settings.to_json(),
             "parameters": result.w.numel(),
@@ -67,13 +69,37 @@ def write_results(
     )
 
 
-def _mean_accuracy(result: Result, after: int, until: int) -> float | None:
+def write_pause(
+    file: Path, cell: CellFiles, run: Run, rounds: int, inputs: Mapping[str, str]
+) -> None:
+    """Write what a run is worth that paused after so many rounds, as if it had ended there."""
+    diverged = run.diverged_in is not None
+    write_json(
+        file,
+        {
+            "status": "diverged" if diverged else "completed",
+            "rounds": rounds,
+            "accuracy": None
+            if diverged
+            else mean_accuracy(run, rounds, cell.settings.training["last"]),
+            "settings": cell.settings.to_json(),
+            "code": cell.code,
+            "inputs": inputs,
+        },
+    )
+
+
+def mean_accuracy(run: Result | Run, until: int, last: int) -> float | None:
+    """The mean accuracy of the evaluated rounds among the last before `until`; None without any.
+
+    A run that diverged has none.
+    """
     values = [
         row["accuracy"]
-        for row in result.metrics
-        if "accuracy" in row and after < row["round"] <= until
+        for row in run.metrics
+        if "accuracy" in row and until - last < row["round"] <= until
     ]
-    return sum(values) / len(values) if values and result.status == "completed" else None
+    return sum(values) / len(values) if values and run.diverged_in is None else None
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

@@ -20,7 +20,7 @@ from fedgloss.algorithms.core import Algorithm
 from fedgloss.data.dataset import Dataset, load
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.assembly import Result, assemble, summary
-from fedgloss.engine.checkpoint import Checkpoints
+from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.clients import Pipeline
 from fedgloss.engine.evaluate import class_accuracies
 from fedgloss.engine.flat import check_model, flatten
@@ -35,9 +35,10 @@ from fedgloss.jobs.cells import (
     cell_test,
     check_same_shape,
     checked_weights,
+    is_trial,
     label_of,
 )
-from fedgloss.jobs.results import write_results
+from fedgloss.jobs.results import write_pause, write_results
 from fedgloss.jobs.signals import stop_on_signals
 
 OnRound = Callable[[int, Mapping[str, float] | None], None]
@@ -53,6 +54,8 @@ def train_cells(
     device: str = "auto",
     threads: int = 1,
     backend: str = "auto",
+    until: int | None = None,
+    paused: Sequence[Path] = (),
     watch: Callable[[str, int, float], OnRound] = lambda label, rounds, images: lambda t, row: None,
     on_row: Callable[[CellFiles, Mapping[str, float]], None] = lambda cell, row: None,
 ) -> list[Result]:
@@ -72,12 +75,16 @@ def train_cells(
     watch: makes, from a label, the rounds and the images a round, a function to call each round.
     on_row: gets each row of metrics as it comes.
 
+    until: pause after so many rounds, fewer than the settings have, with a checkpoint; the cells
+    then leave no results, but each what it is worth so far, in its file of `paused`.
+
     SIGTERM, SIGINT and SIGUSR1 end the runs after a checkpoint, with `Interrupted`.
     Raises InputError if the settings, the data or a partition are not usable.
     """
     check_same_shape(cells)
     with prepared(device, threads, cells[0].settings.precision) as use_device:
-        dataset = _on(load(data, verify=True), use_device)
+        test = not is_trial(cells[0].settings)
+        dataset = _on(load(data, verify=True, test=test), use_device)
         settings, training = cells[0].settings, cells[0].settings.training
         inputs = {"data": dataset.sha256}
         if weights is not None or settings.weights is not None:
@@ -115,11 +122,11 @@ def train_cells(
 
         images = [run.federation.images_a_round(course.batching) for run in runs]
         on_round = watch(label_of(cells), course.rounds, sum(images))
-        rounds_here = 0
+        rounds_here = rounds_done = 0
 
         def counted(t: int, rows: Sequence[Row]) -> None:
-            nonlocal rounds_here
-            rounds_here += 1
+            nonlocal rounds_here, rounds_done
+            rounds_here, rounds_done = rounds_here + 1, t
             on_round(t, _mean([row for row in rows if row]))
             for cell, row in zip(cells, rows, strict=True):
                 if row:
@@ -127,7 +134,20 @@ def train_cells(
 
         begun = time.monotonic()
         with stop_on_signals() as stop:
-            run_rounds(runs, plan, stop, counted)
+            try:
+                run_rounds(
+                    runs,
+                    plan,
+                    lambda: stop() or (until is not None and rounds_done >= until),
+                    counted,
+                )
+            except Interrupted:
+                if stop() or until is None or rounds_done < until:
+                    raise
+        if until is not None:
+            for cell, file, run, own_inputs in zip(cells, paused, runs, of_cells, strict=True):
+                write_pause(file, cell, run, until, own_inputs)
+            return []
         seconds = time.monotonic() - begun
         results = [summary(run, plan, model) for run in runs]
         for run in runs:  # whoever took a run over writes its results

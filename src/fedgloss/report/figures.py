@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 
 from fedgloss.errors import InputError
 from fedgloss.files import atomic
-from fedgloss.report import bars, classes, curves, density, flatness, gain, landscapes, lines
+from fedgloss.report import (
+    bars,
+    classes,
+    curves,
+    density,
+    flatness,
+    gain,
+    landscapes,
+    lines,
+    sweep_figure,
+)
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ KINDS = {
     "classes": Kind(classes.draw_classes, classes.caption),
     "landscape": Kind(landscapes.draw, landscapes.caption, landscapes.turned, "Turn it around"),
     "lines": Kind(lines.draw, lines.caption),
+    "sweep": Kind(sweep_figure.draw, sweep_figure.caption),
 }
 STYLE = Path(__file__).with_name("style.mplstyle")
 # Neither format may carry the date, nor the version of what drew it.

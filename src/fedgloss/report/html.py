@@ -27,9 +27,10 @@ from fedgloss.report.verdict import RULE
 from fedgloss.report.writing import texts
 from fedgloss.study.layout import Layout
 from fedgloss.study.schema.shown import Condition
+from fedgloss.study.standings import Standings
 
 if TYPE_CHECKING:
-    from fedgloss.study.study import Study
+    from fedgloss.study.study import Cell, Study
 
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
 MARKS = {"completed": "●", "diverged": "×", "outdated": "≠", "missing": "○"}
@@ -75,7 +76,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     style, ours = (_beside(name) for name in ("report.css", "report.js"))
     page = environment.get_template("report.html").render(
         study=study,
-        title=(study.asked.title or study.name) + part(found, study.cells),
+        title=(study.asked.title or study.name) + part(found, _needed(found)),
         note=study.asked.note,
         reading=list(_reading(found, numeric, judged)),
         outcomes=list(summary.OUTCOMES.values()),
@@ -146,15 +147,21 @@ def _reading(
     found: Results, tables: Iterable[Table], judged: Iterable[summary.Pair]
 ) -> Iterator[str]:
     """What was run and how it came out, in sentences."""
-    cells = found.study.cells
+    study, cells = found.study, _needed(found)
     states = Counter(map(found.status, cells))
-    labels = dict.fromkeys(names.algorithm(found.study, cell.algorithm) for cell in cells)
+    bases = {label: trial.base for label, trial in study.trials.items()}
+    searched = dict.fromkeys(bases.get(cell.algorithm, cell.algorithm) for cell in study.cells)
+    labels = dict.fromkeys(names.algorithm(study, label) for label in searched)
     data = dict.fromkeys(names.dataset(found.study, cell.dataset) for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
     yield (
-        f"{len(labels)} methods ({names.listed([*labels])}) on {names.listed([*data])},"
+        f"{f'{len(study.trials)} trials of ' if study.trials else ''}"
+        f"{len(labels)} method{'s' * (len(labels) > 1)} ({names.listed([*labels])})"
+        f" on {names.listed([*data])},"
         f" {len(seeds)} seed{'s' * (len(seeds) > 1)} each."
     )
+    if len(cells) < len(study.cells):
+        yield f"{len(study.cells) - len(cells)} runs of trials that were dropped need not be done."
     done = states["completed"] + states["diverged"]
     yield (
         (f"All {done} runs are done" if done == len(cells) else f"{done} of {len(cells)} are done")
@@ -172,6 +179,12 @@ def _reading(
         yield f"Verdicts on {verdicts.total()} numbers of the paper: {', '.join(counts)}."
     else:
         yield "The paper has no numbers for what was run here."
+
+
+def _needed(found: Results) -> list["Cell"]:
+    """The cells that are to be trained to their end: all but those of a sweep's dropped trials."""
+    standings = Standings(found.study, found.folder)
+    return [cell for cell in found.study.cells if not standings.is_dropped(cell)]
 
 
 def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:

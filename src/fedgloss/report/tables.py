@@ -14,6 +14,7 @@ from fedgloss.report import (
     methods,
     names,
     results,
+    sweep_table,
     values,
 )
 from fedgloss.report.definitions import snakemake
@@ -31,7 +32,7 @@ from fedgloss.report.published import published
 from fedgloss.report.results import Results, Summary
 from fedgloss.report.verdict import RULE, verdict
 from fedgloss.study.layout import HERE
-from fedgloss.study.schema.shown import ClaimsTable, LocalsTable
+from fedgloss.study.schema.shown import ClaimsTable, LocalsTable, SweepTable
 from fedgloss.study.schema.shown import TableOfMethods as Asked
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
         return claims.build(found, name, asked)
     if isinstance(asked, LocalsTable):
         return local_models.build(found, name, asked)
+    if isinstance(asked, SweepTable):
+        return sweep_table.build(found, name, asked)
     columns = _columns(study, asked)
     rows = tuple(_row(found, asked, label, columns) for label in asked.rows)
     rows = tuple(

@@ -214,8 +214,44 @@ def check_reports(study: "Study") -> None:
             _check_kind(study, where, entry)
 
 
+def check_halving(study: "Study") -> None:
+    """A rung comes before the end, and there is something to go by."""
+    halving = study.asked.sweep.halving if study.asked.sweep else None
+    if halving is None:
+        return
+    where = f"{study.file}: sweep.halving"
+    if halving.seeds and max(halving.seeds) >= len(study.asked.seeds):
+        raise InputError(
+            f"{where}.seeds: {max(halving.seeds)} of {len(study.asked.seeds)} seeds"
+            " are all; allowed: fewer"
+        )
+    for cell in study.cells:
+        training = study.settings(cell).training
+        for rounds in halving.rounds if cell.algorithm in study.trials else ():
+            if rounds >= training["rounds"]:
+                raise InputError(
+                    f"{where}.rounds: {rounds}, but {cell.condition} trains for"
+                    f" {training['rounds']}; allowed: fewer"
+                )
+            begin, end = rounds - training["last"], training["rounds"] - training["last"]
+            if rounds // training["evaluate_every"] * training["evaluate_every"] <= begin and (
+                rounds <= end
+            ):
+                raise InputError(
+                    f"{where}.rounds: {rounds}: nothing is evaluated in the last"
+                    f" {training['last']} rounds before it; allowed: multiples of"
+                    f" training.evaluate_every, {training['evaluate_every']}"
+                )
+
+
 def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
     """A table or figure may only show what its cells will have."""
+    if (entry.kind == "sweep") != bool(study.asked.sweep):
+        allowed = "sweep" if study.asked.sweep else "a study with the section sweep"
+        why = "trials see no test images" if study.asked.sweep else "nothing is searched here"
+        raise InputError(f"{where}.kind: {entry.kind}: {why}; allowed: {allowed}")
+    if entry.kind == "sweep" and len(study.cells_of(entry)) < len(study.cells):
+        raise InputError(f"{where}: a sweep is shown as a whole; leave out columns and rows")
     for column in entry.columns if entry.baseline else ():
         if not study.baselines(column, entry.baseline or ""):
             raise InputError(

@@ -200,7 +200,7 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
             parts.setdefault(cell, part)
     measured = _Measured(study, entries.values(), Layout(results))
     state = {cell: states.of(cell) for cell in cells}
-    done = {cell for cell in cells if state[cell] in ("done", "diverged")}
+    done = {cell for cell in cells if state[cell] in ("done", "diverged", "dropped")}
     done |= {cell for cell in cells if state[cell] == "without models" and measured.is_there(cell)}
     left = {*cells} - done
     for cell in cells:

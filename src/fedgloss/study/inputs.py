@@ -84,7 +84,10 @@ def partition_arguments(definition: Dataset, alpha: str) -> dict[str, Any]:
 def partition_options(arguments: Mapping[str, Any]) -> list[str]:
     """The command line of `fedgloss partition`, without the folders."""
     keys = ("scheme", "clients", "alpha", "seed", "file")
-    return [f"--{key}={arguments[key]}" for key in keys if key in arguments]
+    options = [f"--{key}={arguments[key]}" for key in keys if key in arguments]
+    if held_out := arguments.get("held_out"):
+        options += [f"--held-out={held_out['share']}", f"--held-out-seed={held_out['seed']}"]
+    return options
 
 
 def data_folder(name: str, definition: Dataset, shared: Dataset | None) -> str:

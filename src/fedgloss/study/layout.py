@@ -68,6 +68,21 @@ class Layout:
         folder = self.checkpoints(study, cell)
         return folder.with_name(f"{folder.name}.owner")
 
+    def paused(self, study: str, cell: object, rounds: int | str) -> Path:
+        """What a trial's run was worth as it paused after so many rounds."""
+        return self._sweep(study) / str(cell) / f"round-{rounds}.json"
+
+    def promoted(self, study: str, base: str, rung: int | str) -> Path:
+        """Which trials of a label reach a rung (1: those that the first one kept)."""
+        return self._sweep(study) / f"{base}.rung-{rung}.json"
+
+    def chosen(self, study: str) -> Path:
+        """The settings that a study's sweep has chosen, for another study to take."""
+        return self._sweep(study) / "chosen.yaml"
+
+    def _sweep(self, study: str) -> Path:
+        return self.results / "sweeps" / study
+
     def hessian(self, study: str, cell: object) -> Path:
         """The Hessian eigenvalues at a cell's model."""
         return self._analysis(study, cell) / "hessian.json"
@@ -92,7 +107,7 @@ class Layout:
         if not file.is_relative_to(self.results):
             return None
         kind, *below = file.relative_to(self.results).parts or ("",)
-        if kind in ("runs", "analysis", "tables", "figures") and len(below) > 1:
+        if kind in ("runs", "analysis", "sweeps", "tables", "figures") and len(below) > 1:
             return below[0]
         return file.stem if kind == "report" and file.suffix == ".html" else None
 

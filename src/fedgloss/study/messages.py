@@ -19,6 +19,7 @@ from fedgloss.study.study import Cell, Study
 
 KINDS = {
     "train": "metrics.csv",
+    "pause": "round-*.json",
     "hessian": "hessian.json",
     "locals": "locals.json",
     "landscape": "landscape-*.csv",
@@ -40,19 +41,25 @@ class Messages:
     """The lines to show for these jobs, by Snakemake's number; each method returns the next."""
 
     def __init__(self, study: Study, jobs: Mapping[int, Planned]) -> None:
-        self.study, self.jobs = study, jobs
+        self.study, self.jobs = study, dict[int, Planned]()
         self.states = States(study, HERE.results)
-        by_path = {str(cell): cell for cell in study.cells}
-        self.cells = {
-            number: [by_path["/".join(Path(file).parts[-6:-1])] for file in _files(job)]
-            for number, job in jobs.items()
-        }
-        self.costs = {number: [*self._priced(number)] for number in jobs}
-        self.to_train = sum(len(self.cells[n]) for n, job in jobs.items() if job.rule == "train")
-        self.trained = 0
+        self.by_path = {str(cell): cell for cell in study.cells}
+        self.cells: dict[int, list[Cell]] = {}
+        self.costs: dict[int, list[estimate.Job]] = {}
+        self.to_train = self.trained = 0
+        self.add(jobs)
         self.begun = time.monotonic()
         self.running: set[int] = set()
         self.ended: set[int] = set()
+
+    def add(self, jobs: Mapping[int, Planned]) -> None:
+        """Take note of further jobs: which trials a sweep trains to the end is found on the way."""
+        for number, job in jobs.items():
+            self.jobs[number] = job
+            paths = ["/".join(Path(file).parts[-6:-1]) for file in _files(job)]
+            self.cells[number] = [self.by_path[path] for path in paths]
+            self.costs[number] = [*self._priced(number)]
+            self.to_train += len(paths) if job.rule == "train" else 0
 
     def plan(self, dryrun: bool) -> Iterator[str]:
         """How long it will take; of a dry run also the parts, and which data are missing."""
@@ -114,12 +121,15 @@ class Messages:
     def _priced(self, number: int) -> Iterator[estimate.Job]:
         """What a job costs: each cell that it trains, what a checkpoint spares left out."""
         cells, kind = self.cells[number], self.jobs[number].rule
-        if kind == "train":
+        if kind in ("train", "pause"):
             for cell in cells:
                 done = 0
                 with contextlib.suppress(InputError):  # what cannot be read spares nothing
                     done = estimate.rounds_done(self.states, cell)
-                yield estimate.job(self.study, kind, cell, rounds_done=done)
+                if kind == "pause":  # what comes after it is not this job's
+                    rounds = int(self.jobs[number].wildcards["rounds"])
+                    done += self.study.settings(cell).training["rounds"] - rounds
+                yield estimate.job(self.study, "train", cell, rounds_done=done)
         elif cells:
             yield estimate.job(self.study, kind, cells[0], cells=len(cells))
 

@@ -29,6 +29,7 @@ LIMITS = {
     "greater_than_equal": "be at least {ge:g}",
     "greater_than": "be greater than {gt:g}",
     "less_than_equal": "be at most {le}",
+    "less_than": "be less than {lt:g}",
     "too_short": "have at least {min_length} entry",
     "string_too_short": "have at least {min_length} character",
     "string_too_long": "have at most {max_length} characters",

@@ -17,7 +17,8 @@ from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.constants import MethodConstants
-from fedgloss.study.settings import Settings, Training, check_keep, check_last, round_of
+from fedgloss.study.settings import Settings, Training, check_keep, check_last, one_text, round_of
+from fedgloss.study.sweep import base_of
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -80,7 +81,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         raise InputError(f"{where}: {error}") from None
     for name in ("lr", "weight_decay", "clip"):
         if name in training:
-            training[name] = _one_text(training[name])
+            training[name] = one_text(training[name])
     return Settings(
         dataset=cell.dataset,
         alpha=cell.alpha,
@@ -91,7 +92,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
         algorithm=cell.algorithm,
         method=method,
         variants=variants,
-        hyperparameters={k: _one_text(v) for k, v in hyperparameters.items()},
+        hyperparameters={k: one_text(v) for k, v in hyperparameters.items()},
         training=cast(Training, training),
         precision=study.asked.precision,
         seed=cell.seed,
@@ -102,7 +103,7 @@ def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
     """The keys that nothing gives a cell: of `training`, and of its hyperparameters."""
     training, given = training_of(study, cell), _hyperparameters(study, cell)
     _, algorithm = study.algorithm(cell)
-    below = f"algorithms.{cell.algorithm}.hyperparameters"
+    below = f"algorithms.{base_of(cell.algorithm)}.hyperparameters"
     needed = [name for name in Training.__annotations__ if name in Training.__required_keys__]
     return [f"training.{name}" for name in needed if name not in training], [
         f"{below}.{name}"
@@ -155,6 +156,8 @@ def partition(study: "Study", dataset: str, alpha: str) -> dict[str, Any]:
     if arguments["scheme"] not in ("file", "natural") and "clients" not in arguments:
         cell = study.select(dataset=dataset, alpha=alpha)[0]
         arguments["clients"] = training_of(study, cell)["clients"]
+    if study.asked.sweep:
+        arguments["held_out"] = study.asked.sweep.held_out.model_dump()
     return arguments
 
 
@@ -191,13 +194,11 @@ def _data(definition: schema.Dataset) -> dict[str, Any]:
 def _cut(study: "Study", dataset: str, alpha: str) -> dict[str, Any]:
     """What decides a partition, wherever its file lies."""
     arguments = partition(study, dataset, alpha)
+    drawn = arguments["scheme"] not in ("file", "natural")
+    keys = ("scheme", "clients", "seed") if drawn else ("scheme",)
+    cut = {key: arguments[key] for key in keys}
     if arguments["scheme"] == "file":
-        return {"scheme": "file", "sha256": [*study.splits[dataset, alpha].sha256]}
-    if arguments["scheme"] == "natural":
-        return {"scheme": "natural"}
-    return {key: arguments[key] for key in ("scheme", "clients", "seed")}
-
-
-def _one_text(number: float) -> float:
-    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+        cut["sha256"] = [*study.splits[dataset, alpha].sha256]
+    if "held_out" in arguments:
+        cut["held_out"] = arguments["held_out"]
+    return cut

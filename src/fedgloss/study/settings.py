@@ -156,6 +156,11 @@ def check_keep(where: str, training: Mapping[str, Any]) -> None:
             )
 
 
+def one_text(number: float) -> float:
+    """1.0 and 1 are one number: let them be one text, too, in settings and manifests."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def _check_finite(where: str, value: Any) -> None:
     """InputError for NaN and infinity, which no manifest could hold, at any depth."""
     if isinstance(value, Mapping):

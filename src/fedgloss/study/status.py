@@ -13,6 +13,7 @@ from fedgloss.files import parse_json
 from fedgloss.records import STATUS
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, harm, read_manifest, whole
+from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
 STATES = {
@@ -23,6 +24,7 @@ STATES = {
     "interrupted": "!",
     "missing": "·",
     "without models": "○",
+    "dropped": "–",
 }
 SILENT = 900
 """Seconds after which a run on another machine counts as ended: it writes every 300."""
@@ -38,16 +40,19 @@ class States:
     def __init__(self, study: Study, results: Path) -> None:
         self.study, self.layout = study, Layout(results)
         self.expected = Expectations(study, results)
+        self.standings = Standings(study, results)
 
     def of(self, cell: Cell) -> str:
         """What has become of a cell, a key of STATES.
 
         done; diverged; without models (imported so: done for tables and curves); outdated (no
-        longer the study's, or not whole); or how far it got.
+        longer the study's, or not whole); dropped (its trial need not go on); or how far it got.
         """
         manifest = self._manifest(cell)
         if manifest is None:
-            return self._begun(cell)
+            begun = self._begun(cell)
+            stays = begun != "running" and self.standings.is_dropped(cell)
+            return "dropped" if stays else begun
         if self._fault(cell, manifest):
             return "outdated"
         if manifest["status"] == "diverged":
@@ -167,7 +172,8 @@ def grid(study: Study, results: Path) -> str:
     width = max(map(len, conditions), default=0)
     lines = [f"{condition:<{width}}  {'  '.join(marks)}" for condition, marks in conditions.items()]
     counts = [*found.values()]
-    totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in STATES.items())
+    shown = {n: mark for n, mark in STATES.items() if n in counts or n != "dropped"}
+    totals = ", ".join(f"{counts.count(name)} {name} {mark}" for name, mark in shown.items())
     return "\n".join(
         [
             *lines,

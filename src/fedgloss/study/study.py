@@ -13,7 +13,7 @@ from fedgloss import fingerprint
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, read_json
-from fedgloss.study import checking, inputs, resolving, views
+from fedgloss.study import checking, chosen, inputs, resolving, sweep, views
 from fedgloss.study.cells import Cell, cells_of_grid
 from fedgloss.study.claims import measured_in
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
@@ -47,8 +47,17 @@ class Study:
 
     @cached_property
     def asked(self) -> schema.Study:
-        """The same as types, with defaults."""
-        return validate(self.config, schema.Study, self.file)
+        """The same as types, with defaults, and with the trials of its sweep as labels."""
+        return sweep.spelled_out(self._written, self.trials)
+
+    @cached_property
+    def trials(self) -> dict[str, sweep.Trial]:
+        """The trials of its sweep, if it has one, by the labels of their cells."""
+        return sweep.trials(self._written, self.file)
+
+    @cached_property
+    def _written(self) -> schema.Study:
+        return chosen.included(validate(self.config, schema.Study, self.file), self.file)
 
     @property
     def hessian(self) -> schema.Hessian:
@@ -273,14 +282,16 @@ def load_study(file: Path | str) -> Study:
 
 def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
     """Check a study that has been read already; `file` is the name to blame."""
-    asked = validate(config, schema.Study, file)
-    cells, weights = cells_of_grid(asked, file), dict(checking.weights(asked, file))
-    study = Study(asked.study, file, config, constants(), cells, weights, given=given)
+    name = validate(config, schema.Study, file).study
+    study = Study(name, file, config, constants(), (), given=given)
+    cells, weights = cells_of_grid(study.asked, file), dict(checking.weights(study.asked, file))
+    study = replace(study, cells=cells, weights=weights)
     checking.check_names(study)
     study = replace(study, splits=dict(checking.splits(study)))
     checking.check_nothing_missing(study)
     for cell in study.cells:
         checking.check_clients(study, cell)
+    checking.check_halving(study)
     checking.check_reports(study)
     return study
 

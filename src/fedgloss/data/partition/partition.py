@@ -5,7 +5,7 @@ the dataset the indices belong to.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedgloss.data.dataset import Dataset, layout
 from fedgloss.data.partition import generators
 from fedgloss.errors import InputError
 from fedgloss.files import atomic, read_json, write_text
+from fedgloss.rng import Stream
 
 FORMAT = 1
 SMALLEST, LARGEST = Decimal("1e-9"), Decimal("1e9")
@@ -38,12 +39,41 @@ class Partition:
     Attributes
       clients   one int64 tensor of indices into the training images per client, each sorted
       test      the indices of the test images to use (a split file may name them), or None for all
+      held_out  the indices of training images that no client trains on, each of some client's
+                share; or None
       manifest  the rest of partition.json: scheme, alpha, seed, sizes, labels, statistics, hashes
     """
 
     clients: tuple[torch.Tensor, ...]
     test: torch.Tensor | None
+    held_out: torch.Tensor | None
     manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """That every client keeps a share of its images (above 0, below 1) out of its training."""
+
+    share: float
+    seed: int = 0
+    """Of the draw of which images these are."""
+
+    def split(self, parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """What each client trains on, and the images that are held out of all clients' together.
+
+        Of n images a client keeps round(share * n) out, but trains on one at least. InputError
+        where nobody has enough images to keep any out.
+        """
+        kept, out = [], []
+        for client, part in enumerate(parts):
+            count = min(round(self.share * len(part)), len(part) - 1)
+            order = Stream(self.seed, "held out", client=client).permutation(len(part))
+            out.append(part[order[:count]])
+            kept.append(part[np.sort(order[count:])])
+        held_out = np.sort(np.concatenate(out))
+        if not len(held_out):
+            raise InputError(f"held_out: a share of {self.share:g} is no image of any client")
+        return kept, held_out
 
 
 def make_partition(
@@ -55,6 +85,7 @@ def make_partition(
     alpha: str | None = None,
     seed: int = 0,
     file: Path | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Write the partition `out` (JSON).
 
@@ -67,12 +98,14 @@ def make_partition(
     alpha    a decimal number as text for the dirichlet schemes; which of the authors' files for
              file; for the others only recorded
     seed     of the draws; nothing is drawn for natural and file
+    held_out what each client keeps out of its training, if anything
     Raises InputError, with the reason, for a request that cannot be met.
     """
     if scheme not in SCHEMES:
         raise InputError(f"scheme: {scheme!r} is unknown (allowed: {', '.join(SCHEMES)})")
     labels = dataset.train_labels.numpy()
     test: np.ndarray | None = None
+    kept_out: np.ndarray | None = None
     notes: dict[str, Any] = {}
     if scheme == "file":
         from fedgloss.data.partition.splits import read
@@ -96,6 +129,9 @@ def make_partition(
         "test_images": len(dataset.test_labels),
     }
     _check(file or out, parts, test, belongs_to)
+    if held_out is not None:
+        parts, kept_out = held_out.split(parts)
+        notes["held_out"] = {**asdict(held_out), "images": kept_out.tolist()}
     record = {
         "format": FORMAT,
         "dataset": belongs_to,
@@ -104,7 +140,7 @@ def make_partition(
         "seed": seed,
         **notes,
         **describe(parts, labels, len(dataset.classes)),
-        "sha256": _digest(parts, test),
+        "sha256": _digest(parts, test, kept_out),
         "test": None if test is None else test.tolist(),
         "clients": [part.tolist() for part in parts],
     }
@@ -179,9 +215,10 @@ def describe(parts: list[np.ndarray], labels: np.ndarray, classes: int) -> dict[
     }
 
 
-def _digest(parts: list[np.ndarray], test: np.ndarray | None) -> str:
+def _digest(parts: list[np.ndarray], test: np.ndarray | None, held_out: np.ndarray | None) -> str:
     digest = hashlib.sha256()
-    for indices in [*parts, np.zeros(0, dtype=np.int64) if test is None else test]:
+    more = [] if held_out is None else [held_out]
+    for indices in [*parts, np.zeros(0, dtype=np.int64) if test is None else test, *more]:
         digest.update(np.array([len(indices), *indices], dtype="<i8").tobytes())
     return digest.hexdigest()
 
@@ -200,14 +237,16 @@ def load_partition(path: Path, dataset: Dataset | None = None) -> Partition:
             )
         if dataset is not None:
             sizes = {"train_images": len(dataset.train_labels)}
-            sizes["test_images"] = len(dataset.test_labels)
+            if len(dataset.test_labels):  # none were loaded of a data set for a sweep
+                sizes["test_images"] = len(dataset.test_labels)
             if any(record["dataset"][key] != size for key, size in sizes.items()):
                 raise InputError(f"{path}: dataset: not the numbers of images that it has")
         parts = [np.array(part) for part in record.pop("clients")]
         test = record.pop("test")
         test = None if test is None else np.array(test)
-        _check(path, parts, test, record["dataset"])
-        if record["sha256"] != _digest(parts, test):
+        held_out = np.array(record["held_out"]["images"]) if "held_out" in record else None
+        _check(path, [*parts, *([] if held_out is None else [held_out])], test, record["dataset"])
+        if record["sha256"] != _digest(parts, test, held_out):
             raise InputError(f"{path}: the indices differ from their SHA-256; make it again")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -216,6 +255,7 @@ def load_partition(path: Path, dataset: Dataset | None = None) -> Partition:
     return Partition(
         clients=tuple(torch.from_numpy(part) for part in parts),
         test=None if test is None else torch.from_numpy(test),
+        held_out=None if held_out is None else torch.from_numpy(held_out),
         manifest=record,
     )
 

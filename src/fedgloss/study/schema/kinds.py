@@ -123,6 +123,7 @@ Norm = Annotated[
         json_schema_extra={"type": ["number", "null"]},
     ),
 ]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_finite)]
 Factor = Annotated[float, Field(ge=1), BeforeValidator(_finite)]
 Alpha = Annotated[
     str,
@@ -173,6 +174,9 @@ SplitFile = Annotated[
         description="file: the split to import, or the folder of the authors' splits; Snakemake"
         " does not take { } < > in the path of an input",
     ),
+]
+ChosenFile = Annotated[
+    str, Field(min_length=1, pattern=r"^[^\x00]*$", description="a file that a sweep has written")
 ]
 WeightsFile = Annotated[
     str,

@@ -324,9 +324,23 @@ class LinesFigure(Shown):
         return ()
 
 
+class SweepTable(Shown):
+    """The trials of a sweep, label by label, and which was chosen."""
+
+    kind: Literal["sweep"]
+
+
+class SweepFigure(Shown):
+    """How accuracy on held-out images follows the settings that were searched."""
+
+    kind: Literal["sweep"]
+
+
 TableOfMethods = MethodsTable | CommunicationTable | CostsTable
 """Whose rows are methods, and whose columns are conditions."""
-Table = Annotated[TableOfMethods | LocalsTable | ClaimsTable, Field(discriminator="kind")]
+Table = Annotated[
+    TableOfMethods | LocalsTable | ClaimsTable | SweepTable, Field(discriminator="kind")
+]
 Figure = Annotated[
     CurvesFigure
     | EigenvaluesFigure
@@ -335,6 +349,7 @@ Figure = Annotated[
     | FlatnessFigure
     | ClassesFigure
     | LandscapeFigure
-    | LinesFigure,
+    | LinesFigure
+    | SweepFigure,
     Field(discriminator="kind"),
 ]

@@ -7,6 +7,7 @@ from pydantic import Field
 from fedgloss.study.schema.kinds import (
     Alpha,
     Augmentation,
+    ChosenFile,
     Count,
     Display,
     Fingerprint,
@@ -34,6 +35,7 @@ from fedgloss.study.schema.kinds import (
     WeightsFile,
 )
 from fedgloss.study.schema.shown import Figure, Table
+from fedgloss.study.schema.sweep import Sweep
 
 
 class Partition(Model):
@@ -165,7 +167,9 @@ class Study(Model):
     training: Training = Training()
     precision: Literal["float32", "tf32", "tf32x3", "float16", "bfloat16"] = "float32"
     algorithms: dict[Name, Algorithm] = Field(default_factory=dict)
+    chosen: ChosenFile | None = None
     models: dict[Name, LabelledModel] = Field(default_factory=dict)
+    sweep: Sweep | None = None
     grid: Listed[Block]
     same_code: dict[Fingerprint, Text] = Field(default_factory=dict)
     hessian: Hessian = Hessian()
