@@ -58,9 +58,10 @@ def draw(found: Results, asked: SweepFigure) -> Figure:
 def _response(panel: Axes, known: Sequence[Standing], axis: "Axis", colours: Sequence[str]) -> None:
     """Each trial's accuracy, with its interval, over its value on one axis."""
     values = [one.trial.point[axis] for one in known]
-    words = [*dict.fromkeys(str(value) for value in values)]
     numbers = [value for value in values if not isinstance(value, str)]
-    places = numbers if len(numbers) == len(values) else [words.index(str(v)) for v in values]
+    i = [*known[0].trial.point].index(axis)
+    words = {one.trial.places[i]: str(value) for one, value in zip(known, values, strict=True)}
+    places = numbers or [one.trial.places[i] for one in known]
     for place, one, colour in zip(places, known, colours, strict=True):
         front = 4 if colour == CHOSEN else 3
         panel.errorbar(
@@ -68,7 +69,8 @@ def _response(panel: Axes, known: Sequence[Standing], axis: "Axis", colours: Seq
         )
     panel.set_xlabel(axis[1])
     if not numbers:
-        panel.set_xticks(range(len(words)), words)
+        panel.set_xticks([*words], [*words.values()])
+        panel.set_xlim(min(words) - 0.5, max(words) + 0.5)
     elif is_wide([float(number) for number in numbers]) or _is_geometric(numbers):
         panel.set_xscale("log")
         panel.set_xlabel(f"{axis[1]} (log scale)")
