@@ -70,6 +70,11 @@ def test_the_note_says_how_far_off_a_trace_may_be(folder) -> None:
     assert "λ₁: largest eigenvalue of the Hessian" in text  # of which the trace is
 
 
+def test_nothing_is_said_of_errors_where_nothing_is_there(tmp_path) -> None:
+    text = to_markdown(tables.build(with_table("trace", "lambda1_share"), "one", tmp_path))
+    assert "estimated from some products" in text and "standard error" not in text
+
+
 def test_a_density_has_a_peak_of_its_height_at_each_eigenvalue(folder) -> None:
     study = make_study()
     found = density(Results(study, folder), cell_of(study, "fedavg"))

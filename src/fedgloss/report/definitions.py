@@ -69,10 +69,14 @@ def trace(found: Results, cells: Iterable["Cell"]) -> str:
     traces = [h["trace"] for h in map(found.hessian, cells) if h and h.get("trace")]
     products = " or ".join(f"{count:,}" for count in sorted({t["products"] for t in traces}))
     errors = [t["standard_error"] / abs(t["trace"]) for t in traces if t["trace"]]
-    error = f"; the standard error of an estimate is at most {100 * max(errors):.2g} % of it"
     return (
         f"sum of all eigenvalues of the same Hessian, estimated from {products or 'some'} products"
-        f" with random vectors{error if errors else ''}"
+        " with random vectors"
+        + (
+            f"; the standard error of an estimate is at most {100 * max(errors):.2g} % of it"
+            if errors
+            else ""
+        )
     )
 
 
