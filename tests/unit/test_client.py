@@ -83,8 +83,9 @@ def test_a_client_by_itself_answers_as_in_its_cohort(method, variants):
             [(W, c)] = train_together([exchange], whole.gradients)
             state, up = exchange.finish(W, c)
             for i in range(PARTICIPANTS):
-                own_state, own_up = by_itself(whole, exchange, purpose, i)
+                own_state, own_up, gradients = by_itself(whole, exchange, purpose, i)
                 assert_same(own_up, up, i)
+                assert gradients == exchange.evaluations
                 kept = {name: own_state[name] for name in whole.algorithm.client_state}
                 assert_same(kept, {name: state[name] for name in kept}, i)
             try:

@@ -48,11 +48,11 @@ def answer(
     gradients: Gradients,
     batching: Batching,
     pipeline: Pipeline | None = None,
-) -> tuple[Named, Named]:
+) -> tuple[Named, Named, float]:
     """Train client k from the message it got; returns its new state and its message.
 
     federation: with the data that `alone` makes. down: [1, 1, ...]. c: the state it kept, each
-    [1, 1, P].
+    [1, 1, P]. The number is of mini-batch gradients computed for each local step.
     """
     like = down.w[..., :0]
     data, m = federation.data, len(federation.data.indices)
@@ -70,4 +70,4 @@ def answer(
     ).replace(n=call.n)
     exchange = Exchange(federation.algorithm, cohort, down, c, h, [federation.rates])
     [(W, c)] = train_together([exchange], gradients)
-    return exchange.finish(W, c)
+    return *exchange.finish(W, c), exchange.evaluations

@@ -202,7 +202,10 @@ class Simulation(Server):
 
         c, up, down, evaluated = yield from self._exchange(cohort, s, c, h)
         sent.append((down, up))
-        self.aggregate(sent, s, h)
+        self.aggregate(down, up, s, h)
+        # Nothing of a caller's own is called from here on: a round is done whole or not at all.
+        for messages in sent:
+            self._count(*messages)
         for name, state in self.clients.items():
             state.scatter(draw.rows, c[name])
         self.note_round(down.w, self.locals[1], h)
@@ -258,6 +261,14 @@ class Simulation(Server):
         self.locals = (self.locals[0], W)
         c, up = exchange.finish(W, c)
         return c, up, down, exchange.evaluations
+
+    def _count(self, down: Named, up: Named) -> None:
+        """Count what crosses the network, where there is one."""
+        if not self.algorithm.pooled:
+            S, K = self.locals[1].shape[:2]
+            for measured in self.measured:
+                measured.bytes_down += K * sum(map(_bytes, down.values())) // S
+                measured.bytes_up += sum(map(_bytes, up.values())) // S
 
 
 def round_facts(
@@ -337,3 +348,7 @@ def _numbers(
         return torch.tensor(float(values[0]), dtype=dtype, device=device)
     numbers = [float(value) for value in values]
     return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -39,17 +39,10 @@ class Server:
         down = self.algorithm.broadcast(self.w, s, h)
         return down if start is None else down.replace(w=start)
 
-    def aggregate(self, sent: Sequence[tuple[Named, Named]], s: Named, h: Named) -> None:
-        """The new global model and state (l. 22-24), from the last of the round's exchanges.
-
-        sent: of each exchange the messages down [S, 1, ...] and up [S, K, ...]; all are counted,
-        for the participants that `locals` has.
-        """
-        w, s = self.algorithm.aggregate(self.w, *sent[-1], s, h)
-        # Nothing of a caller's own is called from here on: a round is done whole or not at all.
-        self.w, self.s = w, s
-        for down, up in sent:
-            self._count(down, up)
+    def aggregate(self, down: Named, up: Named, s: Named, h: Named) -> None:
+        """The new global model and state (l. 22-24), from the messages down [S, 1, ...] and up
+        [S, K, ...]. Nothing is changed where the method fails."""
+        self.w, self.s = self.algorithm.aggregate(self.w, down, up, s, h)
 
     def note_round(self, sent_w: Tensor, trained: Tensor, h: Named) -> None:
         """Measure an aggregated round. sent_w: the model that its clients started from, [S, 1, P].
@@ -89,15 +82,3 @@ class Server:
         self.t, self.w, self.previous = t, stacked("w"), stacked("previous")
         self.diverged_in = stacked("diverged_in")
         self.s = Named(**{name: stacked(f"server.{name}") for name in self.s})
-
-    def _count(self, down: Named, up: Named) -> None:
-        """Count what crosses the network, where there is one."""
-        if not self.algorithm.pooled:
-            S, K = self.locals[1].shape[:2]
-            for measured in self.measured:
-                measured.bytes_down += K * sum(map(_bytes, down.values())) // S
-                measured.bytes_up += sum(map(_bytes, up.values())) // S
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
