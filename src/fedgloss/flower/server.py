@@ -96,9 +96,7 @@ def serve(
     check_choice("sampling", sampling, SAMPLINGS)
     check_choice("failures", failures, FAILURES)
     if sampling == "flower" and not isinstance(participants, int):
-        raise InputError(
-            "sampling: 'flower' draws the participants; not used together with schedule"
-        )
+        raise InputError("sampling: 'flower' draws participants; not used together with schedule")
     nodes = m if min_available is None else min_available
     if not isinstance(nodes, int) or not 1 <= nodes <= m:
         raise InputError(f"min_available: {nodes!r:.40} is not an integer from 1 to {m}")
