@@ -197,7 +197,7 @@ def test_a_node_is_killed_in_round_4_and_is_back_in_round_6(federation):
     torch.testing.assert_close(found["history"], same.history, rtol=1e-5, atol=1e-5)
     for name in ("sigma", "delta"):
         torch.testing.assert_close(found[name], same.state[name], rtol=1e-5, atol=1e-5)
-    said = (federation.folder / "link.log").read_text()
+    said = (reports / "log").read_text()
     assert "round 4 of 8, 3 of 4 answered" in said
     assert "round 5 of 8, 3 of 4 answered" in said
     assert "client 2 had lost its state and began from zero" in said

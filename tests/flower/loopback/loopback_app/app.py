@@ -1,5 +1,6 @@
 """Both sides of the app. What the server reports, and waits for, are files in a folder."""
 
+import logging
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -29,6 +30,7 @@ server = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     config, given = context.run_config, deployment(context)
     folder = Path(str(config["folder"]))
+    logging.getLogger("flwr").addHandler(logging.FileHandler(folder / "log"))
     pauses = [int(t) for t in str(config["pause-after"]).split()]
 
     def after_round(t: int, row) -> None:
