@@ -105,7 +105,26 @@ def test_a_node_that_was_started_again_has_lost_its_state_and_says_so(said):
     grid, deployment, *_ = on_grid()
     result = run(grid, deployment, on_round=lambda t, row: grid.restart(3) if t == 1 else None)
     assert result.participants == [0, 1, 2, 3]
-    assert said().count("client 3 had lost its state and began from zero") == 1
+    assert said().count("client 3 has lost its state and began from zero") == 1
+
+
+def test_a_lost_state_stops_a_run_that_is_to_stop_at_a_failure():
+    grid, deployment, *_ = on_grid()
+    restart = {1: lambda: grid.restart(3)}
+    with pytest.raises(Stopped, match=r"^round 2: client 3 has lost its state$"):
+        run(
+            grid,
+            deployment,
+            failures="stop",
+            on_round=lambda t, row: restart.get(t, lambda: None)(),
+        )
+
+
+@pytest.mark.parametrize("variants", ["recommended", "dual_in_step1"])
+def test_a_lost_state_is_said_once_also_in_two_exchanges(variants, said):
+    grid, deployment, *_ = on_grid("naivefedgloss", variants=variants)
+    run(grid, deployment, on_round=lambda t, row: grid.restart(3) if t == 1 else None)
+    assert said().count("client 3 has lost its state and began from zero") == 1
 
 
 def test_nothing_is_lost_where_a_method_keeps_nothing(said):

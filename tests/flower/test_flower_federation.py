@@ -200,5 +200,5 @@ def test_a_node_is_killed_in_round_4_and_is_back_in_round_6(federation):
     said = (reports / "log").read_text()
     assert "round 4 of 8, 3 of 4 answered" in said
     assert "round 5 of 8, 3 of 4 answered" in said
-    assert "client 2 had lost its state and began from zero" in said
+    assert "client 2 has lost its state and began from zero" in said
     assert "round 6 of 8, 4 of 4 answered" in said

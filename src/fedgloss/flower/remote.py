@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from flwr.app import ArrayRecord
@@ -15,6 +16,25 @@ from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Settled
 from fedgloss.flower.exchange import LOG, Answer, Clients, Stopped
 from fedgloss.flower.records import check_shapes, pack, size, unpack
+
+
+class _Exchange(NamedTuple):
+    """What was sent, and what came back."""
+
+    down: Named
+    """As the clients got it."""
+    up: Named
+    """Side by side, each [1, K, ...]."""
+    h: Named
+    """The facts of the round, as they are of those who answered."""
+    ids: list[int]
+    """Who answered."""
+    lost: list[str]
+    """A line for each of them who had lost its state."""
+    gradients: float
+    """Mini-batch gradients computed for each local step."""
+    bytes_down: int
+    bytes_up: int
 
 
 class RemoteServer(Server):
@@ -41,55 +61,75 @@ class RemoteServer(Server):
     def play(self, clients: Clients, ids: Sequence[int], strict: bool) -> int:
         """One round with these clients; returns how many of them answered.
 
-        strict: a client without an answer stops the run. Raises Stopped, and changes nothing then.
+        strict: a client without an answer, or without its state, stops the run. Raises Stopped, and
+        changes nothing then.
         """
-        s, probe, invited, gradients = self.s, self.algorithm.probe, [*ids], 0.0
-        where, bytes_down, bytes_up = f"round {self.t + 1}", 0, 0
-        exchanges = [("probe", self.w)] if probe else []
-        for purpose, start in [*exchanges, ("batches", None)]:
-            with prepared(self.w.device):
-                h = self._facts(clients.samples, invited)
-                down = self.message(s, h, start)
-                record = pack(down, self.settled.wire)
-                # The method goes on from what the clients got, rounded or not.
-                down = unpack(record, self.w[0, :, :0], self.settled.wire)
-                expected = self._expected(down, h)
-            answers = clients.exchange(
-                record, self._told(purpose, invited, h), self._reader(expected), self.t
+        s, probe, exchanges = self.s, self.algorithm.probe, []
+        if probe:
+            first = self._exchange(clients, "probe", s, ids, strict, start=self.w)
+            exchanges.append(first)
+            s = s.replace(**{probe.into: mean(first.down.w - first.up.w, first.h.p)})
+            ids = first.ids
+        last = self._exchange(clients, "batches", s, ids, strict)
+        exchanges.append(last)
+        if probe and len(last.ids) < len(ids):
+            gone = ", ".join(str(k) for k in ids if k not in last.ids)
+            raise Stopped(
+                f"round {self.t + 1}: {self.algorithm.name} needs the same clients in both"
+                f" exchanges of a round, and client {gone} did not answer the second"
             )
-            if strict and len(answers) < len(invited):
-                raise Stopped(f"{where}: {'; '.join(clients.faults)}")
-            if not answers:
-                raise Stopped(f"{where}: no client answered: {'; '.join(clients.faults)}")
-            if purpose == "batches" and probe and len(answers) < len(invited):
-                gone = ", ".join(str(k) for k in invited if k not in answers)
-                raise Stopped(
-                    f"{where}: {self.algorithm.name} needs the same clients in both exchanges of a"
-                    f" round, and client {gone} did not answer the second"
-                )
-            bytes_down += size(record) * sum(k in clients.nodes for k in invited)
-            bytes_up += sum(answer.size for answer in answers.values())
-            gradients += max(answer.gradients for answer in answers.values())
-            invited = [*answers]
-            with prepared(self.w.device):
-                h, up = self._facts(clients.samples, invited), _joined(answers)
-                if probe and purpose == "probe":
-                    s = s.replace(**{probe.into: mean(down.w - up.w, h.p)})
         with prepared(self.w.device):
-            self.aggregate(down, up, s, h)
-            trained = up["w"] if "w" in up else down.w.expand(-1, len(invited), -1)
-            self.locals = ([invited], trained)
-            self.note_round(down.w, trained, h)
+            self.aggregate(last.down, last.up, s, last.h)
+            trained = last.up.get("w", last.down.w.expand(-1, len(last.ids), -1))
+            self.locals = ([last.ids], trained)
+            self.note_round(last.down.w, trained, last.h)
         [measured] = self.measured
-        measured.bytes_down += bytes_down
-        measured.bytes_up += bytes_up
-        measured.gradients_per_step = gradients
-        for k, answer in answers.items():
-            if answer.lost:
-                LOG.warning("fedgloss: client %d had lost its state and began from zero", k)
-        self.counted[invited] = self.t
+        measured.bytes_down += sum(exchange.bytes_down for exchange in exchanges)
+        measured.bytes_up += sum(exchange.bytes_up for exchange in exchanges)
+        measured.gradients_per_step = sum(exchange.gradients for exchange in exchanges)
+        for line in exchanges[0].lost:
+            LOG.warning("fedgloss: %s and began from zero", line)
+        self.counted[last.ids] = self.t
         self.t += 1
-        return len(invited)
+        return len(last.ids)
+
+    def _exchange(
+        self,
+        clients: Clients,
+        purpose: str,
+        s: Named,
+        ids: Sequence[int],
+        strict: bool,
+        start: Tensor | None = None,
+    ) -> _Exchange:
+        """Send the method's message to these clients, and take what comes back; Stopped if nothing.
+
+        start: as of `Server.message`.
+        """
+        with prepared(self.w.device):
+            h = self._facts(clients.samples, ids)
+            down = self.message(s, h, start)
+            record = pack(down, self.settled.wire)
+            # The method goes on from what the clients got, rounded or not.
+            down = unpack(record, self.w[0, :, :0], self.settled.wire)
+            read = self._reader(self._expected(down, h))
+        answers = clients.exchange(record, self._told(purpose, ids, h), read, self.t)
+        lost = [f"client {k} has lost its state" for k in answers if answers[k].lost]
+        if not answers or (strict and (lost or len(answers) < len(ids))):
+            nobody = "" if answers else "no client answered: "
+            reasons = "; ".join([*clients.faults, *lost])
+            raise Stopped(f"round {self.t + 1}: {nobody}{reasons}")
+        with prepared(self.w.device):
+            return _Exchange(
+                down,
+                _joined(answers),
+                self._facts(clients.samples, [*answers]),
+                [*answers],
+                lost,
+                max(answer.gradients for answer in answers.values()),
+                size(record) * sum(k in clients.nodes for k in ids),
+                sum(answer.size for answer in answers.values()),
+            )
 
     def _facts(self, samples: Mapping[int, int], ids: Sequence[int]) -> Named:
         """The facts of the round for these participants; one who was never here counts nothing."""

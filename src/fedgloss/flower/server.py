@@ -69,11 +69,12 @@ def serve(
     draws among those who are connected, at random, as Flower's strategies do.
     min_available: so many nodes must be connected before round 1; None: as many as clients.
     timeout: seconds to wait for the answers of an exchange; None: as long as it takes.
-    failures: where a client is not connected, fails, or is late, the round goes on without it
-    (`continue`) or the run stops (`stop`). It stops in any case if nobody answers, or if a method
-    with two exchanges in a round gets fewer answers in the second.
-    resume: a folder for checkpoints, one after each round. Started again, the server goes on from
-    there, and the clients from the states they had then, as long as their nodes have been up.
+    failures: where a client is not connected, fails, is late, or has lost what it kept, the round
+    goes on with what there is (`continue`) or the run stops (`stop`). It stops in any case if
+    nobody answers, or if a method with two exchanges in a round gets fewer answers in the second.
+    resume: a folder for checkpoints, one after each round. Called again, the server goes on from
+    there, and so do the clients in the same run of Flower. In another one their nodes begin from
+    an empty record, as after a restart: a client whose method keeps something begins from zero.
 
     Raises InputError naming the argument that is wrong, and Stopped.
     """
