@@ -64,16 +64,18 @@ class LocalGrid(Grid):
         self.leave(k)
         self.join(k)
 
-    def leave(self, k: int) -> None:
-        del self.contexts[self.node_of(k)]
+    def leave(self, k: int) -> tuple[int, Context]:
+        """What `come_back` takes."""
+        node = self.node_of(k)
+        return node, self.contexts.pop(node)
+
+    def come_back(self, node: int, context: Context) -> None:
+        """The same node is connected again, as after an outage of the network."""
+        self.contexts[node] = context
 
     def node_of(self, k: int) -> int:
         [node] = [n for n, c in self.contexts.items() if c.node_config["partition-id"] == k]
         return node
-
-    def state_of(self, k: int, name: str, run: str, t: int) -> torch.Tensor:
-        record = self.contexts[self.node_of(k)].state[f"fedgloss.state.{run}.{t}"]
-        return torch.from_numpy(record[name].numpy())
 
     def set_run(self, run) -> None: ...
 

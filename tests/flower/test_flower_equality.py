@@ -14,7 +14,8 @@ from problems import TOLERANCE, assert_close, problem
 
 def kept_by(grid, k):
     """What client k has in Flower's record of its state, of its last round; None before one."""
-    kept = grid.contexts[grid.node_of(k)].state
+    state = grid.contexts[grid.node_of(k)].state
+    kept = {key: state[key] for key in state if key.startswith("fedgloss.state.")}
     last = max(kept, key=lambda key: int(key.rpartition(".")[2]), default=None)
     return None if last is None else kept[last]
 

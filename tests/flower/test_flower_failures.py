@@ -101,6 +101,36 @@ def test_a_client_that_leaves_is_missed_and_welcome_again(said):
     assert "round 2 of 4, 3 of 4 answered" in said()
 
 
+def test_a_node_that_was_cut_off_goes_on_from_its_state(said):
+    grid, deployment, clients, work = on_grid()
+    gone = []
+
+    def after(t, row):
+        if t == 1:
+            gone.append(grid.leave(3))
+        elif t == 2:
+            grid.come_back(*gone[0])
+
+    ours = run(grid, deployment, on_round=after)
+    schedule = [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2, 3]]
+    theirs = fedgloss.train(deployment.model, clients, "fedgloss", schedule=schedule, **work)
+    torch.testing.assert_close(ours.history, theirs.history, rtol=1e-5, atol=1e-5)
+    assert "lost its state" not in said()
+
+
+def test_a_node_that_was_started_again_under_its_own_name_is_not_missed(said):
+    """With keys of its own a SuperNode is the same node again, with nothing in its memory."""
+    grid, deployment, *_ = on_grid()
+
+    def after(t, row):
+        if t == 1:
+            grid.contexts[grid.node_of(3)].state.clear()
+
+    result = run(grid, deployment, on_round=after)
+    assert result.participants == [0, 1, 2, 3]
+    assert said().count("client 3 has lost its state and began from zero") == 1
+
+
 def test_a_node_that_was_started_again_has_lost_its_state_and_says_so(said):
     grid, deployment, *_ = on_grid()
     result = run(grid, deployment, on_round=lambda t, row: grid.restart(3) if t == 1 else None)

@@ -193,7 +193,7 @@ def test_another_training_on_the_same_nodes_begins_anew():
     grid, deployment, *_ = on_grid("fedgloss")
     first, second = (serve(grid, deployment, rounds=3) for _ in range(2))
     assert torch.equal(first.w, second.w)
-    kept = [key for context in grid.contexts.values() for key in context.state]
+    kept = [key for c in grid.contexts.values() for key in c.state.array_records]
     assert len(kept) == 2 * M  # the last round's, and the one before it
 
 
@@ -208,5 +208,5 @@ def test_a_model_that_is_no_longer_finite_ends_the_run_as_in_the_library():
 def test_what_a_client_keeps_is_not_rounded():
     grid, deployment, *_ = on_grid("fedgloss", wire="bfloat16")
     serve(grid, deployment, rounds=1)
-    [record] = grid.contexts[grid.node_of(0)].state.values()
+    [record] = grid.contexts[grid.node_of(0)].state.array_records.values()
     assert record["sigma_k"].numpy().dtype == np.float32

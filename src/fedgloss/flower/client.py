@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.arguments import placed
-from fedgloss.engine.assembly import assemble
+from fedgloss.engine.assembly import assemble, build_gradients
 from fedgloss.engine.client import Call, alone, answer
 from fedgloss.engine.clients import ClientData
 from fedgloss.engine.cohort import Gradients
+from fedgloss.engine.losses import counting
 from fedgloss.engine.rounds import Run
 from fedgloss.engine.start import prepared
 from fedgloss.engine.task import Course
@@ -21,6 +22,8 @@ from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Deploying, Settled, deployed, differences, settle
 from fedgloss.flower.records import FACTS, MESSAGE, Kept, number, pack, unpack
 
+TRIED = "fedgloss.trial"
+"""The record of what the trial before round 1 has found."""
 REFUSED = 2
 """Flower's code for an error in the app."""
 Load = Callable[[Context], tuple[Tensor, Tensor]]
@@ -77,11 +80,14 @@ def _refusing(
 def _greet(
     message: Message, context: Context, settled: Settled, k: int, data: ClientData
 ) -> RecordDict:
-    """Say who this is and how many samples it has, if both sides agree on everything."""
+    """Say who this is and how many samples it has, if both sides agree on everything.
+
+    What could not train is said here, before round 1: model, loss and data are tried out.
+    """
     terms = {name: str(value) for name, value in message.content.config_records[FACTS].items()}
     if differ := differences(settled.terms, terms):
         raise InputError(differ)
-    _gradients(settled, data)  # what could not train is said before round 1
+    context.state[TRIED] = ConfigRecord({"backend": _try_out(settled, data)})
     return RecordDict({FACTS: MetricRecord({"client": k, "samples": len(data.inputs)})})
 
 
@@ -118,7 +124,7 @@ def _train(
         down,
         c,
         call,
-        gradients=_gradients(settled, data),
+        gradients=_gradients(settled, data, context.state),
         batching=settled.batching,
         pipeline=settled.task.pipeline,
     )
@@ -150,8 +156,16 @@ def _own(samples: tuple[Tensor, Tensor], k: int, settled: Settled) -> ClientData
         raise InputError(str(error).replace("clients[0]", f"clients[{k}]")) from None
 
 
-def _gradients(settled: Settled, data: ClientData) -> Gradients:
-    """What computes this client's gradients, after a try on its smallest and largest mini-batch."""
+def _try_out(settled: Settled, data: ClientData) -> str:
+    """The backend that trains this client, after a try on its smallest and largest mini-batch."""
     here = Run(replace(settled.federation, data=data))
     course = Course(1, settled.batching)
-    return assemble(settled.task, [here], course, backend=settled.backend).gradients
+    return assemble(settled.task, [here], course, backend=settled.backend).backend
+
+
+def _gradients(settled: Settled, data: ClientData, state: RecordDict) -> Gradients:
+    """What computes this client's gradients; tried out again only by a node that was restarted."""
+    tried = state.config_records.get(TRIED)
+    backend = str(tried["backend"]) if tried else _try_out(settled, data)
+    loss = counting(settled.task.loss, data.targets)
+    return build_gradients(backend, settled.task.model, loss)

@@ -75,9 +75,9 @@ class Clients:
         online = {*self.grid.get_node_ids()}
         self.nodes = {k: node for k, node in self.nodes.items() if node in online}
         new = sorted(online - self._greeted)
+        self._greeted = online  # who has left in the meantime is greeted again
         if not new:
             return
-        self._greeted |= {*new}
         content = RecordDict({FACTS: ConfigRecord(dict(self.terms))})
         replies = self._send({node: content for node in new}, MessageType.QUERY)
         came: dict[int, int] = {}
