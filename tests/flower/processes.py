@@ -89,12 +89,12 @@ class Federation:
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
         return submitted.stdout
 
-    def wait_for(self, file: Path) -> None:
-        end = time.monotonic() + PATIENCE
-        while not file.exists():
-            said = (self.folder / "link.log").read_text(errors="replace")
-            assert time.monotonic() < end, said[-3000:]
-            assert "Traceback" not in said, said[-3000:]
+    def wait_for(self, report: Path) -> None:
+        """Wait for a file of the server's; not for ever, nor when it has failed."""
+        end, log = time.monotonic() + PATIENCE, report.with_name("log")
+        while not report.exists():
+            said = log.read_text(errors="replace") if log.exists() else ""
+            assert "Traceback" not in said and time.monotonic() < end, said[-3000:]
             time.sleep(0.2)
 
     def _start(self, name: str, command: list[str]) -> None:

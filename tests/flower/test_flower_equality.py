@@ -1,5 +1,7 @@
 """The methods through Flower's messages: what is trained, sent and kept is what the library has."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 
 import fedgloss
 from fedgloss.algorithms import build_algorithm
+from fedgloss.algorithms.core import Algorithm, mean, total
 from fedgloss.flower import client_app, serve
 from local_grid import FEDERATED, LocalGrid
 from problems import TOLERANCE, assert_close, problem
@@ -46,3 +49,22 @@ def test_five_rounds_equal_the_library(method, name):
     assert [{*row} for row in ours.metrics] == [{*row} for row in theirs.metrics]
     for mine, other in zip(ours.metrics, theirs.metrics, strict=True):
         assert mine == pytest.approx(other, rel=100 * tolerance, abs=tolerance)
+
+
+def test_a_method_of_ones_own_sees_the_same_facts_of_the_round():
+    """On the clients and on the server: n, m, the weights, the sizes, the steps, the round."""
+
+    def direction(grad, W, down, c, h):
+        return grad(W) * (1 + 0.1 * h.n + 0.01 * h.m + h.p + 0.1 * h.share + 0.1 * h.t), c
+
+    def aggregate(w, down, up, s, h):
+        pull = 0.01 * h.n + 0.001 * h.m + 0.01 * h.t
+        return (1 - 0.01 * pull) * mean(up.w, h.share * h.steps / total(h.share * h.steps)), s
+
+    own = Algorithm("own", direction, aggregate)
+    deployment, clients, work, course = problem("cnn", "fedavg")
+    deployment = replace(deployment, algorithm=own)
+    app = client_app(deployment, lambda context: clients[context.node_config["partition-id"]])
+    ours = serve(LocalGrid(app, len(clients)), deployment, keep_history=True, **course)
+    theirs = fedgloss.train(deployment.model, clients, own, **course, **work)
+    assert_close(ours.history, theirs.history, 1e-5)

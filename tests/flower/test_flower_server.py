@@ -197,6 +197,21 @@ def test_another_training_on_the_same_nodes_begins_anew():
     assert len(kept) == 2 * M  # the last round's, and the one before it
 
 
+def test_a_server_that_goes_on_takes_no_state_of_another_training(tmp_path):
+    grid, deployment, *_ = on_grid("fedgloss")
+
+    def stop(t, row):
+        if t == 3:
+            raise KeyboardInterrupt
+
+    options = {"rounds": 4, "resume": tmp_path / "server"}
+    with pytest.raises(KeyboardInterrupt):
+        serve(grid, deployment, on_round=stop, **options)
+    serve(grid, deployment, rounds=3)
+    with pytest.raises(Stopped, match=r"^round 3: client 0 has lost its state; client 1 has"):
+        serve(grid, deployment, failures="stop", **options)
+
+
 def test_a_model_that_is_no_longer_finite_ends_the_run_as_in_the_library():
     grid, deployment, clients, work = on_grid("fedavg", lr=1e30)
     ours = serve(grid, deployment, rounds=4)
