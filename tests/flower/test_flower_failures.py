@@ -3,10 +3,13 @@
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("flwr", reason="needs the extra flower")
+
+from flwr.app import Array
 
 import fedgloss
 from fedgloss.errors import InputError
@@ -270,23 +273,6 @@ def test_two_nodes_cannot_be_one_client():
         run(grid, deployment)
 
 
-def test_an_answer_of_another_form_is_refused(said):
-    """A client that goes by its own rules is not averaged."""
-    deployment, clients, _ = on_images("fedavg")
-    right = client_app(deployment, lambda c: clients[c.node_config["partition-id"]])
-
-    def meddled(message, context):
-        reply = right(message, context)
-        if context.node_config["partition-id"] == 1 and "message" in reply.content:
-            array = reply.content["message"]["w"]
-            reply.content["message"]["w"] = type(array)(array.numpy()[:7])
-        return reply
-
-    result = run(LocalGrid(meddled, M), deployment, rounds=1)
-    assert result.participants == [0, 2, 3]
-    assert "client 1: 'w' of its message is [7], expected [410]" in said()
-
-
 # What the server is asked
 
 
@@ -329,3 +315,96 @@ def test_deployments_that_are_wrong_are_named(change, line):
     with pytest.raises(InputError) as error:
         serve(LocalGrid(None, M), deployment, rounds=1)
     assert str(error.value).startswith(line)
+
+
+# A client that goes by its own rules
+
+
+def meddling(meddle, only="message"):
+    """The ClientApp of the images, whose client 1 changes what it answers."""
+    deployment, clients, _ = on_images("fedavg")
+    right = client_app(deployment, lambda c: clients[c.node_config["partition-id"]])
+
+    def app(message, context):
+        reply = right(message, context)
+        if context.node_config["partition-id"] == 1 and only in reply.content:
+            meddle(reply.content)
+        return reply
+
+    return LocalGrid(app, M), deployment
+
+
+def short(content):
+    content["message"]["w"] = Array(content["message"]["w"].numpy()[:7])
+
+
+def of_another_type(content):
+    content["message"]["w"] = Array(content["message"]["w"].numpy().astype("float64"))
+
+
+def of_words(content):
+    content["message"]["w"] = Array(np.array(["a", "b"]))
+
+
+def of_noise(content):
+    content["message"]["w"].data = b"no array"
+
+
+def of_another_shape_than_it_says(content):
+    content["message"]["w"].shape = (7,)
+
+
+def of_another_name(content):
+    content["message"]["v"] = content["message"].pop("w")
+
+
+def without_message(content):
+    del content["message"]
+
+
+def without_facts(content):
+    del content["fedgloss"]
+
+
+def of_no_samples(content):
+    content["fedgloss"]["samples"] = 0
+
+
+def of_endless_samples(content):
+    content["fedgloss"]["samples"] = float("inf")
+
+
+def without_samples(content):
+    del content["fedgloss"]["samples"]
+
+
+@pytest.mark.parametrize(
+    ("meddle", "line"),
+    [
+        (short, "'w' of its message is [7], expected [410]"),
+        (of_another_type, "'w' of its message is torch.float64, expected torch.float32"),
+        (of_words, "'w' of its message cannot be read"),
+        (of_noise, "'w' of its message cannot be read"),
+        (of_another_shape_than_it_says, "'w' of its message cannot be read (it is not what"),
+        (of_another_name, "its message has ['v'], expected ['w']"),
+        (without_message, "its answer has no message"),
+        (without_facts, "its answer is not one of fedgloss.flower's"),
+        (of_no_samples, "it says that it has 0 samples"),
+        (of_endless_samples, "beside its message is inf in place of a number"),
+        (without_samples, "beside its message is None in place of a number"),
+    ],
+)
+def test_an_answer_of_another_form_is_refused_and_the_round_goes_on(meddle, line, said):
+    result = run(*meddling(meddle), rounds=1)
+    assert result.participants == [0, 2, 3]
+    assert f"client 1: {line}" in said()
+
+
+@pytest.mark.parametrize("number", [-1, 4, 1e9])
+def test_a_node_that_says_it_is_nobody_takes_no_part(number, said):
+    def meddle(content):
+        content["fedgloss"]["client"] = number
+
+    result = run(*meddling(meddle, only="fedgloss"), rounds=1)
+    assert result.participants == [0, 2, 3]
+    assert "takes no part: it says that it is client" in said()

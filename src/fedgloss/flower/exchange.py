@@ -82,12 +82,14 @@ class Clients:
         replies = self._send({node: content for node in new}, MessageType.QUERY)
         came: dict[int, int] = {}
         for node in new:
-            reply = replies.get(node)
-            if isinstance(reply, str) or reply is None:
-                self._fault(f"node {node} takes no part: {reply or 'it does not answer'}")
+            try:
+                facts = _facts(self._reply_of(replies.get(node)))
+                k, samples = int(number(facts.get("client"))), int(number(facts.get("samples")))
+                if not 0 <= k < int(self.terms["clients"]) or samples < 1:
+                    raise InputError(f"it says that it is client {k}, with {samples} samples")
+            except InputError as error:
+                self._fault(f"node {node} takes no part: {error}")
                 continue
-            facts = reply.metric_records[FACTS]
-            k = int(number(facts["client"]))
             if k in came:
                 raise InputError(
                     f"node-config: nodes {came[k]} and {node} are both client {k}; give each"
@@ -95,7 +97,7 @@ class Clients:
                 )
             if k in self.nodes:
                 LOG.warning("fedgloss: client %d is now node %d", k, node)
-            came[k], self.samples[k] = node, int(number(facts["samples"]))
+            came[k], self.samples[k] = node, samples
         self.nodes |= came
 
     def exchange(
@@ -123,13 +125,8 @@ class Clients:
         for k in facts:
             if k in absent:
                 continue
-            reply = replies.get(self.nodes[k])
             try:
-                if reply is None:
-                    raise InputError(f"no answer within {self.timeout:g} seconds")
-                if isinstance(reply, str):
-                    raise InputError(reply)
-                answers[k] = _answer(reply, read)
+                answers[k] = _answer(self._reply_of(replies.get(self.nodes[k])), read)
             except InputError as error:
                 self._fault(f"client {k}: {error}")
                 continue
@@ -154,6 +151,15 @@ class Clients:
             if reply.metadata.reply_to_message_id in sent
         }
 
+    def _reply_of(self, reply: RecordDict | str | None) -> RecordDict:
+        """What came back; InputError for an error or nothing."""
+        if reply is None:
+            waited = "" if self.timeout is None else f" within {self.timeout:g} seconds"
+            raise InputError(f"no answer{waited}")
+        if isinstance(reply, str):
+            raise InputError(reply)
+        return reply
+
     def _fault(self, line: str) -> None:
         LOG.warning("fedgloss: %s", line)
         self.faults.append(line)
@@ -161,19 +167,21 @@ class Clients:
 
 def _answer(content: RecordDict, read: Callable[[ArrayRecord], Named]) -> Answer:
     """A client's answer; InputError if it is none."""
-    arrays, facts = content.array_records.get(MESSAGE), content.metric_records.get(FACTS)
-    if arrays is None or facts is None:
-        raise InputError("its answer is not one of fedgloss.flower's client_app")
-    samples = int(number(facts["samples"]))
+    arrays, facts = content.array_records.get(MESSAGE), _facts(content)
+    if arrays is None:
+        raise InputError("its answer has no message")
+    samples, gradients = int(number(facts.get("samples"))), number(facts.get("gradients"))
     if samples < 1:
         raise InputError(f"it says that it has {samples} samples")
-    return Answer(
-        read(arrays),
-        samples,
-        number(facts["gradients"]),
-        bool(facts["lost"]),
-        size(arrays),
-    )
+    return Answer(read(arrays), samples, gradients, bool(facts.get("lost")), size(arrays))
+
+
+def _facts(content: RecordDict) -> Mapping[str, object]:
+    """The numbers beside a message; InputError if there are none."""
+    facts = content.metric_records.get(FACTS)
+    if facts is None:
+        raise InputError("its answer is not one of fedgloss.flower's")
+    return facts
 
 
 def _in_one_line(reason: str | None) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Named
 from fedgloss.errors import InputError
+from fedgloss.records import is_finite
 
 MESSAGE = "message"
 """The record with the method's message."""
@@ -38,9 +39,9 @@ def size(record: ArrayRecord) -> int:
 
 def number(value: object) -> float:
     """A number among the facts beside a message; InputError if it is none."""
-    if not isinstance(value, int | float):
-        raise InputError(f"the other side is not fedgloss.flower's: {value!r:.40} is not a number")
-    return float(value)
+    if not is_finite(value):
+        raise InputError(f"beside its message is {value!r:.40} in place of a number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def check_shapes(message: Named, expected: Named) -> None:
@@ -91,10 +92,16 @@ def _array(value: Tensor, wire: str) -> np.ndarray:
 
 
 def _tensor(name: str, array: Array, like: Tensor, wire: str) -> Tensor:
-    values = torch.from_numpy(array.numpy())
+    try:
+        found = array.numpy()
+        if (str(found.dtype), found.shape) != (array.dtype, tuple(array.shape)):
+            raise TypeError("it is not what it says")
+        values = torch.from_numpy(found)
+    except Exception as error:  # whatever comes of bytes from elsewhere
+        raise InputError(f"{name!r} of its message cannot be read ({error!s:.60})") from None
     expected = torch.uint16 if wire == "bfloat16" else like.dtype
     if values.dtype != expected:
-        raise InputError(f"{name!r} of the message is {values.dtype}, expected {expected}")
+        raise InputError(f"{name!r} of its message is {values.dtype}, expected {expected}")
     if wire == "bfloat16":
         values = values.view(torch.bfloat16)
     return values.to(like.device, like.dtype)[None, None]
