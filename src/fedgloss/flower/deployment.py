@@ -35,17 +35,29 @@ class Deployment:
     clients: int
     """How many clients there are in all, m. They are numbered from 0."""
     algorithm: str | Algorithm = "fedgloss"
+    """A name of `fedgloss.METHODS`, "package.module:function", or an `Algorithm`."""
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    """By the names of docs/methods.md."""
     variants: Mapping[str, str] | str = "recommended"
+    """By name, or the name of a combination."""
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    """(outputs, targets) -> the mean loss of a mini-batch."""
     lr: float = 0.01
+    """Of the local steps."""
     weight_decay: float = 0.0
+    """Of the local steps."""
     clip: float | None = None
+    """The largest L2 norm of a client's direction in a local step; None: any."""
     batch_size: int | None = 64
+    """None: all samples of the client."""
     epochs: int = 1
+    """Local epochs a round."""
     local_steps: int | None = None
+    """In place of `epochs`."""
     seed: int = 0
+    """What participants, mini-batches and the model's own draws follow from."""
     pipeline: Pipeline | None = None
+    """How stored images become inputs; None: samples are inputs as they are."""
     device: torch.device | str | None = None
     """Where this side computes; None: where the model is."""
     backend: str = "auto"
