@@ -122,6 +122,16 @@ def test_flowers_sampling_draws_among_those_who_are_connected():
     assert seen == {0, 2, 3}
 
 
+def test_flowers_sampling_needs_somebody_to_draw():
+    grid, deployment, *_ = on_grid("fedavg")
+
+    def all_leave(t, row):
+        grid.contexts.clear()
+
+    with pytest.raises(Stopped, match=r"^round 2: no client is connected$"):
+        serve(grid, deployment, rounds=3, sampling="flower", on_round=all_leave)
+
+
 def test_the_server_waits_until_enough_nodes_are_connected(monkeypatch):
     grid, deployment, *_ = on_grid("fedavg")
     grid.leave(0)

@@ -125,7 +125,7 @@ def serve(
             clients = Clients(grid, settled.terms, timeout)
             clients.wait_for(nodes)
             if failures == "stop" and clients.faults:
-                raise Stopped(f"before round 1: {'; '.join(clients.faults)}")
+                raise Stopped(f"before round {server.t + 1}: {'; '.join(clients.faults)}")
         while not run.finished:
             if server.t < rounds:
                 began = monotonic()
@@ -155,6 +155,8 @@ def _draw(sampling: str, federation: Federation, clients: Clients, t: int) -> li
     if sampling == "seeded":
         return federation.draw_participants(t)
     here, wanted = sorted(clients.nodes), federation.participants
+    if not here:
+        raise Stopped(f"round {t + 1}: no client is connected")
     count = min(wanted, len(here)) if isinstance(wanted, int) else len(here)
     return sorted(random.sample(here, count))
 
