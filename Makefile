@@ -42,7 +42,7 @@ $(READY):
 		|| { echo "fedgloss: error: this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "Setting up $(VENV) (once, a few minutes)..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python envs/install.py --constraint constraints.txt --editable '.[workflow,test,docs]'
+	@$(VENV)/bin/python envs/install.py --constraint constraints.txt --editable '.[workflow,test,docs,flower]'
 	@rm -f $(VENV)/ready-* && touch $@
 
 # The pages of the API reference, from the docstrings: docs/api/index.html.

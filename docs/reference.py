@@ -7,6 +7,8 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pdoc
@@ -14,6 +16,7 @@ import pdoc
 import fedgloss
 
 PAGES = ("fedgloss", "fedgloss.algorithms.core")
+PAGES += ("fedgloss.flower",) if find_spec("flwr") else ()
 ARGUMENT = re.compile(r"^((?:\w+(?:, | and ))*\w+): ", flags=re.MULTILINE)
 """How a docstring begins to explain an argument, or several."""
 
@@ -22,6 +25,8 @@ def build(folder: Path) -> None:
     """Write the pages below `folder`, with an index."""
     for name in fedgloss.__all__:
         getattr(fedgloss, name)  # looked up on first use; pdoc sees what is there
+    for name in PAGES:  # a warning of what they import is not ours
+        import_module(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pages = {name: pdoc.doc.Module(pdoc.extract.load_module(name)) for name in PAGES}

@@ -13,7 +13,7 @@ from fedgloss.study.study import load_study
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     file
-    for folder in (".", "docs", "config", "examples", "reproduction")
+    for folder in (".", "docs", "config", "examples", "examples/flower", "reproduction")
     for file in (ROOT / folder).glob("*.md")
 )
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")

@@ -16,8 +16,9 @@ from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Cohort, Drawn, Gradients, Room, Source
 from fedgloss.engine.draw import Draw
 from fedgloss.engine.local import Exchange, Rates, train_together
-from fedgloss.engine.measured import Measured, cosine, perturbation_error
+from fedgloss.engine.measured import perturbation_error
 from fedgloss.engine.numbers import check_rates
+from fedgloss.engine.server import Server
 from fedgloss.engine.state import ClientState, choose_place
 from fedgloss.errors import InputError
 from fedgloss.rng import Stream
@@ -48,6 +49,11 @@ class Federation:
         if isinstance(self.participants, int):
             share = self.participants / m
         return share * sum(sum(batching.sizes(len(index))) for index in self.data.indices)
+
+    @property
+    def rates(self) -> Rates:
+        """The numbers of its local steps."""
+        return Rates(float(self.lr), float(self.weight_decay), self.clip and float(self.clip))
 
     def draw_participants(self, t: int) -> list[int]:
         """The clients of round t: the schedule's (none past its end), or drawn uniformly.
@@ -106,8 +112,8 @@ Playing = Generator[Exchange, tuple[Tensor, Named], None]
 """A round that is being played: it yields exchanges and takes what training made of them."""
 
 
-class Simulation:
-    """S federations of one method in round t: global models, server states, client states.
+class Simulation(Server):
+    """S federations of one method in round t: their servers, and all of their clients.
 
     Every random draw is a function of its stream (rng.py), so this state is all there is: a
     simulation restored from it goes on as if it had never stopped.
@@ -126,13 +132,10 @@ class Simulation:
         """measure: as `record` of `fedgloss.train`. evaluates: whether round t (1 first) has a row
         of metrics, and so is to be measured."""
         self.federations, self.gradients = tuple(federations), gradients
-        self.algorithm = self.federations[0].algorithm
-        self.batching = batching
-        self.measure, self.evaluates = tuple(measure), evaluates
+        w = torch.stack([f.w[None] for f in self.federations])
+        super().__init__(self.federations[0].algorithm, w, measure)
+        self.batching, self.evaluates = batching, evaluates
         self.m = len(self.federations[0].data.indices)
-
-        self.t = 0
-        self.w = torch.stack([f.w[None] for f in self.federations])
         self.source = Source(
             tuple(f.data for f in self.federations),
             tuple(f.seed for f in self.federations),
@@ -141,21 +144,13 @@ class Simulation:
             self.w[..., :0],
             gradients,
         )
-        self.rates = [
-            Rates(float(f.lr), float(f.weight_decay), f.clip and float(f.clip))
-            for f in self.federations
-        ]
+        self.rates = [f.rates for f in self.federations]
         S, _, P = self.w.shape
-        self.s = Named(**{name: torch.zeros_like(self.w) for name in self.algorithm.global_state})
         vectors = S * self.m * len(self.algorithm.client_state)
         self.place = choose_place(vectors * P * self.w.element_size(), self.w.device)
         self.clients = {
             name: ClientState(S, self.m, self.w, self.place) for name in self.algorithm.client_state
         }
-        self.previous = torch.zeros_like(self.w)  # the last pseudo-gradient, to be measured
-        self.diverged_in = torch.full((S,), -1, device=self.w.device)
-        self.measured = [Measured() for _ in self.federations]
-        self.locals: tuple[list[list[int]], Tensor] = ([[]] * S, self.w[:, :0])
 
     @property
     def measures_perturbation(self) -> bool:
@@ -198,7 +193,7 @@ class Simulation:
             exact = mean(down.w - self.locals[1], h.p)
             if self.measures_perturbation:
                 rho = h[self.algorithm.radius] if self.algorithm.radius else h.t.new_ones(())
-                self._note("delta_epsilon", perturbation_error(self.previous, exact, rho))
+                self.note("delta_epsilon", perturbation_error(self.previous, exact, rho))
             if probe := self.algorithm.probe:  # else the exchange is a measurement alone
                 sent.append((down, up))
                 evaluations = evaluated
@@ -207,45 +202,24 @@ class Simulation:
 
         c, up, down, evaluated = yield from self._exchange(cohort, s, c, h)
         sent.append((down, up))
-        w, s = self.algorithm.aggregate(self.w, down, up, s, h)
+        self.aggregate(down, up, s, h)
         # Nothing of a caller's own is called from here on: a round is done whole or not at all.
-        self.w, self.s = w, s
         for messages in sent:
             self._count(*messages)
         for name, state in self.clients.items():
             state.scatter(draw.rows, c[name])
-
-        pseudo_gradient = mean(down.w - self.locals[1], h.p)
-        if "consistency" in self.measure:
-            self._note("cosine", cosine(self.previous, pseudo_gradient))
-        self.previous = pseudo_gradient
-        norms = torch.linalg.vector_norm(self.previous, dim=(1, 2))
-        self._note("pseudo_gradient_norm", norms)
+        self.note_round(down.w, self.locals[1], h)
         for measured in self.measured:
             measured.gradients_per_step = evaluations + evaluated
-        # Kept on the device: reading it every round would make a GPU wait.
-        broken = ~torch.isfinite(self.w).flatten(1).all(dim=1) & (self.diverged_in < 0)
-        self.diverged_in = torch.where(broken, h.t.to(torch.int64), self.diverged_in)
 
     def state(self, s: int) -> dict[str, Tensor]:
-        """All of federation s that passes from round to round, by name (with `load_state`)."""
-        return {
-            "w": self.w[s],
-            "previous": self.previous[s],
-            "diverged_in": self.diverged_in[s],
-            **{f"server.{name}": value[s] for name, value in self.s.items()},
-            **{f"clients.{name}": state.values[s] for name, state in self.clients.items()},
-        }
+        """As of `Server`, and the clients' state."""
+        clients = {f"clients.{name}": state.values[s] for name, state in self.clients.items()}
+        return super().state(s) | clients
 
     def load_state(self, states: Sequence[dict[str, Tensor]], t: int) -> None:
         """Go on from what `state` returned for each federation after round t - 1."""
-
-        def stacked(name: str) -> Tensor:
-            return torch.stack([state[name] for state in states]).to(self.w.device)
-
-        self.t, self.w, self.previous = t, stacked("w"), stacked("previous")
-        self.diverged_in = stacked("diverged_in")
-        self.s = Named(**{name: stacked(f"server.{name}") for name in self.s})
+        super().load_state(states, t)
         for name, state in self.clients.items():  # one by one: they may not fit the memory twice
             for s, saved in enumerate(states):
                 state.values[s].copy_(saved[f"clients.{name}"])
@@ -259,29 +233,18 @@ class Simulation:
         replayed: bool,
     ) -> Named:
         """The round's hyperparameters and facts, as the methods see them (algorithms/core.py)."""
-        dtype = self.w.dtype
-        hyper = [self.algorithm.schedule(f.hyperparameters, t) for f in self.federations]
         sizes = torch.stack([f.sizes[row] for f, row in zip(self.federations, ids, strict=True)])
         totals = torch.stack([f.sizes.sum() for f in self.federations])[:, None]
-        K = len(ids[0])
-        steps = torch.tensor([float(len(s)) for s in cohort.sizes], dtype=dtype, device=device)
-
-        def number(values: Sequence[float]) -> Tensor:
-            """A replayed round needs the same shape each time, also when schedules differ."""
-            alike = len(values) == 1 if replayed else len(set(values)) == 1
-            return _numbers(values, alike, dtype, device)
-
-        return Named(
-            **{n: number([values[n] for values in hyper]) for n in hyper[0]},
-            lr=number([f.lr for f in self.federations]),
-            wd=number([f.weight_decay for f in self.federations]),
-            t=torch.tensor(float(t), dtype=dtype, device=device),
+        return round_facts(
+            self.federations,
+            t,
             m=self.m,
-            n=K,
-            p=(sizes / sizes.sum(dim=1, keepdim=True)).to(device, dtype)[..., None],
-            share=(sizes * (self.m / totals)).to(device, dtype)[..., None],
-            steps=steps.view(-1, K, 1),
+            p=sizes / sizes.sum(dim=1, keepdim=True),
+            share=sizes * (self.m / totals),
+            steps=[len(s) for s in cohort.sizes],
             full_gradient=lambda w: cohort.full_gradient(self.gradients, w),
+            like=self.w.new_empty((), device=device),
+            replayed=replayed,
         )
 
     def _exchange(
@@ -289,17 +252,14 @@ class Simulation:
     ) -> Generator[Exchange, tuple[Tensor, Named], tuple[Named, Named, Named, float]]:
         """One message to the participants, their local training, and their answers.
 
-        start: the model they start from, where it is not that of the method's own message.
-        Returns the clients' new state, the messages up and down, and the mini-batch gradients
-        computed for each local step.
+        start: as of `Server.message`. Returns the clients' new state, the messages up and down, and
+        the mini-batch gradients computed for each local step.
         """
-        down = self.algorithm.broadcast(self.w, s, h)
-        if start is not None:
-            down = down.replace(w=start)
+        down = self.message(s, h, start)
         exchange = Exchange(self.algorithm, cohort, down, c, h, self.rates)
         W, c = yield exchange
         self.locals = (self.locals[0], W)
-        c, up = self.algorithm.finish(W, down, c, h)
+        c, up = exchange.finish(W, c)
         return c, up, down, exchange.evaluations
 
     def _count(self, down: Named, up: Named) -> None:
@@ -310,10 +270,44 @@ class Simulation:
                 measured.bytes_down += K * sum(map(_bytes, down.values())) // S
                 measured.bytes_up += sum(map(_bytes, up.values())) // S
 
-    def _note(self, name: str, values: Tensor) -> None:
-        """Keep a measurement of this round, [S]; on its device: reading it makes a GPU wait."""
-        for measured, value in zip(self.measured, values, strict=True):
-            measured.latest[name] = value
+
+def round_facts(
+    federations: Sequence[Federation],
+    t: int,
+    *,
+    m: int,
+    p: Tensor,
+    share: Tensor,
+    steps: Sequence[int],
+    full_gradient: Callable[[Tensor], Tensor],
+    like: Tensor,
+    replayed: bool = False,
+) -> Named:
+    """The hyperparameters and facts of round t, as the methods see them (algorithms/core.py).
+
+    m: clients in all. p, share: of each participant, float64 [S, K]. steps: of each participant, in
+    one list. like: of the type and the device of the facts. replayed: the facts are of one shape in
+    all rounds, also where schedules differ.
+    """
+    dtype, device, (S, K) = like.dtype, like.device, p.shape
+    hyper = [f.algorithm.schedule(f.hyperparameters, t) for f in federations]
+
+    def number(values: Sequence[float]) -> Tensor:
+        alike = len(values) == 1 if replayed else len(set(values)) == 1
+        return _numbers(values, alike, dtype, device)
+
+    return Named(
+        **{n: number([values[n] for values in hyper]) for n in hyper[0]},
+        lr=number([f.lr for f in federations]),
+        wd=number([f.weight_decay for f in federations]),
+        t=torch.tensor(float(t), dtype=dtype, device=device),
+        m=m,
+        n=K,
+        p=p.to(device, dtype)[..., None],
+        share=share.to(device, dtype)[..., None],
+        steps=torch.tensor([float(s) for s in steps], dtype=dtype, device=device).view(S, K, 1),
+        full_gradient=full_gradient,
+    )
 
 
 def advance(simulations: Sequence[Simulation]) -> None:

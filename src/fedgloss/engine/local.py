@@ -46,6 +46,10 @@ class Exchange:
     evaluations: float = 0.0
     """Mini-batch gradients computed for each local step, filled in by the training."""
 
+    def finish(self, W: Tensor, c: Named) -> tuple[Named, Named]:
+        """The clients' new state and their messages, of the models and the state they end with."""
+        return self.algorithm.finish(W, self.down, c, self.h)
+
     def part(self, participants: slice) -> "Exchange":
         """The same for some of each federation's participants."""
         facts = {name: self.h[name][:, participants] for name in PER_CLIENT}

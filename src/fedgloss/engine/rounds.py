@@ -15,6 +15,7 @@ from fedgloss.engine.evaluate import evaluate, sharpness
 from fedgloss.engine.federation import Federation, Simulation, advance
 from fedgloss.engine.losses import hopeless_value
 from fedgloss.engine.measured import Measured
+from fedgloss.engine.server import Server
 from fedgloss.engine.task import Course, Task
 
 Row = dict[str, float] | None
@@ -59,9 +60,9 @@ class Run:
         self.locals = federation.w[None][:0]
         self.t = 0
 
-    def after_round(self, plan: Plan, simulation: Simulation, s: int) -> Row:
+    def after_round(self, plan: Plan, server: Server, s: int) -> Row:
         """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
-        t, w, course = simulation.t, simulation.w[s, 0], plan.course
+        t, w, course = server.t, server.w[s, 0], plan.course
         if course.keep_history:
             self.history.append(w.clone())
         if t in course.keep:
@@ -70,16 +71,16 @@ class Run:
             self.average += w.double() / min(course.last, course.rounds)
         evaluates = course.evaluates(t)
         if evaluates or w.device.type == "cpu":
-            broken = int(simulation.diverged_in[s])
+            broken = int(server.diverged_in[s])
             self.diverged_in = broken + 1 if broken >= 0 else None
         row: Row = None
         if evaluates and self.diverged_in is None:
             row = {"round": t}
             if self.test is not None:
                 row |= evaluate(plan.task, w, *self.test)
-            row |= simulation.measured[s].row(w, course.record)
+            row |= server.measured[s].row(w, course.record)
             if "sharpness" in course.record and self.test is not None:
-                row |= sharpness(plan.task, w, row["loss"], simulation.previous[s, 0], *self.test)
+                row |= sharpness(plan.task, w, row["loss"], server.previous[s, 0], *self.test)
             self.metrics.append(row)
             if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
                 self.diverged_in = t
@@ -88,24 +89,24 @@ class Run:
             self.kept = {t: w for t, w in self.kept.items() if t < self.diverged_in}
         return row
 
-    def finish(self, simulation: Simulation, s: int, rounds: int) -> None:
-        """Take the final state out of the simulation; what it does afterwards is not this run's."""
-        self.finished, self.t = True, simulation.t
-        self.w, self.measured = simulation.w[s, 0].clone(), replace(simulation.measured[s])
-        self.state = {name: value[s, 0].clone() for name, value in simulation.s.items()}
-        for name, state in simulation.clients.items():  # written in place, round after round
+    def finish(self, server: Server, s: int, rounds: int) -> None:
+        """Take the final state out of the server; what it does afterwards is not this run's."""
+        self.finished, self.t = True, server.t
+        self.w, self.measured = server.w[s, 0].clone(), replace(server.measured[s])
+        self.state = {name: value[s, 0].clone() for name, value in server.s.items()}
+        for name, state in server.clients.items():  # written in place, round after round
             vectors = state.values[s]
-            self.state[name] = vectors if simulation.t == rounds else vectors.clone()
-        self.participants = simulation.locals[0][s]
-        self.locals = simulation.locals[1][s].clone()
+            self.state[name] = vectors if server.t == rounds else vectors.clone()
+        self.participants = server.locals[0][s]
+        self.locals = server.locals[1][s].clone()
         if self.checkpoints and self.checkpoints.for_calls:
-            self.save(simulation, s)
+            self.save(server, s)
 
-    def save(self, simulation: Simulation, s: int) -> None:
+    def save(self, server: Server, s: int) -> None:
         """Write a checkpoint, if there is a place for it; of a finished run its end, and once."""
         if self.checkpoints is None or self.end_is_saved:
             return
-        measured = self.measured if self.finished else simulation.measured[s]
+        measured = self.measured if self.finished else server.measured[s]
         extra: dict[str, Any] = {
             "finished": self.finished,
             "diverged_in": self.diverged_in,
@@ -118,8 +119,8 @@ class Run:
             state = {f"state.{name}": value for name, value in self.state.items()}
             tensors = {"w": self.w, "locals": self.locals, **state}
         else:
-            tensors = simulation.state(s)
-        t = self.t if self.finished else simulation.t
+            tensors = server.state(s)
+        t = self.t if self.finished else server.t
         kept = {f"{KEPT}{t}": w for t, w in self.kept.items()}
         self.checkpoints.save(t, {**tensors, **kept, "average": self.average}, extra, self.history)
         self.end_is_saved = self.finished

@@ -1,0 +1,1 @@
+"""The handwritten digits as a Flower app."""
