@@ -29,6 +29,12 @@ pytestmark = pytest.mark.usefixtures("nothing_is_run")
 RULES = {
     file.name: file.read_text() for file in sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 }
+COMMANDS = {
+    name: command
+    for text in RULES.values()
+    for name, command in re.findall(r'^([A-Z]+) = (\(\n(?: +".*"\n)+\)|".*")$', text, flags=re.M)
+}
+"""Those that several rules share, by name."""
 PLAIN = {"threads"}  # numbers that Snakemake itself gives
 
 
@@ -37,11 +43,13 @@ def test_every_value_in_a_shell_command_is_quoted():
     found = 0
     for name, text in RULES.items():
         assert not re.search(r"^    (run|script|notebook|wrapper):", text, flags=re.M), name
-        for block in re.findall(r'^    shell:\n((?:        ".*"\n?)+)', text, flags=re.M):
+        literal = re.findall(r'^ +shell:\n((?: +".*"\n?)+)', text, flags=re.M)
+        named = re.findall(r"^ +shell:\n +([A-Z]+)\n", text, flags=re.M)
+        assert text.count("shell:") == len(literal) + len(named), name
+        for block in [*literal, *(COMMANDS[command] for command in named)]:
             for value in re.findall(r"\{([^{}]+)\}", block):
                 found += 1
                 assert value.endswith(":q") or value in PLAIN, f"{name}: {value}"
-        assert text.count("shell:") == len(re.findall(r"^    shell:\n        \"", text, flags=re.M))
     assert found > 20
     for text in (*RULES.values(), (ROOT / "Snakefile").read_text()):
         assert not re.search(r"\b(shell|os\.system|subprocess|eval|exec)\(", text)

@@ -34,9 +34,9 @@ RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 STUDIES = sorted(
     path.stem
     for path in (ROOT / "config").glob("*.yaml")
-    # One needs the authors' splits, which are not in the repository; which cells of the other are
+    # Two need the authors' splits, which are not in the repository; which cells of the other are
     # trained is found on the way.
-    if path.stem not in ("reproduction", "quickstart-sweep")
+    if path.stem not in ("reproduction", "cifar10-early", "quickstart-sweep")
 )
 
 
@@ -279,11 +279,14 @@ JOBS = {
     "locals",
     "landscape",
     "line",
+    "pause",
+    "promote",
+    "choose",
     "table",
     "figure",
     "report",
 }
-PACKED = {"train_seeds", "hessian_seeds", "hessian_methods"}
+PACKED = {"train_seeds", "pause_seeds", "hessian_seeds", "hessian_methods"}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import json
 from typing import get_args
 
 from fedgloss.study.layout import MANIFEST
-from fedgloss.study.outdated import files_of
+from fedgloss.study.outdated import whole
 from fedgloss.study.schema.shown import Place
 from fedgloss.study.views import cells_in
 
@@ -99,5 +99,5 @@ def lost_files(wildcards):
         files += files_behind(STUDY.figures[name])
     for cell in going_on(PART):
         run = LAYOUT.run(STUDY.name, cell)
-        files += [run / name for name in (MANIFEST, *files_of(run))]
+        files += [run / name for name in (MANIFEST, *whole(run, {}))]
     return [file for file in dict.fromkeys(files) if not file.is_file()]
