@@ -160,8 +160,10 @@ def pack_models(wanted: list[dict[str, Any]], out: Path) -> None:
                     packed.add(file)
 
 
-def planned(study: Path, cell: str, units: int, local: bool, bring: bool) -> dict[str, Any]:
-    """A cell as the plan has it: the jobs that `fedgloss job` prints."""
+def planned(
+    study: Path, cell: str, units: int, alone: bool, local: bool, bring: bool
+) -> dict[str, Any]:
+    """A cell as the plan has it: the jobs that `fedgloss job` prints; alone: its training only."""
 
     def job(kind: str) -> Any:
         command = [sys.executable, "-m", "fedgloss", "job", str(study), cell, kind]
@@ -169,7 +171,7 @@ def planned(study: Path, cell: str, units: int, local: bool, bring: bool) -> dic
 
     return {
         "name": cell, "units": units, "bring": bring, "train": job("train"),
-        "hessian": job("hessian"), "locals": job("locals") if local else None,
+        "hessian": None if alone else job("hessian"), "locals": job("locals") if local else None,
     }  # fmt: skip
 
 
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10", help="of groups that name none")
     parser.add_argument("--where", default="alpha-0/cnn", help="alpha, model")
     parser.add_argument("--sgd", default="fedavg,fedprox,feddyn,scaffold,fedgloss-sgd")
+    parser.add_argument("--train-only", action="store_true", help="no lambda_1: a sweep has none")
     parser.add_argument("--locals", default="", help="METHOD,...: measure local models")
     parser.add_argument("--locals-after", type=int, default=0, help="which group, 0 first")
     parser.add_argument("--divergence", default="", help="METHODS:SEEDS to be looked into")
@@ -215,7 +218,7 @@ def main() -> None:
                 units = 1 if method in sgd else COUNTED
                 cell = f"{where}/{method}/seed-{seed}"
                 here = method in pending, method in wanted
-                groups[-1].append(planned(study, cell, units, *here))
+                groups[-1].append(planned(study, cell, units, options.train_only, *here))
                 pending -= {method}
                 wanted -= {method}
     for group in groups:
