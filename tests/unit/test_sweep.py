@@ -5,6 +5,7 @@ import os
 import signal
 from itertools import pairwise
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from fedgloss.study.choosing import as_yaml, to_yaml
 from fedgloss.study.layout import Layout
 from fedgloss.study.standings import Standings, Worth
 from fedgloss.study.status import States
-from fedgloss.study.study import check_study
+from fedgloss.study.study import check_study, load_study
 from fedgloss.study.sweep import packs
 from fedgloss.tensors import load_tensors, save_tensors
 from refusal import refused
@@ -530,6 +531,36 @@ def test_a_study_takes_what_was_chosen(chosen):
     found = study.settings(study.cells[0])
     assert found.hyperparameters == {"x": 0.3} and found.training["lr"] == 0.03
     assert "held_out" not in found.partition, "the study itself holds nothing out"
+
+
+def test_a_study_that_takes_it_trains_as_the_trial_did_whatever_gave_its_settings(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    searched = load_study(Path(__file__).parents[2] / "config" / "sweep.yaml")
+    standings = Standings(searched, tmp_path)
+    standings.worth = lambda cell, rounds: Worth(50.0, False)
+    Path("chosen.yaml").write_text(to_yaml(standings), encoding="utf-8")
+    study = check_study(
+        {
+            "study": "s",
+            "seeds": [0],
+            "training": {"rounds": 40, "last": 10, "evaluate_every": 5},
+            "chosen": "chosen.yaml",
+            "grid": searched.config["grid"],
+        },
+        "s.yaml",
+    )
+    for base in standings.bases:
+        trial = standings.chosen(base).trial
+        theirs = searched.settings(searched.select(algorithm=trial.label)[0])
+        ours = study.settings(study.select(algorithm=base)[0])
+        assert ours.variants == theirs.variants
+        assert ours.hyperparameters == theirs.hyperparameters
+        assert ours.training == theirs.training
+    own = {"fedgloss": {"hyperparameters": {"beta": 5}}}
+    with refused("fedgloss: hyperparameters.beta is 10.0 there, and 5.0 in algorithms.fedgloss"):
+        check_study({**study.config, "algorithms": own}, "s.yaml")
 
 
 def test_the_file_says_why(chosen, found):

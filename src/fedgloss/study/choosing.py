@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedgloss import algorithms
 from fedgloss.errors import InputError
 from fedgloss.study.chosen import digest
 from fedgloss.study.settings import one_text
@@ -50,19 +49,24 @@ def to_yaml(standings: Standings) -> str:
 
 
 def _entry(standings: Standings, best: Standing) -> dict[str, Any]:
-    """All that the study says of a label, and what was chosen, as an entry of `algorithms`."""
+    """What was chosen, as an entry of `algorithms` that leaves nothing to constants.
+
+    Variants and hyperparameters are those that the trial had, whatever gave them, but for
+    hyperparameters that differ from one column to another: there constants have a say again.
+    """
     study = standings.study
     definition = study.definition(best.trial.label)
-    variants: dict[str, str] = {}
-    for layer in definition.variants:
-        if isinstance(layer, str):
-            variants = algorithms.resolve_variants(definition.method, layer)
-        variants |= layer if isinstance(layer, Mapping) else {}
+    first, *others = [study.settings(cell) for cell in standings.cells(best.trial, best.rung)]
+    everywhere = {
+        key: value
+        for key, value in first.hyperparameters.items()
+        if all(other.hyperparameters[key] == value for other in others)
+    }
     return {
         "method": definition.method,
-        "variants": variants,
+        "variants": {**first.variants},
         "training": {key: one_text(value) for key, value in definition.training.items()},
-        "hyperparameters": {k: one_text(v) for k, v in definition.hyperparameters.items()},
+        "hyperparameters": everywhere,
     }
 
 
