@@ -1,5 +1,6 @@
 """A client of the federation as a Flower ClientApp: it answers messages from its own data."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,10 +19,11 @@ from fedgloss.engine.losses import counting
 from fedgloss.engine.rounds import Run
 from fedgloss.engine.start import prepared
 from fedgloss.engine.task import Course
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, cause
 from fedgloss.flower.deployment import Deploying, Settled, deployed, differences, settle
 from fedgloss.flower.records import FACTS, MESSAGE, Kept, number, pack, unpack
 
+LOG = logging.getLogger("flwr")
 TRIED = "fedgloss.trial"
 """The record of what the trial before round 1 has found."""
 REFUSED = 2
@@ -69,12 +71,23 @@ def _refusing(
     try:
         settled = settle(deployed(deployment, context))
         k = _client_number(context, len(settled.federation.data.indices))
-        data = _own(load(context), k, settled)
+        data = _own(_loaded(load, context), k, settled)
         with prepared(settled.federation.w.device):
             content = handle(message, context, settled, k, data)
         return Message(content, reply_to=message)
     except InputError as error:
         return Message(Error(REFUSED, str(error)), reply_to=message)
+
+
+def _loaded(load: Load, context: Context) -> tuple[Tensor, Tensor]:
+    """The client's data; what its own code raises is one line for the server, and whole here."""
+    try:
+        return load(context)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        LOG.exception("fedgloss: load failed")
+        raise InputError(f"load: {cause(error)}") from None
 
 
 def _greet(

@@ -114,7 +114,7 @@ class Clients:
         """
         absent = [k for k in facts if k not in self.nodes]
         for k in absent:
-            self._fault(f"client {k} is not connected")
+            self._fault(f"client {k} is not connected, or was refused")
         contents = {
             self.nodes[k]: RecordDict({MESSAGE: message, FACTS: ConfigRecord(dict(told))})
             for k, told in facts.items()
