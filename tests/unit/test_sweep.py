@@ -170,7 +170,7 @@ def test_a_space_that_cannot_be_searched_is_refused_in_one_line(space, words):
         ({"choose": "luck"}, ["sweep.choose", "best-mean"]),
         ({"trials": 0}, ["sweep.trials", "at least 1"]),
         ({"halving": {"keep": "0.3", "seeds": [1]}}, ["halving.keep", "1/3"]),
-        ({"halving": {"keep": "1/3"}}, ["halving", "rounds, or seeds"]),
+        ({"halving": {"keep": "1/3"}}, ["halving", "rounds or seeds"]),
         ({"halving": {"keep": "1/3", "seeds": [2]}}, ["halving.seeds", "2 of 2"]),
         ({"halving": {"keep": "1/3", "rounds": [6]}}, ["halving.rounds: 6", "trains for 6"]),
         ({"halving": {"keep": "1/3", "rounds": [4, 2]}}, ["halving", "smallest first"]),

@@ -120,7 +120,9 @@ class Halving(Model):
     @model_validator(mode="after")
     def _has_rungs(self) -> "Halving":
         if bool(self.rounds) == bool(self.seeds):
-            raise InputError("must have rounds, or seeds: after how many of them the best go on")
+            raise InputError(
+                "must have rounds or seeds, one of them: after how many the best go on"
+            )
         if [*self.rungs] != sorted(self.rungs):
             raise InputError("rungs must be given smallest first")
         return self
