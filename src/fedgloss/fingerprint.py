@@ -36,6 +36,7 @@ TABLE_OF_NAMES = "fedgloss.algorithms.names"
 IGNORED = ("type_comment", "kind")
 
 
+@cache
 def fingerprint(*modules: str) -> str:
     """SHA-256 over these modules (import names) and all they import outside installed packages."""
     hull: set[str] = {TABLE_OF_NAMES}

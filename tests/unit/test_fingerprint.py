@@ -43,7 +43,7 @@ DATA = {name for name in RESULTS if name.startswith("data")}
 PARTITIONS = {"partition dirichlet", "partition file"}
 
 
-READS = ("_source", "_spec", "_tree", "_imports", "_digest")
+READS = ("fingerprint", "_source", "_spec", "_tree", "_imports", "_digest")
 KNOWN = {}
 
 

@@ -1,7 +1,7 @@
 """The cells that a job is about: inputs, parameters and resources of its rule.
 
 REQUIRES  STUDY, SEEDS, LAYOUT (study.smk), view_of (views.smk), SETTINGS (packing.smk), PACKS and
-          trials_at (sweep.smk), by the time a job is known
+          trials_at (trials.smk), by the time a job is known
 PROVIDES  cells_of, and functions of wildcards: what the cells' jobs read, what decides their
           numbers, and what they need
 """
@@ -18,9 +18,8 @@ from fedgloss.study.resolving import ALIASES
 
 
 def cells_of(wildcards):
-    """The cells of a job: the one that its wildcards name, a method's of all seeds, or all methods'.
-
-    Or some trials of a sweep.
+    """The cells of a job: the one that its wildcards name, a method's of all seeds, all methods', or
+    those of some trials of a sweep.
 
     A cell outside the grid is refused with near matches.
     """

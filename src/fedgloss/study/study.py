@@ -114,11 +114,15 @@ class Study:
 
     def cell(self, text: str) -> Cell:
         """The cell with this path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0."""
-        by_path = {str(cell): cell for cell in self.cells}
-        if text.strip("/") not in by_path:
-            hint = did_you_mean(text, [*by_path]).split("; allowed")[0]
+        if text.strip("/") not in self._by_path:
+            hint = did_you_mean(text, [*self._by_path]).split("; allowed")[0]
             raise InputError(f"{self.file}: no cell {text!r} in this study{hint}")
-        return by_path[text.strip("/")]
+        return self._by_path[text.strip("/")]
+
+    @cached_property
+    def _by_path(self) -> dict[str, Cell]:
+        """For a large study's workflow, which asks for a cell thousands of times."""
+        return {str(cell): cell for cell in self.cells}
 
     def select(self, column: Condition | None = None, **wanted: str | int) -> list[Cell]:
         """The cells of a column whose fields have these values, in the order of the grid."""
