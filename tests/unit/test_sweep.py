@@ -21,6 +21,7 @@ from fedgloss.errors import InputError
 from fedgloss.files import read_json
 from fedgloss.report import figures, tables
 from fedgloss.study.choosing import as_yaml, to_yaml
+from fedgloss.study.estimate import remaining
 from fedgloss.study.layout import Layout
 from fedgloss.study.standings import Standings, Worth
 from fedgloss.study.status import States
@@ -385,6 +386,42 @@ def test_with_rungs_of_seeds_the_first_seeds_decide_who_gets_the_others(tmp_path
     seeds = {s.trial.label: [*s.values] for s in standings.of("fedavg")}
     assert seeds["fedavg~lr-0.4"] == seeds["fedavg~lr-0.3"] == [1, 2, 3]
     assert seeds["fedavg~lr-0.2"] == seeds["fedavg~lr-0.1"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("halving", "ends"),
+    [
+        ({"rounds": [2, 4]}, {"0.4": None, "0.3": 4, "0.2": 2, "0.1": 2}),
+        ({"rounds": [2]}, {"0.4": None, "0.3": None, "0.2": 2, "0.1": 2}),
+    ],
+)
+def test_what_a_sweep_still_costs_is_foreseen_whoever_goes_on(halving, ends, tmp_path):
+    study = sweep(FOUR, halving={"keep": "1/2", **halving})
+
+    def rounds_of(standings):
+        found = standings.foreseen()
+        return {cell.algorithm.partition("lr-")[2]: end for cell, end in found.items()}
+
+    begun = standings_of(study, lambda point, seed, rounds: None, tmp_path)
+    assert sorted(map(str, rounds_of(begun).values())) == sorted(map(str, ends.values()))
+    ended = standings_of(study, lambda point, seed, rounds: 100 * point["lr"], tmp_path)
+    assert rounds_of(ended) == ends
+
+
+def test_the_estimate_counts_a_dropped_trial_up_to_its_rung_and_no_seed_it_does_not_get(tmp_path):
+    def jobs(**halving):
+        more = {"halving": {"keep": "1/4", **halving}} if halving else {}
+        study = sweep(FOUR, study={"seeds": [1, 2, 3]}, **more)
+        return [*remaining(study, tmp_path)]
+
+    def seconds(jobs):
+        return sum(job.need.seconds for job in jobs)
+
+    every = jobs()
+    assert len(every) == 12
+    assert len(jobs(seeds=[1])) == 4 + 2
+    assert len(jobs(rounds=[2])) == 12
+    assert seconds(jobs(rounds=[2])) == pytest.approx(seconds(every) * (1 + 3 * 2 / 6) / 4)
 
 
 def test_who_goes_on_is_not_said_before_all_runs_of_a_rung_are_there(tmp_path):

@@ -67,8 +67,14 @@ def table() -> Mapping[str, Any]:
     return content
 
 
-def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = False) -> Need:
-    """What training a cell needs, or the rest of it after a checkpoint."""
+def training(
+    study: Study,
+    cell: Cell,
+    rounds_done: int = 0,
+    on_cpu: bool = False,
+    until: int | None = None,
+) -> Need:
+    """What training a cell needs, or what is left of it after a checkpoint or up to a rung."""
     settings = study.settings(cell)
     given = settings.training
     _, algorithm = study.algorithm(cell)
@@ -82,9 +88,10 @@ def training(study: Study, cell: Cell, rounds_done: int = 0, on_cpu: bool = Fals
     if algorithm.probe:
         passes = 2.0
     elif "delta_epsilon" in given["record"]:
-        rounds, every, last = given["rounds"], given["evaluate_every"], given["last"]
-        passes += ((rounds - last) // every + last) / rounds
-    epochs = (given["rounds"] - rounds_done) * participants * given["epochs"] * passes
+        every, last = given["evaluate_every"], given["last"]
+        passes += ((given["rounds"] - last) // every + last) / given["rounds"]
+    rounds = (until or given["rounds"]) - rounds_done
+    epochs = rounds * participants * given["epochs"] * passes
     return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"], row["cell_mb"])
 
 
@@ -169,11 +176,17 @@ class Job:
 
 
 def job(
-    study: Study, kind: str, cell: Cell, part: str = "", rounds_done: int = 0, cells: int = 1
+    study: Study,
+    kind: str,
+    cell: Cell,
+    part: str = "",
+    rounds_done: int = 0,
+    until: int | None = None,
+    cells: int = 1,
 ) -> Job:
     """A job of this kind with what it needs; cells: of how many seeds, if it is a hessian."""
     if kind == "train":
-        needs = [training(study, cell, rounds_done, on_cpu) for on_cpu in (False, True)]
+        needs = [training(study, cell, rounds_done, on_cpu, until) for on_cpu in (False, True)]
     else:
         measure = {"hessian": hessian, "locals": locals, "landscape": landscape, "line": line}[kind]
         needs = [measure(study, cell, on_cpu) for on_cpu in (False, True)]
@@ -194,6 +207,8 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     else:
         cells = cells_below(study, target, [*entries])
     states = States(study, results)
+    ends = states.standings.foreseen() if study.trials else dict.fromkeys(cells)
+    cells = [cell for cell in cells if cell in ends]
     parts: dict[Cell, str] = {}
     for part, entry in entries.items():
         for cell in study.cells_behind(entry):
@@ -204,8 +219,9 @@ def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     done |= {cell for cell in cells if state[cell] == "without models" and measured.is_there(cell)}
     left = {*cells} - done
     for cell in cells:
-        if cell in left:
-            yield job(study, "train", cell, parts.get(cell, ""), rounds_done(states, cell))
+        spared, end = rounds_done(states, cell), ends[cell]
+        if cell in left and (end is None or spared < end):
+            yield job(study, "train", cell, parts.get(cell, ""), spared, end)
     unmeasured: dict[str, list[Cell]] = {}
     for cell in cells:  # of an outdated run nothing stays
         if cell.condition in measured.sharp and (cell in left or not measured.has_hessian(cell)):

@@ -156,6 +156,22 @@ class Standings:
                     if self.worth(cell, self.rungs[standing.rung].rounds) is None:
                         yield cell
 
+    def foreseen(self) -> dict["Cell", int | None]:
+        """The cells that will train if trials keep their present order, and to which round.
+
+        None: to the end. Who will go on is not known before a rung, but how many is.
+        """
+        halving = self.study.asked.sweep and self.study.asked.sweep.halving
+        ends: dict[Cell, int | None] = {}
+        for base in self.bases:
+            left = [standing.trial for standing in self.of(base)]
+            for rung, stage in enumerate(self.rungs):
+                if rung and halving:
+                    left = left[: halving.kept(len(left))]
+                for trial in left:
+                    ends |= dict.fromkeys(self.cells(trial, rung), stage.rounds)
+        return ends
+
     def is_dropped(self, cell: "Cell") -> bool:
         """Whether a cell is of a trial that was dropped, and so need not go on."""
         trial = self.study.trials.get(cell.algorithm)
