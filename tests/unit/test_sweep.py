@@ -570,6 +570,14 @@ def test_a_study_takes_what_was_chosen(chosen):
     assert "held_out" not in found.partition, "the study itself holds nothing out"
 
 
+def test_seeds_that_chose_the_settings_are_warned_of(chosen):
+    study = including()
+    assert [*study.warnings()] == []
+    again = check_study({**study.config, "seeds": [0, 2, 1]}, "s.yaml")
+    (line,) = again.warnings()
+    assert line.startswith("s.yaml: seeds: with 1, 2 the settings in chosen.yaml were chosen")
+
+
 def test_a_study_that_takes_it_trains_as_the_trial_did_whatever_gave_its_settings(
     tmp_path, monkeypatch
 ):

@@ -11,6 +11,7 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import sha256
 from fedgloss.study import inputs, resolving
 from fedgloss.study.cells import Cell
+from fedgloss.study.chosen import seeds_that_chose
 from fedgloss.study.schema import study as schema
 from fedgloss.study.schema.shown import (
     ClaimsTable,
@@ -353,7 +354,17 @@ def _check_lines(study: "Study", where: str, entry: LinesFigure) -> None:
 
 
 def warnings(study: "Study") -> Iterator[str]:
-    """What is allowed and can hardly be meant: a line for each method and its settings.
+    """What is allowed and can hardly be meant, a line each."""
+    yield from _endless_warm_ups(study)
+    if shared := sorted(seeds_that_chose(study.asked)):
+        yield (
+            f"{study.file}: seeds: with {', '.join(map(str, shared))} the settings in"
+            f" {study.asked.chosen} were chosen, so results look better than they are; take others"
+        )
+
+
+def _endless_warm_ups(study: "Study") -> Iterator[str]:
+    """A line for each method and its settings that never leaves its warm-up.
 
     Not where both numbers are constants: the authors' T_s for CIFAR-100 is for the CNN's 20,000
     rounds, and what they had for the 10,000 of ResNet18 is unknown.

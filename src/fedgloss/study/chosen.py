@@ -53,6 +53,18 @@ def included(asked: Study, file: str) -> Study:
     return asked.model_copy(update={"algorithms": {**asked.algorithms, **entries}})
 
 
+def seeds_that_chose(asked: Study) -> set[int]:
+    """Those of a study's seeds that its `chosen` settings were searched with, for labels it has."""
+    if asked.chosen is None:
+        return set()
+    evidence = validate(read_yaml(asked.chosen), Chosen, str(asked.chosen)).evidence
+    labels = {label for block in asked.grid for label in block.algorithms}
+    searched = {
+        seed for label in labels & evidence.keys() for seed in evidence[label].get("seeds", ())
+    }
+    return searched.intersection(asked.seeds)
+
+
 def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algorithm:
     """A label's entry with what was chosen for it."""
     own = asked.algorithms.get(label, Algorithm())
