@@ -15,8 +15,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from fedgloss.algorithms import METHODS, build_algorithm
-from fedgloss.flower import Deployment
+from fedgloss.flower import Deployment, client_app
 
+CLIENTS = 4
 NUMBERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.05, "lambda": 10.0}
 FEDERATED = [name for name in METHODS if not build_algorithm(name).pooled]
 UNAVAILABLE = 5
@@ -146,3 +147,14 @@ def on_images(method: str, **options) -> tuple[Deployment, list, dict]:
     clients = images()
     deployment = Deployment(model=small_cnn(), clients=len(clients), algorithm=method, **numbers)
     return deployment, clients, numbers
+
+
+def on_grid(
+    method: str = "fedgloss",
+    happens: Callable[[int, int, str], str | None] = lambda t, k, purpose: None,
+    **options,
+) -> tuple[LocalGrid, Deployment, list, dict]:
+    """`on_images`, and a grid whose nodes train that."""
+    deployment, clients, work = on_images(method, **options)
+    app = client_app(deployment, lambda context: clients[context.node_config["partition-id"]])
+    return LocalGrid(app, CLIENTS, happens), deployment, clients, work

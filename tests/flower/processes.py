@@ -1,6 +1,8 @@
 """Flower's processes for a test, in a folder of its own and on 127.0.0.1 alone."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE = 1500.0
-"""Seconds for ten rounds; on two quiet cores they take two minutes."""
+"""Seconds to wait for any one thing; all of the federation takes minutes on two quiet cores."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -48,6 +50,7 @@ class Federation:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
             "OMP_NUM_THREADS": "1",
         }
         self.processes: dict[str, subprocess.Popen] = {}
@@ -79,23 +82,33 @@ class Federation:
     def run(self, app: Path, *options: str, **config: object) -> str:
         """Submit an app; returns what `flwr run` prints."""
         pairs = " ".join(f"{key.replace('_', '-')}={value}" for key, value in config.items())
-        submitted = subprocess.run(
-            ["flwr", "run", str(app), "loopback", "--run-config", pairs, *options],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-        return submitted.stdout
+        return self._ask("run", str(app), "loopback", "--run-config", pairs, *options)
+
+    def status_of(self, shown: str) -> dict[str, str]:
+        """What Flower says about a run, from what `flwr run` printed of it."""
+        [number] = re.findall(r"Successfully started run (\d+)", shown)
+        found = self._ask("ls", "loopback", "--run-id", number, "--format", "json")
+        return json.loads(found)["runs"][0]
 
     def wait_for(self, report: Path) -> None:
         """Wait for a file of the server's; not for ever, nor when it has failed."""
         end, log = time.monotonic() + PATIENCE, report.with_name("log")
         while not report.exists():
             said = log.read_text(errors="replace") if log.exists() else ""
-            assert "Traceback" not in said and time.monotonic() < end, said[-3000:]
+            assert " raised an exception" not in said and time.monotonic() < end, said[-3000:]
             time.sleep(0.2)
+
+    def _ask(self, *arguments: str) -> str:
+        """What a command of `flwr` prints."""
+        asked = subprocess.run(
+            ["flwr", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert asked.returncode == 0, asked.stdout + asked.stderr
+        return asked.stdout
 
     def _start(self, name: str, command: list[str]) -> None:
         log = (self.folder / f"{name}.log").open("ab")

@@ -1,5 +1,6 @@
 """What crosses the wire, who is drawn, and a server that goes on from its checkpoints."""
 
+import itertools
 import random
 
 import numpy as np
@@ -11,18 +12,12 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 import fedgloss
 from fedgloss.algorithms import build_algorithm
 from fedgloss.errors import InputError
-from fedgloss.flower import Stopped, client_app, serve
-from local_grid import FEDERATED, LocalGrid, on_images
+from fedgloss.flower import Stopped, serve
+from local_grid import CLIENTS, FEDERATED, LocalGrid, on_grid
 
-M, P = 4, 410
+PARAMETERS = 410
 HEADER = 128
 """Bytes with which NumPy's format, which Flower sends, describes an array."""
-
-
-def on_grid(method, **changes):
-    deployment, clients, work = on_images(method, **changes)
-    app = client_app(deployment, lambda c: clients[c.node_config["partition-id"]])
-    return LocalGrid(app, M), deployment, clients, work
 
 
 def arrays(messages):
@@ -57,7 +52,7 @@ def test_the_messages_of_the_method_cross_the_wire_and_nothing_else(method):
 def test_fedgloss_costs_what_fedavg_costs_and_fedsmoo_twice_that(method, models):
     grid, deployment, *_ = on_grid(method)
     result = serve(grid, deployment, rounds=3)
-    assert result.bytes_down == result.bytes_up == 3 * M * models * P * 4
+    assert result.bytes_down == result.bytes_up == 3 * CLIENTS * models * PARAMETERS * 4
 
 
 def test_bfloat16_halves_the_bytes_and_is_said_in_the_metrics():
@@ -143,6 +138,25 @@ def test_the_server_waits_until_enough_nodes_are_connected(monkeypatch):
     assert len(waited) == 1 and result.participants == [0, 1, 2, 3]
 
 
+def test_the_server_does_not_wait_for_ever(monkeypatch, said):
+    """It says now and then for whom it waits, and ends with one line."""
+    now = itertools.count(0, 20)
+    monkeypatch.setattr("fedgloss.flower.exchange.monotonic", lambda: next(now))
+    monkeypatch.setattr("fedgloss.flower.exchange.sleep", lambda seconds: None)
+    grid, deployment, *_ = on_grid("fedavg")
+    grid.leave(0)
+    with pytest.raises(Stopped) as error:
+        serve(grid, deployment, rounds=1, connect_timeout=100)
+    assert str(error.value) == (
+        "before round 1: 3 of 4 nodes are connected after 100 seconds; start the others, or change"
+        " min_available or connect_timeout"
+    )
+    assert [entry for entry in said().splitlines() if "waiting" in entry] == [
+        f"fedgloss: 3 of 4 nodes are connected; waiting, for at most {seconds} seconds"
+        for seconds in (80, 40)
+    ]
+
+
 # A server that goes on
 
 
@@ -204,7 +218,7 @@ def test_another_training_on_the_same_nodes_begins_anew():
     first, second = (serve(grid, deployment, rounds=3) for _ in range(2))
     assert torch.equal(first.w, second.w)
     kept = [key for c in grid.contexts.values() for key in c.state.array_records]
-    assert len(kept) == 2 * M  # the last round's, and the one before it
+    assert len(kept) == 2 * CLIENTS  # the last round's, and the one before it
 
 
 def test_a_server_that_goes_on_takes_no_state_of_another_training(tmp_path):

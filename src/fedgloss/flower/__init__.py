@@ -13,7 +13,7 @@ except ImportError:
 
 from fedgloss.flower.client import client_app
 from fedgloss.flower.deployment import Deployment
-from fedgloss.flower.exchange import Stopped
+from fedgloss.flower.log import Stopped
 from fedgloss.flower.server import serve
 
 __all__ = ["Deployment", "Stopped", "client_app", "serve"]

@@ -1,6 +1,5 @@
 """A client of the federation as a Flower ClientApp: it answers messages from its own data."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,9 +20,9 @@ from fedgloss.engine.start import prepared
 from fedgloss.engine.task import Course
 from fedgloss.errors import InputError, cause
 from fedgloss.flower.deployment import Deploying, Settled, deployed, differences, settle
+from fedgloss.flower.log import LOG
 from fedgloss.flower.records import FACTS, MESSAGE, Kept, number, pack, unpack
 
-LOG = logging.getLogger("flwr")
 TRIED = "fedgloss.trial"
 """The record of what the trial before round 1 has found."""
 REFUSED = 2

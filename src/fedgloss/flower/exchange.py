@@ -4,29 +4,22 @@ A client that fails, is not connected or comes late has one line in the log; wha
 round is said by whoever asked.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import sleep
+from time import monotonic, sleep
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedgloss.algorithms.core import Named
 from fedgloss.errors import InputError, printable
+from fedgloss.flower.log import LOG, Stopped
 from fedgloss.flower.records import FACTS, MESSAGE, number, size
 
-LOG = logging.getLogger("flwr")
-"""Flower's own, whose lines `flwr log` shows."""
 LOOK_SECONDS = 1.0
 """Between two looks at who is connected, while there are too few."""
-
-
-class Stopped(RuntimeError):
-    """The federation cannot go on as it was asked to: one line that says why.
-
-    The rounds before are in the checkpoint, if there is one.
-    """
+SAY_SECONDS = 30.0
+"""Between two lines that say so, while nobody comes or leaves."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,24 @@ class Clients:
         """What went wrong since `look` began, a line each."""
         self._greeted: set[int] = set()
 
-    def wait_for(self, nodes: int) -> None:
-        """Wait until so many nodes are connected, and greet them."""
+    def wait_for(self, nodes: int, limit: float | None, t: int) -> None:
+        """Before round t, wait until so many nodes are connected, and greet them.
+
+        limit: seconds to wait; None: as long as it takes. Raises Stopped after them.
+        """
+        began, said, seen = monotonic(), -SAY_SECONDS, -1
         while (online := len({*self.grid.get_node_ids()})) < nodes:
-            LOG.info("fedgloss: %d of %d nodes are connected; waiting", online, nodes)
+            waited = monotonic() - began
+            if limit is not None and waited >= limit:
+                raise Stopped(
+                    f"before round {t + 1}: {online} of {nodes} nodes are connected after"
+                    f" {limit:g} seconds; start the others, or change min_available or"
+                    " connect_timeout"
+                )
+            if online != seen or waited - said >= SAY_SECONDS:
+                until = "" if limit is None else f", for at most {limit - waited:.0f} seconds"
+                LOG.info("fedgloss: %d of %d nodes are connected; waiting%s", online, nodes, until)
+                said, seen = waited, online
             sleep(LOOK_SECONDS)
         self.look()
 

@@ -14,7 +14,8 @@ from fedgloss.engine.server import Server
 from fedgloss.engine.start import prepared
 from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Settled
-from fedgloss.flower.exchange import LOG, Answer, Clients, Stopped
+from fedgloss.flower.exchange import Answer, Clients
+from fedgloss.flower.log import LOG, Stopped, in_short
 from fedgloss.flower.records import check_shapes, pack, size, unpack
 
 
@@ -117,7 +118,7 @@ class RemoteServer(Server):
         lost = [f"client {k} has lost its state" for k in answers if answers[k].lost]
         if not answers or (strict and (lost or len(answers) < len(ids))):
             nobody = "" if answers else "no client answered: "
-            reasons = "; ".join([*clients.faults, *lost])
+            reasons = in_short([*clients.faults, *lost])
             raise Stopped(f"round {self.t + 1}: {nobody}{reasons}")
         with prepared(self.w.device):
             return _Exchange(

@@ -23,8 +23,10 @@ from fedgloss.engine.start import prepared
 from fedgloss.engine.task import Metric
 from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Deployment, settle
-from fedgloss.flower.exchange import LOG, Clients, Stopped
+from fedgloss.flower.exchange import Clients
+from fedgloss.flower.log import LOG, Stopped, in_short
 from fedgloss.flower.remote import RemoteServer
+from fedgloss.records import is_finite
 
 SAMPLINGS = ("seeded", "flower")
 FAILURES = ("continue", "stop")
@@ -42,6 +44,7 @@ def serve(
     schedule: Iterable[Iterable[int]] | None = None,
     sampling: str = "seeded",
     min_available: int | None = None,
+    connect_timeout: float | None = 600.0,
     timeout: float | None = 3600.0,
     failures: str = "continue",
     test: tuple[Tensor, Tensor] | None = None,
@@ -68,6 +71,7 @@ def serve(
     sampling: `seeded` draws the clients that `fedgloss.train` draws, connected or not; `flower`
     draws among those who are connected, at random, as Flower's strategies do.
     min_available: so many nodes must be connected before round 1; None: as many as clients.
+    connect_timeout: seconds to wait for them; None: as long as it takes.
     timeout: seconds to wait for the answers of an exchange; None: as long as it takes.
     failures: where a client is not connected, fails, is late, or has lost what it kept, the round
     goes on with what there is (`continue`) or the run stops (`stop`). It stops in any case if
@@ -101,8 +105,9 @@ def serve(
     nodes = m if min_available is None else min_available
     if not isinstance(nodes, int) or not 1 <= nodes <= m:
         raise InputError(f"min_available: {nodes!r:.40} is not an integer from 1 to {m}")
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-        raise InputError(f"timeout: {timeout!r:.40} is not a number of seconds, nor None")
+    for name, limit in (("connect_timeout", connect_timeout), ("timeout", timeout)):
+        if limit is not None and not (is_finite(limit) and limit > 0):
+            raise InputError(f"{name}: {limit!r:.40} is not a number of seconds, nor None")
     check_metrics(metrics)
     check_callable("on_round", on_round)
     task = replace(settled.task, metrics=metrics)
@@ -123,9 +128,9 @@ def serve(
             server.measured = [run.measured]
         if not run.finished and server.t < rounds:
             clients = Clients(grid, settled.terms, timeout)
-            clients.wait_for(nodes)
-            if failures == "stop" and clients.faults:
-                raise Stopped(f"before round {server.t + 1}: {'; '.join(clients.faults)}")
+            clients.wait_for(nodes, connect_timeout, server.t)
+            if clients.faults and (failures == "stop" or not clients.nodes):
+                raise Stopped(f"before round {server.t + 1}: {in_short(clients.faults)}")
         while not run.finished:
             if server.t < rounds:
                 began = monotonic()

@@ -1,4 +1,4 @@
-"""Both sides of the app. What the server reports, and waits for, are files in a folder."""
+"""Both sides of the app. What the test and the processes tell each other are files in a folder."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,12 @@ def deployment(context: Context) -> Deployment:
 
 
 def load(context: Context):
-    return images()[int(context.node_config["partition-id"])]
+    """The client's images; where the test asks it to hold still, it does so until it is killed."""
+    k, folder = int(context.node_config["partition-id"]), Path(str(context.run_config["folder"]))
+    if (folder / f"hold-{k}").exists():
+        (folder / f"held-{k}").touch()
+        sleep(PATIENCE)
+    return images()[k]
 
 
 client = client_app(deployment, load)
@@ -34,18 +39,16 @@ def main(grid: Grid, context: Context) -> None:
     pauses = [int(t) for t in str(config["pause-after"]).split()]
 
     def after_round(t: int, row) -> None:
-        """Say that a round is over; where the test asked for it, wait until it says go."""
+        """Say that a round is over; where the test asks for it, wait until it says go."""
         (folder / f"done-{t}").touch()
         if t in pauses:
             wait(lambda: (folder / f"go-{t}").exists())
-            wanted = int((folder / f"go-{t}").read_text())
-            wait(lambda: len(list(grid.get_node_ids())) >= wanted)
+            wait(lambda: len(list(grid.get_node_ids())) >= given.clients)
 
     result = serve(
         grid,
         given,
-        rounds=int(config["rounds"]),
-        clients_per_round=int(config["clients-per-round"]),
+        schedule=[[int(k) for k in ids] for ids in str(config["schedule"]).split()],
         timeout=PATIENCE,
         keep_history=True,
         test=images()[0],
