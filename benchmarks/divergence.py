@@ -42,22 +42,26 @@ class Trained:
         from fedgloss.engine.clients import Pipeline
         from fedgloss.engine.federation import Simulation
         from fedgloss.engine.flat import flatten
-        from fedgloss.engine.numbers import resolve_course
         from fedgloss.engine.rounds import Run
         from fedgloss.engine.start import initial_model
         from fedgloss.engine.task import Task
-        from fedgloss.jobs.cells import CellFiles, cell_federation, cell_test
-        from fedgloss.jobs.train import _course, _on
+        from fedgloss.jobs.cells import (
+            CellFiles,
+            cell_course,
+            cell_federation,
+            cell_test,
+            placed,
+        )
         from fedgloss.study.jobfile import TrainingJob
 
         job = job_of(content, TrainingJob)
-        self.dataset = _on(load(job.data), device)
+        self.dataset = placed(load(job.data), device)
         self.partition = load_partition(job.partition, self.dataset)
         self.settings = job.settings
         model = initial_model(job.settings.model, self.dataset, job.settings.seed).to(device)
         training = job.settings.training
         pipeline = Pipeline(self.dataset.mean, self.dataset.std, training["augmentation"])
-        self.course = resolve_course(**_course(training))
+        self.course = cell_course(job.settings)
         cell = CellFiles(job.settings, job.partition, job.run, job.code)
         own = cell_federation(cell, flatten(model), self.dataset, self.partition, {})
         self.test = cell_test(cell, self.dataset, self.partition)
