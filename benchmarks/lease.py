@@ -10,6 +10,7 @@ docs/lent-gpu.md has the whole way.
 """
 
 import argparse
+import hashlib
 import lzma
 import shutil
 import sys
@@ -90,7 +91,8 @@ def split(staged: Path, out: Path, most: float) -> list[Path]:
         for file, name in zip(part, names, strict=True):
             copy(file, parcel / name)
         hashes = {name: sha256(parcel / name) for name in names}
-        write_json(parcel / PARCEL, {"name": parcel.name, "of": len(parts), "files": hashes})
+        facts = {"name": parcel.name, "of": len(parts), "code": code_here(), "files": hashes}
+        write_json(parcel / PARCEL, facts)
     return parcels
 
 
@@ -99,12 +101,22 @@ def copy(file: Path, to: Path) -> None:
     shutil.copyfile(file, to)
 
 
+def code_here() -> str:
+    """The SHA-256 of the package in this checkout."""
+    files = sorted((ROOT / "src" / "fedgloss").rglob("*.py"))
+    lines = [f"{file.relative_to(ROOT)} {sha256(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def unpack(parcel: Path, to: Path) -> str:
     """Add a parcel to a folder; with the last one, its data sets become what they were.
 
-    Returns what has come, in words. Raises InputError for a file that is not as it was packed.
+    Returns what has come, in words. Raises InputError for a file that is not as it was packed, and
+    where the checkout is another: runs would name code that has not trained them.
     """
     facts = read_json(parcel / PARCEL)
+    if facts["code"] != code_here():
+        raise InputError(f"{parcel}: was packed by other code than this checkout's; pack it again")
     for name, digest in facts["files"].items():
         copy(parcel / name, to / name)
         check(to / name, digest)

@@ -186,15 +186,22 @@ def interrupted_in_the_second_group(run, machine, out):
     assert process.returncode == 0
 
 
-def test_a_parcel_that_was_damaged_on_the_way_is_refused(tmp_path):
+def test_parcels_that_cannot_be_used_are_refused(tmp_path):
+    """One that was damaged on the way, and one that another checkout has packed."""
     unpack, _ = packed(tmp_path, home(tmp_path, WILD), "fedavg")
     parcel = Path(unpack[3])
+    facts = (parcel / "parcel.json").read_text()
+    others = json.dumps(json.loads(facts) | {"code": "other"})
     [partition] = parcel.rglob("partition.json")
     partition.write_text("{}")
-    shown = lease(ROOT, "unpack", parcel, tmp_path / "machine")
-    assert shown.returncode == 2
-    assert shown.stderr.startswith("lease: error: ") and shown.stderr.count("\n") == 1
-    assert "partition.json: is not the file that was packed (SHA-256)" in shown.stderr
+    for text, reason in (
+        (facts, "partition.json: is not the file that was packed (SHA-256)"),
+        (others, "was packed by other code than this checkout's; pack it again"),
+    ):
+        (parcel / "parcel.json").write_text(text)
+        shown = lease(ROOT, "unpack", parcel, tmp_path / "machine")
+        assert shown.returncode == 2 and reason in shown.stderr
+        assert shown.stderr.startswith("lease: error: ") and shown.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
