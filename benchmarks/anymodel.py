@@ -2,7 +2,7 @@
 
 ResNet18 in rounds of ten clients with 500 images, by `recorded`, by `autograd` and by a plain loop;
 how far recorded gradients are from autograd's; MobileNetV2 at 224 x 224 pixels. Needs torch,
-torchvision and numpy alone. On a CPU nothing is recorded: a gradient is asked for again instead.
+torchvision and numpy alone. Without CUDA nothing is recorded, a gradient is asked for again.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench import Bench, NotMeasured
 from plain import Images, PlainLoop
 from torch import Tensor
 
@@ -31,8 +32,8 @@ HYPERPARAMETERS = {"fedavg": {}, "fedgloss": {"rho": 0.15, "rho_l": 0.15, "beta"
 LANES = (1, 2, 4, 5, 10)
 
 
-class Again:
-    """A lane for a CPU, which asks for everything again."""
+class AgainLane:
+    """A lane where there is no GPU: it records nothing and asks for everything again."""
 
     def begin(self) -> None:
         pass
@@ -70,10 +71,10 @@ class ResidentLoop(PlainLoop):
 class Rounds:
     """ResNet18 on random images, in rounds of K clients."""
 
-    def __init__(self, bench: Any) -> None:
-        toy = bench.options.toy
-        self.device, self.cuda = bench.device, bench.cuda
-        self.K, samples, self.batch, clients = (2, 3, 2, 3) if toy else (10, 500, 64, 20)
+    def __init__(self, bench: Bench) -> None:
+        self.device, self.cuda, self.size = bench.device, bench.cuda, bench.size
+        self.K, samples, self.batch, clients = bench.size((10, 500, 64, 20), (2, 2, 2, 2))
+        self.lanes = bench.size(LANES, (1, 2))
         torch.manual_seed(0)
         self.model = build_model("resnet18", (3, 32, 32), 10).to(self.device)
         self.images = torch.randint(0, 256, (clients * samples, 3, 32, 32)).to(torch.uint8)
@@ -109,7 +110,7 @@ class Rounds:
         gradients: Any = self.gradients(backend)
         gradients.lazy = getattr(gradients, "lazy", False) and not plain
         simulation = self.simulation(method, gradients)
-        found = _times(self.cuda, lambda: advance([simulation]), 1 + rounds)
+        found = _times(self.cuda, lambda: advance([simulation]), 1 + self.size(rounds, 1))
         return {"ms": found[1:], "first_ms": found[0], **_facts(gradients)}
 
     def plain(self, method: str, resident: bool, rounds: int) -> dict:
@@ -120,7 +121,7 @@ class Rounds:
             data = Images(self.images, self.labels, augmented=True)
         kind = ResidentLoop if resident else PlainLoop
         loop = kind(self.model, data, self.clients, self.batch, sam=method == "fedgloss")
-        found = _times(self.cuda, lambda: loop.round(range(self.K)), 1 + rounds)
+        found = _times(self.cuda, lambda: loop.round(range(self.K)), 1 + self.size(rounds, 1))
         return {"ms": found[1:], "first_ms": found[0]}
 
     def gradient(self) -> dict:
@@ -129,12 +130,12 @@ class Rounds:
         W += 0.01 * torch.randn_like(W)
         x = torch.randn(self.K, self.batch, 3, 32, 32, device=self.device)
         y = torch.randint(0, 10, (self.K, self.batch), device=self.device)
-        return _compared(self.cuda, self.model, W, x, y, LANES)
+        return _compared(self.cuda, self.model, W, x, y, self.lanes)
 
 
-def mobilenet(bench: Any) -> dict:
+def mobilenet(bench: Bench) -> dict:
     """MobileNetV2 with Landmarks' classes: the gradient of one client's mini-batch."""
-    side, batch, classes = (32, 2, 10) if bench.options.toy else (224, 64, 2028)
+    side, batch, classes = bench.size((224, 64, 2028), (32, 2, 10))
     torch.manual_seed(0)
     model = build_model("mobilenetv2", (3, side, side), classes).to(bench.device)
     W = flatten(model)[None]
@@ -143,25 +144,22 @@ def mobilenet(bench: Any) -> dict:
     return _compared(bench.cuda, model, W, x, y, (1,))
 
 
-def others_models(bench: Any, limit: float = 60.0) -> dict:
+def others_models(bench: Bench, limit: float = 60.0) -> dict:
     """All figures by name; those for which `limit` seconds do not suffice say so."""
     until = time.monotonic() + min(limit, bench.left())
     rounds = Rounds(bench)
     found: dict[str, Any] = {}
 
     def part(name: str, precision: str, work: Callable[..., dict], *options: Any) -> None:
-        name = f"{name}, {precision}"
-        if time.monotonic() >= until:
-            found[name] = "no time left"
-            return
-        begun = time.monotonic()
-        try:
+        def timed() -> dict:
+            if time.monotonic() >= until:
+                raise NotMeasured("no time left")
+            begun = time.monotonic()
             with prepared(bench.device, precision=precision if bench.cuda else "float32"):
-                found[name] = work(*options)
-                found[name]["seconds"] = round(time.monotonic() - begun, 1)
-        except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
-        print(name, found[name], flush=True)
+                figures = work(*options)
+            return figures | {"seconds": round(time.monotonic() - begun, 1)}
+
+        bench.part(found, f"{name}, {precision}", timed)
         gc.collect()  # of this part's graphs nothing is left for the next one
         if bench.cuda:
             torch.cuda.empty_cache()
@@ -175,17 +173,17 @@ def others_models(bench: Any, limit: float = 60.0) -> dict:
     compare("fedgloss", "tf32")
     compare("fedavg", "tf32")
     part("gradient of MobileNetV2", "tf32", mobilenet, bench)
-    if bench.cuda:  # a kernel for each line is Triton's
+    if bench.cuda:  # whose kernels alone have lines, and TF32
         name = "fedgloss, recorded, plain arithmetic"
         part(name, "tf32", rounds.ours, "fedgloss", "recorded", 3, True)
-    part("gradient of ResNet18", "float32", rounds.gradient)
-    compare("fedgloss", "float32")
-    compare("fedavg", "float32")
-    part("gradient of MobileNetV2", "float32", mobilenet, bench)
+        part("gradient of ResNet18", "float32", rounds.gradient)
+        compare("fedgloss", "float32")
+        compare("fedavg", "float32")
+        part("gradient of MobileNetV2", "float32", mobilenet, bench)
     return found
 
 
-def loaders(bench: Any) -> dict:
+def loaders(bench: Bench) -> dict:
     """ResNet18 in a plain loop with a DataLoader, as others write it."""
     rounds = Rounds(bench)
     found = {}
@@ -198,7 +196,7 @@ def loaders(bench: Any) -> dict:
 
 def _gradients(cuda: bool, backend: str, model: torch.nn.Module) -> Gradients:
     if backend == "recorded" and not cuda:
-        return RecordedGradients(model, F.cross_entropy, new_lane=Again)
+        return RecordedGradients(model, F.cross_entropy, new_lane=AgainLane)
     return build_gradients(backend, model, F.cross_entropy)
 
 

@@ -1,18 +1,23 @@
 """What the stages of benchmarks/gpu.py share: options, findings, a clock, models and cells."""
 
 import argparse
+import importlib.util
 import json
+import os
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.fused import FusedGradients
+from fedgloss.engine.backends.graph import CudaGraph, Graph, Replay
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, federation
 from fedgloss.engine.flat import flatten
@@ -21,15 +26,37 @@ from fedgloss.models import build_model
 
 HYPERPARAMETERS = {"mu": 0.01, "alpha": 0.1, "beta": 10.0, "rho": 0.15, "rho_l": 0.15}
 HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 2000, "rho0": 0.001}
-K, B = 5, 64
+CLIENTS, BATCH = 5, 64
+NO_GRAPHS = "nothing: without CUDA, what would be recorded was asked for again each time"
+
+Size = TypeVar("Size")
+
+
+class NotMeasured(Exception):
+    """Why something cannot be measured here: a result, not a failure."""
+
+
+class Again:
+    """A graph where there is no GPU: it records nothing, a replay asks its branches again."""
+
+    def record(self, branches: Sequence[Callable[[], None]]) -> None:
+        self.branches = branches
+
+    def replay(self) -> None:
+        for branch in self.branches:
+            branch()
 
 
 class Bench:
-    """The options, and what was found so far."""
+    """The options, and what was found so far.
+
+    On a CPU the kernels run in Triton's interpreter, which must be chosen before Triton is loaded.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
+        options.out = options.out.resolve()  # stages that train cells work in a folder of theirs
         self.options, self.begun = options, time.monotonic()
-        self.found: dict = {"stages": {}}
+        self.found: dict[str, Any] = {"stages": {}, "failed": []}
         self.tiles: dict = {}
         if options.tiles and options.tiles.exists():
             self.tiles = json.loads(options.tiles.read_text())
@@ -37,11 +64,52 @@ class Bench:
             options.device, 1, "tf32" if options.device == "cuda" else "float32"
         )
         self.device = self.arithmetic.__enter__()  # for as long as the process lasts
+        if not self.cuda:
+            os.environ["TRITON_INTERPRET"] = "1"
+            self.found["recorded"] = NO_GRAPHS
         options.out.mkdir(parents=True, exist_ok=True)
 
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    def needs_cuda(self) -> None:
+        """NotMeasured where there is none."""
+        if not self.cuda:
+            raise NotMeasured("needs CUDA")
+
+    def size(self, full: Size, toy: Size) -> Size:
+        """How much of something; `--toy` is to be over in seconds, on a CPU too."""
+        return toy if self.options.toy else full
+
+    def graph(self) -> Graph:
+        """What records device work."""
+        return CudaGraph() if self.cuda else Again()
+
+    def replay(self, some: Sequence[Simulation]) -> Replay:
+        """Recorded rounds of these simulations."""
+        return Replay(some, self.graph)
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def attempt(self, name: str, work: Callable[[], object]) -> object:
+        """What `work` returns; where it fails, or cannot be measured here, the reason in a line."""
+        try:
+            return work()
+        except NotMeasured as reason:
+            return f"not measured: {reason}"
+        except Exception as error:
+            traceback.print_exc()
+            self.found["failed"].append(name)
+            return f"{type(error).__name__}: {error}"
+
+    def part(self, found: dict[str, Any], name: str, work: Callable[[], object]) -> None:
+        """An `attempt` that is one entry of what a stage finds."""
+        found[name] = self.attempt(name, work)
+        print(name, found[name], flush=True)
 
     def left(self) -> float:
         """Seconds until the time is up."""
@@ -53,9 +121,9 @@ class Bench:
         path.with_suffix(".new").replace(path)
 
 
-def seconds(work: Callable[[], object], calls: int = 10, repeats: int = 4) -> float:
+def seconds(bench: Bench, work: Callable[[], object], calls: int = 10, repeats: int = 4) -> float:
     """The least seconds a call, without the host's part: recorded and replayed on a GPU."""
-    if not torch.cuda.is_available():
+    if not bench.cuda:
         begun = time.perf_counter()
         work()
         return time.perf_counter() - begun
@@ -80,18 +148,31 @@ def seconds(work: Callable[[], object], calls: int = 10, repeats: int = 4) -> fl
     return best
 
 
+def needs_triton() -> None:
+    """NotMeasured where it is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        raise NotMeasured("needs Triton")
+
+
 def cnn(bench: Bench) -> tuple[torch.nn.Module, tuple[int, int, int]]:
-    if bench.options.toy:
-        return build_model("smallcnn", (1, 8, 8), 10).to(bench.device), (1, 8, 8)
-    return build_model("cnn", (3, 32, 32), 10).to(bench.device), (3, 32, 32)
+    """The paper's model and its images' shape; a toy has as many kinds of layers."""
+    if not bench.options.toy:
+        return build_model("cnn", (3, 32, 32), 10).to(bench.device), (3, 32, 32)
+    layers: list[nn.Module] = []
+    for before, after in ((1, 4), (4, 8)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Flatten(), nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 10)]
+    return nn.Sequential(*layers).to(bench.device), (1, 4, 4)
 
 
 def fused(bench: Bench, precision: str) -> tuple[FusedGradients, Tensor, Tensor, Tensor, Tensor]:
     """A backend with its inputs: parameters, images, labels, counts."""
+    needs_triton()
     torch.manual_seed(0)
     model, shape = cnn(bench)
     gradients = FusedGradients(model, F.cross_entropy, precision)
     gradients.tiles |= bench.tiles.get(precision, {})
+    K, B = bench.size((CLIENTS, BATCH), (2, 8))
     W = flatten(model).repeat(K, 1)
     W += 0.01 * torch.randn_like(W)
     x = torch.randn(K, B, *shape, device=bench.device)
@@ -110,14 +191,14 @@ def random_images(device: torch.device, shape: tuple[int, ...], clients: int, sa
 
 
 def simulations(
-    bench: Bench, methods: dict[str, int], backend: str = "fused", precision: str = "tf32",
-    samples: int = 500, clients: int = 100,
-) -> list[Simulation]:  # fmt: skip
+    bench: Bench, methods: dict[str, int], backend: str = "fused", precision: str = "tf32"
+) -> list[Simulation]:
     """Simulations on random images: for each method, "fedavg clipped at 1" too, so many seeds."""
+    if backend == "fused":
+        needs_triton()
     torch.manual_seed(0)
     model, shape = cnn(bench)
-    if bench.options.toy:
-        samples, clients = 20, 6
+    samples, clients, each = bench.size((500, 100, CLIENTS), (4, 3, 2))
     images, labels = random_images(bench.device, shape, clients, samples)
     indices = torch.arange(clients * samples).split(samples)
     data = ClientData(images, labels, indices)
@@ -133,9 +214,11 @@ def simulations(
         federations = [
             federation(
                 algorithm, hyper, flatten(model), data, lr=0.01, weight_decay=4e-4,
-                clip=float(clip) if clip else None, participants=K, seed=seed,
+                clip=float(clip) if clip else None, participants=each, seed=seed,
             ) for seed in range(seeds)
         ]  # fmt: skip
         pipeline = Pipeline((0.5,) * shape[0], (0.25,) * shape[0], "batch_aug")
-        found.append(Simulation(federations, gradients, batching=Batching(B), pipeline=pipeline))
+        found.append(
+            Simulation(federations, gradients, batching=Batching(BATCH), pipeline=pipeline)
+        )
     return found

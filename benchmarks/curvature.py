@@ -20,7 +20,7 @@ from fedgloss.sharpness.sampling import fitting
 def curvature(bench: Bench) -> dict:
     """Seconds, and as multiples of one forward-backward pass over the same images; in float32."""
     found = {}
-    sizes = (20, 50) if bench.options.toy else (1000, 10_000, 50_000)
+    sizes = bench.size((1000, 10_000, 50_000), (20, 50))
     with prepared(bench.device, 1):
         for images in sizes:
             found[f"{images} images"] = here = measured(bench, images)
@@ -54,7 +54,7 @@ def measured(bench: Bench, images: int) -> dict:
     found["forward_over_reverse_in_passes"] = other / once
     gap = forward_over_reverse(objective, w, v) - objective.hessian_vector(w, v)
     found["their_gap"] = float(gap.norm() / objective.hessian_vector(w, v).norm())
-    points = 3 if bench.options.toy else 5
+    points = bench.size(5, 3)
     directions = filter_normalized_directions(model, w, 0)
     begun = time.perf_counter()
     surface(objective, w, directions, points=points)

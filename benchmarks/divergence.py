@@ -7,25 +7,39 @@ Of the round that breaks, the largest number of each kernel is noted. If GOES_ON
 on to the last round.
 """
 
-import json
-import os
+import contextlib
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench import Bench, NotMeasured
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from bench import Bench
+from cells import job_of, read_plan
+from fedgloss.data.dataset import load
+from fedgloss.data.partition.partition import load_partition
+from fedgloss.engine.assembly import assemble
+from fedgloss.engine.backends.graph import Replay
+from fedgloss.engine.clients import Pipeline
+from fedgloss.engine.evaluate import evaluate
+from fedgloss.engine.federation import Simulation, advance
+from fedgloss.engine.flat import flatten
+from fedgloss.engine.rounds import Run
+from fedgloss.engine.start import initial_model
+from fedgloss.engine.task import Task
+from fedgloss.jobs.cells import CellFiles, cell_course, cell_federation, cell_test, is_trial, placed
+from fedgloss.jobs.measured import chosen, training_objective, union_of
+from fedgloss.jobs.spectrum import SUBSET_SEED
+from fedgloss.sharpness.eigenvalues import top_eigenvalues
+from fedgloss.study.jobfile import TrainingJob
 
 EVERY = 10
 """Rounds from one kept state to the next."""
 AGAIN = 40
 """Rounds that are trained again in every precision."""
-PRECISIONS = ("float16", "bfloat16", "tf32", "float32")
-GOES_ON = "tf32"
+PRECISIONS = {"cuda": ("float16", "bfloat16", "tf32", "float32"), "cpu": ("bfloat16", "float32")}
+GOES_ON = {"cuda": "tf32", "cpu": "float32"}
 UNFINISHED = ("add_weight_gradients", "linear_weight_gradient")
 """Kernels that write a part of the gradient, of which the other parts are not yet written."""
 
@@ -34,30 +48,14 @@ class Trained:
     """A cell in the middle of its rounds, outside of a job."""
 
     def __init__(self, content: dict[str, Any], device: torch.device, precision: str) -> None:
-        from cells import job_of
-        from fedgloss.data.dataset import load
-        from fedgloss.data.partition.partition import load_partition
-        from fedgloss.engine.assembly import assemble
-        from fedgloss.engine.backends.graph import CudaGraph, Replay
-        from fedgloss.engine.clients import Pipeline
-        from fedgloss.engine.federation import Simulation
-        from fedgloss.engine.flat import flatten
-        from fedgloss.engine.numbers import resolve_course
-        from fedgloss.engine.rounds import Run
-        from fedgloss.engine.start import initial_model
-        from fedgloss.engine.task import Task
-        from fedgloss.jobs.cells import CellFiles, cell_federation, cell_test
-        from fedgloss.jobs.train import _course, _on
-        from fedgloss.study.jobfile import TrainingJob
-
         job = job_of(content, TrainingJob)
-        self.dataset = _on(load(job.data), device)
+        self.dataset = placed(load(job.data, test=not is_trial(job.settings)), device)
         self.partition = load_partition(job.partition, self.dataset)
         self.settings = job.settings
         model = initial_model(job.settings.model, self.dataset, job.settings.seed).to(device)
-        training = job.settings.training
-        pipeline = Pipeline(self.dataset.mean, self.dataset.std, training["augmentation"])
-        self.course = resolve_course(**_course(training))
+        augmentation = job.settings.training["augmentation"]
+        pipeline = Pipeline(self.dataset.mean, self.dataset.std, augmentation)
+        self.course = cell_course(job.settings)
         cell = CellFiles(job.settings, job.partition, job.run, job.code)
         own = cell_federation(cell, flatten(model), self.dataset, self.partition, {})
         self.test = cell_test(cell, self.dataset, self.partition)
@@ -71,11 +69,9 @@ class Trained:
             [own], plan.gradients, batching=self.course.batching, pipeline=pipeline,
             evaluates=lambda t: False,
         )  # fmt: skip
-        self.replay = Replay([self.simulation], CudaGraph) if device.type == "cuda" else None
+        self.replay = Replay([self.simulation], plan.new_graph) if plan.new_graph else None
 
     def advance(self) -> None:
-        from fedgloss.engine.federation import advance
-
         if self.replay:
             self.replay.advance()
         else:
@@ -93,16 +89,21 @@ class Trained:
         return self.simulation.w[0, 0]
 
     def accuracy(self) -> float:
-        from fedgloss.engine.evaluate import evaluate
-
         return evaluate(self.task, self.w, *self.test)["accuracy"]
 
 
-def divergence(bench: "Bench") -> dict:
+def divergence(bench: Bench) -> dict:
     """See above; DATA/plan.json says which cells, and in how many seconds at most."""
+    plan = read_plan(bench).get("divergence")
+    if plan is None:
+        raise NotMeasured("needs cells to look into, which this plan has none of")
+    with contextlib.chdir(bench.options.data):
+        return looked_into(bench, plan)
+
+
+def looked_into(bench: Bench, plan: dict[str, Any]) -> dict:
+    """The same, from the folder of the cells' files."""
     found: dict[str, Any] = {}
-    os.chdir(bench.options.data)
-    plan = json.loads(Path("plan.json").read_text())["divergence"]
     bench.found["divergence"] = found
     until = time.monotonic() + plan["seconds"]
     for cell in plan["cells"]:
@@ -129,7 +130,7 @@ def divergence(bench: "Bench") -> dict:
         here["diverged_in"] = 1 + int(trained.simulation.diverged_in[0])
         here["state_after"] = t
         del trained
-        for precision in PRECISIONS:
+        for precision in PRECISIONS[bench.device.type]:
             here[precision], before = again(bench, content, precision, state, t)
             print(precision, here[precision], flush=True)
             if before:
@@ -138,7 +139,7 @@ def divergence(bench: "Bench") -> dict:
                         Trained(content, bench.device, other), *before
                     )
             bench.write()
-        if here[GOES_ON]["finite"] and time.monotonic() < until:
+        if here[GOES_ON[bench.device.type]]["finite"] and time.monotonic() < until:
             here["went on"] = to_the_end(bench, content, state, t)
             print("went on", here["went on"], flush=True)
         bench.write()
@@ -146,7 +147,7 @@ def divergence(bench: "Bench") -> dict:
 
 
 def again(
-    bench: "Bench", content: dict, precision: str, state: dict[str, Tensor], t: int
+    bench: Bench, content: dict, precision: str, state: dict[str, Tensor], t: int
 ) -> tuple[dict[str, Any], tuple | None]:
     """AGAIN rounds from this state; and the state and round before they broke, if they did."""
     trained = Trained(content, bench.device, precision)
@@ -196,14 +197,10 @@ def watched(trained: Trained, state: dict[str, Tensor], t: int) -> dict[str, Any
     return found
 
 
-def to_the_end(bench: "Bench", content: dict, state: dict[str, Tensor], t: int) -> dict[str, Any]:
+def to_the_end(bench: Bench, content: dict, state: dict[str, Tensor], t: int) -> dict[str, Any]:
     """The remaining rounds in GOES_ON: accuracy over the last ones, lambda_1 of their average."""
-    from fedgloss.jobs.measured import chosen, training_objective, union_of
-    from fedgloss.jobs.spectrum import SUBSET_SEED
-    from fedgloss.sharpness.eigenvalues import top_eigenvalues
-
     begun = time.monotonic()
-    trained = Trained(content, bench.device, GOES_ON)
+    trained = Trained(content, bench.device, GOES_ON[bench.device.type])
     trained.simulation.load_state([state], t)
     rounds, last = trained.course.rounds, trained.course.last
     accuracies, average = {}, torch.zeros_like(trained.w)

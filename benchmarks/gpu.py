@@ -3,8 +3,10 @@
     python benchmarks/gpu.py --out DIR [--minutes 8] [--stages environment,tune,...] [--data DIR]
 
 Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json
-when it is done; a stage that fails is recorded and the next one begins. `--toy` runs everything at
-a small size, on a CPU in Triton's interpreter if need be.
+when it is done; a stage that fails is recorded, the next one begins, and the exit code is 1 at the
+end. `--toy` runs everything at a small size, without a GPU too: kernels then run in Triton's
+interpreter, and what would be recorded is asked for again each time. A stage that has nothing to
+measure there says so.
 """
 
 import argparse
@@ -12,8 +14,10 @@ import contextlib
 import os
 import sys
 import time
-import traceback
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
@@ -21,15 +25,15 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 import torch
 import torch.nn.functional as F
 from anymodel import ResidentLoop, loaders, others_models
-from bench import B, Bench, K, cnn, fused, seconds, simulations
+from bench import BATCH, CLIENTS, Bench, NotMeasured, cnn, fused, seconds, simulations
 from curvature import curvature
 from divergence import divergence
 from repeats import determinism
 from tiles import candidates, tune
 
 from cells import cells
+from fedgloss.engine.backends import convolution
 from fedgloss.engine.backends.autograd import AutogradGradients
-from fedgloss.engine.backends.graph import CudaGraph, Replay
 from fedgloss.engine.federation import Simulation, advance
 from fedgloss.engine.start import prepared
 
@@ -46,110 +50,107 @@ def environment(bench: Bench) -> dict:
                   "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # fmt: skip
         a = torch.randn(2**28, device="cuda")
         b = torch.empty_like(a)
-        facts["copy_TB_s"] = 2 * a.nbytes / seconds(lambda: b.copy_(a), 5) / 1e12
+        facts["copy_TB_s"] = 2 * a.nbytes / seconds(bench, lambda: b.copy_(a), 5) / 1e12
         for dtype in (torch.float32, torch.float16):
             x, y = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / seconds(lambda x=x, y=y: x @ y, 4) / 1e12
+            took = seconds(bench, lambda x=x, y=y: x @ y, 4)
+            facts[f"matmul_{dtype}_TF_s"] = 2 * 8192**3 / took / 1e12
     return facts
 
 
 def warm(bench: Bench) -> dict:
     """A few rounds, so that Triton's cache has their kernels."""
     for precision in bench.options.precisions:
-        for methods in ({"fedgloss": 1}, {"fedsmoo clipped at 1": 1}, {"fedavg": 2}, {"feddyn": 1}):
+        cases = ({"fedsmoo clipped at 1": 1}, {"fedgloss": 1}, {"fedavg": 2}, {"feddyn": 1})
+        for methods in bench.size(cases, cases[:1]):
             advance(simulations(bench, methods, "fused", precision))
-            recorded = Replay(simulations(bench, methods, "fused", precision), CudaGraph)
+            recorded = bench.replay(simulations(bench, methods, "fused", precision))
             for _ in range(3):
                 recorded.advance()
-    torch.cuda.synchronize()
+    bench.wait()
     return {}
 
 
 def accuracy(bench: Bench) -> dict:
     """Relative error of a cohort's gradient against float64, by precision."""
-    found = {}
-    _, W, x, y, _ = fused(bench, "float32")
-    counts = torch.tensor([B, B, B - 12, B, 1], device=bench.device)
+    found: dict = {}
+    _, W, x, y, counts = fused(bench, "float32")
+    counts[1], counts[-1] = counts[1] - 3, 1
     model, _ = cnn(bench)
     torch.set_num_threads(os.cpu_count() or 1)
     double = AutogradGradients(model.double().cpu(), F.cross_entropy)
     exact = double(W.double().cpu(), x.double().cpu(), y.cpu(), counts.tolist())
     torch.set_num_threads(1)
+
+    def errors(precision: str) -> dict:
+        if precision == "bfloat16" and not bench.cuda:
+            raise NotMeasured("needs CUDA, Triton's interpreter has no bfloat16")
+        gradients, W, x, y, _ = fused(bench, precision)
+        g = gradients(W, x, y, counts).double().cpu()
+        again = gradients(W, x, y, counts).double().cpu()
+        error = (g - exact).norm(dim=1) / exact.norm(dim=1)
+        found = {"relative": error.tolist(), "same_bits": bool((g == again).all())}
+        begin = 0
+        for name, parameter in model.named_parameters():
+            here = slice(begin, begin + parameter.numel())
+            begin = here.stop
+            gap = (g[:, here] - exact[:, here]).norm() / exact[:, here].norm()
+            found[name] = float(gap)
+        return found
+
     for precision in ("float32", "tf32x3", "tf32", "float16", "bfloat16"):
-        try:
-            gradients, W, x, y, _ = fused(bench, precision)
-            g = gradients(W, x, y, counts).double().cpu()
-            again = gradients(W, x, y, counts).double().cpu()
-            error = (g - exact).norm(dim=1) / exact.norm(dim=1)
-            found[precision] = {"relative": error.tolist(), "same_bits": bool((g == again).all())}
-            begin = 0
-            for name, parameter in model.named_parameters():
-                here = slice(begin, begin + parameter.numel())
-                begin = here.stop
-                gap = (g[:, here] - exact[:, here]).norm() / exact[:, here].norm()
-                found[precision][name] = float(gap)
-        except Exception as error:
-            found[precision] = f"{type(error).__name__}: {error}"
-        print(precision, found[precision], flush=True)
+        bench.part(found, precision, lambda precision=precision: errors(precision))
     return found
 
 
-def timed_rounds(some: list[Simulation], rounds: int, record: bool = True) -> tuple[float, float]:
-    """Seconds a round: as seen by a user, and the host's part alone."""
-    if record:
-        recorded = Replay(some, CudaGraph)
-        step = recorded.advance
-    else:
-        step = lambda: advance(some)  # noqa: E731
-    for _ in range(4 if record else 1):
+def timed_rounds(bench: Bench, some: list[Simulation], rounds: int, record: bool = True) -> dict:
+    """Milliseconds a round: as seen by a user, and the host's part alone."""
+    step = bench.replay(some).advance if record else partial(advance, some)
+    for _ in range(bench.size(4, 3) if record else 1):
         step()
-    torch.cuda.synchronize()
-    begun, host = time.perf_counter(), 0.0
+    bench.wait()
+    begun, rounds = time.perf_counter(), bench.size(rounds, 1)
     for _ in range(rounds):
         step()
     host = time.perf_counter() - begun
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / rounds, host / rounds
+    bench.wait()
+    return {"ms": 1e3 * (time.perf_counter() - begun) / rounds, "host_ms": 1e3 * host / rounds}
 
 
 SAM5 = {"fedgloss": 1, "fedsam": 1, "fedsmoo": 1, "feddyn-sam": 1}
 
 
 def rounds(bench: Bench) -> dict:
-    """A captured round of the CNN alone and with other cells, by precision and backend."""
-    found = {}
-    cases = [({"fedgloss": 1}, "fused", p) for p in bench.options.precisions]
-    cases += [({"fedgloss": n}, "fused", p) for n in (2, 4) for p in bench.options.precisions]
-    cases += [({"fedavg": 1}, "fused", bench.options.precisions[0])]
-    cases += [({method: 3 for method in SAM5}, "fused", bench.options.precisions[-1])]
-    cases += [
-        ({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, "fused", p) for p in bench.options.precisions
-    ]
-    for methods, backend, precision in cases:
-        name = f"{backend} {precision} {methods}"
-        try:
-            wall, host = timed_rounds(simulations(bench, methods, backend, precision), 40)
-            found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
-        except Exception as error:
-            traceback.print_exc()
-            found[name] = f"{type(error).__name__}: {error}"
-        print(name, found[name], flush=True)
+    """A captured round of the CNN alone and with other cells, by precision."""
+    found: dict = {}
+    precisions = bench.options.precisions
+    cases = [({"fedgloss": 1}, p) for p in precisions]
+    cases += [({"fedgloss": n}, p) for n in (2, 4) for p in precisions]
+    cases += [({"fedavg": 1}, precisions[0])]
+    cases += [({method: 3 for method in SAM5}, precisions[-1])]
+    cases += [({**SAM5, "fedavg": 1, "fedgloss-sgd": 1}, p) for p in precisions]
+    for methods, precision in bench.size(cases, cases[:1]):
+
+        def case(methods: dict = methods, precision: str = precision) -> dict:
+            return timed_rounds(bench, simulations(bench, methods, "fused", precision), 40)
+
+        bench.part(found, f"fused {precision} {methods}", case)
     return found
 
 
 def profile(bench: Bench) -> dict:
     """The kernels of one FedGloSS + SAM round: calls and microseconds."""
+    bench.needs_cuda()
     found = {}
     for precision in bench.options.precisions:
-        some = simulations(bench, {"fedgloss": 1}, "fused", precision)
-        recorded = Replay(some, CudaGraph)
+        recorded = bench.replay(simulations(bench, {"fedgloss": 1}, "fused", precision))
         for _ in range(4):
             recorded.advance()
-        torch.cuda.synchronize()
+        bench.wait()
         activity = torch.profiler.ProfilerActivity
         with torch.profiler.profile(activities=[activity.CUDA, activity.CPU]) as seen:
             recorded.advance()
-            torch.cuda.synchronize()
+            bench.wait()
         rows = sorted(
             ((e.key[:60], e.count, e.self_device_time_total) for e in seen.key_averages()
              if e.self_device_time_total and e.device_type == torch.autograd.DeviceType.CUDA),
@@ -163,26 +164,31 @@ def profile(bench: Bench) -> dict:
 
 
 def agreement(bench: Bench) -> dict:
-    """Recorded rounds against autograd, client after client: relative to the way travelled."""
+    """Recorded rounds against autograd, client after client: relative to the way travelled.
+
+    A failure, if they differ by more than rounding explains: then nothing is worth training.
+    """
     methods = {"fedgloss": 1, "fedavg": 1, "fedsmoo clipped at 1": 1}
+    count = bench.size(6, 3)
     start = [s.w[0].clone() for s in simulations(bench, methods, "autograd", "float32")]
     exact = simulations(bench, methods, "autograd", "float32")
     with prepared(bench.device, precision="float32"):
-        for _ in range(6):
+        for _ in range(count):
             for simulation in exact:
                 advance([simulation])
     found = {}
     for precision in bench.options.precisions:
         some = simulations(bench, methods, "fused", precision)
-        recorded = Replay(some, CudaGraph)
-        for _ in range(6):
+        recorded = bench.replay(some)
+        for _ in range(count):
             recorded.advance()
         found[precision] = [
             float((a.w[0] - b.w[0]).norm() / (b.w[0] - w).norm())
             for a, b, w in zip(some, exact, start, strict=True)
         ]
-    worst = max(gap for gaps in found.values() for gap in gaps)
-    print(found, "AGREES" if worst < 0.2 else "DIFFERS", flush=True)
+    print(found, flush=True)
+    if not all(gap < 0.2 for gaps in found.values() for gap in gaps):
+        raise ValueError(f"the kernels differ from autograd, by {found}")
     return found
 
 
@@ -190,22 +196,25 @@ def plain(bench: Bench) -> dict:
     """A plain loop on the same card, ms a round: with a DataLoader, and with resident images."""
     from plain import Images, Net, PlainLoop
 
-    found = {}
-    images = torch.randint(0, 256, (100 * 500, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (100 * 500,))
-    clients = [range(500 * k, 500 * (k + 1)) for k in range(100)]
+    found: dict = {}
+    count, samples = bench.size((100, 500), (CLIENTS, 4))
+    images = torch.randint(0, 256, (count * samples, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count * samples,))
+    clients = [range(samples * k, samples * (k + 1)) for k in range(count)]
     resident = images.to(bench.device), labels.to(bench.device)
     for sam in (False, True):
         for kind, data in ((PlainLoop, Images(images, labels, True)), (ResidentLoop, resident)):
-            loop = kind(Net().to(bench.device), data, clients, B, sam=sam)
-            loop.round(range(K))
-            begun = time.perf_counter()
-            loop.round(range(K))
-            if bench.cuda:
-                torch.cuda.synchronize()
-            name = f"{kind.__name__}, {'SAM' if sam else 'SGD'}"
-            found[name] = 1e3 * (time.perf_counter() - begun)
-            print(name, found[name], flush=True)
+
+            def timed(kind=kind, data=data, sam=sam) -> float:
+                loop = kind(Net().to(bench.device), data, clients, BATCH, sam=sam)
+                loop.round(range(CLIENTS))
+                bench.wait()
+                begun = time.perf_counter()
+                loop.round(range(CLIENTS))
+                bench.wait()
+                return 1e3 * (time.perf_counter() - begun)
+
+            bench.part(found, f"{kind.__name__}, {'SAM' if sam else 'SGD'}", timed)
     return found
 
 
@@ -215,27 +224,28 @@ def other_models(bench: Bench) -> dict:
 
 
 def others(bench: Bench) -> dict:
-    """The other backends and a plain loop on the same card, seconds a round of FedGloSS + SAM."""
-    from fedgloss.engine.backends import convolution
+    """The other backends, ms a round of FedGloSS + SAM; by both ways to convolve on CUDA."""
+    found: dict = {}
 
-    found = {}
-    for way in ("patches", "cudnn"):
-        if way == "cudnn":
-            convolution.Convolution._way = lambda self, x: convolution.OneByOne(self.padding)
-        for backend in ("graph", "stacked"):
-            name = f"{backend}, {way}"
-            try:
-                some = simulations(bench, {"fedgloss": 1}, backend)
-                wall, host = timed_rounds(some, 5, record=backend == "graph")
-                found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
-            except Exception as error:
-                found[name] = f"{type(error).__name__}: {error}"
-            print(name, found[name], flush=True)
-    for name in ("autograd",):
-        wall, host = timed_rounds(simulations(bench, {"fedgloss": 1}, "autograd"), 2, record=False)
-        found[name] = {"ms": 1e3 * wall, "host_ms": 1e3 * host}
-        print(name, found[name], flush=True)
+    def of(backend: str, rounds: int) -> dict:
+        some = simulations(bench, {"fedgloss": 1}, backend, "float32")
+        return timed_rounds(bench, some, rounds, record=backend == "graph")
+
+    for way, convolved in (("patches", contextlib.nullcontext()), ("cudnn", by_cudnn())):
+        with convolved:
+            for backend in ("graph", "stacked"):
+                bench.part(found, f"{backend}, {way}", lambda backend=backend: of(backend, 5))
+    bench.part(found, "autograd", lambda: of("autograd", 2))
     return found
+
+
+@contextlib.contextmanager
+def by_cudnn() -> Iterator[None]:
+    """`stacked` convolves client after client, by PyTorch's own convolution."""
+    with mock.patch.object(
+        convolution.Convolution, "_way", lambda self, x: convolution.OneByOne(self.padding)
+    ):
+        yield
 
 
 STAGES = {
@@ -261,7 +271,7 @@ STAGES = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8)
@@ -269,26 +279,29 @@ def main() -> None:
     parser.add_argument("--precisions", default="tf32,float16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiles", type=Path, help="file of tuned tiles, written by `tune`")
-    parser.add_argument("--data", type=Path, help="prepared data, partitions, and cells.json")
+    parser.add_argument("--data", type=Path, help="prepared data, partitions, and plan.json")
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
-    options.precisions = options.precisions.split(",")
+    stages, options.precisions = options.stages.split(","), options.precisions.split(",")
+    if unknown := [name for name in stages if name not in STAGES]:
+        parser.error(f"--stages: {unknown[0]!r} is unknown; allowed: {', '.join(STAGES)}")
+    if options.device == "cpu" and not options.toy:
+        parser.error("--device: without CUDA every stage runs at a small size alone; add --toy")
     bench = Bench(options)
-    for name in options.stages.split(","):
+    for name in stages:
         if bench.left() < 5:
             print(f"{name}: the time is up", flush=True)
             break
         begun = time.monotonic()
         print(f"== {name}", flush=True)
-        try:
-            bench.found[name] = STAGES[name](bench)
-        except Exception as error:
-            traceback.print_exc()
-            bench.found[name] = f"{type(error).__name__}: {error}"
+        bench.found[name] = bench.attempt(name, lambda name=name: STAGES[name](bench))
+        if isinstance(bench.found[name], str):
+            print(bench.found[name], flush=True)
         bench.found["stages"][name] = round(time.monotonic() - begun, 1)
         print(f"== {name}: {bench.found['stages'][name]} s", flush=True)
         bench.write()
+    return bool(bench.found["failed"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

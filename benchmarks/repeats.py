@@ -1,13 +1,13 @@
 """Are the same bits computed again? A stage of benchmarks/gpu.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from bench import Bench, K, fused, simulations
+from bench import Bench, fused, simulations
 from torch import Tensor
 
 from fedgloss.algorithms.core import factors, mean
-from fedgloss.engine.backends.graph import CudaGraph, Replay
 from fedgloss.engine.elementwise import Lazy, computed
 
 ALIKE = (
@@ -17,23 +17,24 @@ ALIKE = (
 
 
 def determinism(bench: Bench) -> dict:
-    """The same bits again? Of each part of a round, and of the models after each of 8 rounds.
+    """The same bits again? Of each part of a round, and of the models after each round.
 
     A part that differs only side by side with others depends on timing; gradients say in which
     layers. Where all parts agree and rounds do not, the graph or the state is to blame.
     """
     found = {}
+    alike, count, more = bench.size((ALIKE, 8, 2), (ALIKE[:1], 3, 1))
     for precision in bench.options.precisions:
         for name, again in parts_of_a_round(bench, precision).items():
             found[f"{precision}, {name}"] = again()
             print(precision, name, found[f"{precision}, {name}"], flush=True)
-        for methods in ALIKE:
-            runs = [models(bench, methods, precision) for _ in range(3)]
-            runs.append(models(bench, methods, precision, interrupted=4))
+        for methods in alike:
+            runs = [models(bench, methods, precision, [count]) for _ in range(1 + more)]
+            runs.append(models(bench, methods, precision, [count // 2, count - count // 2]))
             gaps = [first_gap(runs[0], run) for run in runs[1:]]
             found[f"{precision}, {methods}"] = {
-                "first round that differs, run again twice": gaps[:2],
-                "first round that differs, interrupted after 4": gaps[2],
+                "first round that differs, run again": gaps[:-1],
+                f"first round that differs, interrupted after {count // 2}": gaps[-1],
             }
             print(precision, methods, gaps, flush=True)
     return found
@@ -43,7 +44,7 @@ def parts_of_a_round(bench: Bench, precision: str) -> dict[str, Callable[[], dic
     """What `repeated` says of gradients, and of the arithmetic of SAM and of averaging."""
     gradients, W, x, y, counts = fused(bench, precision)
     g, w = gradients(W, x, y, counts)[None], W[None]
-    share = torch.full((1, K, 1), 1 / K, device=W.device)
+    share = torch.full((1, len(W), 1), 1 / len(W), device=W.device)
 
     def step() -> Tensor:
         direction = Lazy.of(g) + 4e-4 * Lazy.of(w)
@@ -61,28 +62,28 @@ def parts_of_a_round(bench: Bench, precision: str) -> dict[str, Callable[[], dic
         for (name, begin), end in zip(gradients.offsets.items(), ends, strict=True)
     }
     return {
-        name: lambda part=part, name=name: repeated(part, layers if name == "gradients" else {})
+        name: partial(repeated, bench, part, layers if name == "gradients" else {})
         for name, part in parts.items()
     }
 
 
-def repeated(
-    part: Callable[[], Tensor], layers: dict[str, slice], calls: int = 8, replays: int = 10
-) -> dict:
-    """How often a part's result differs from the first: alone, and recorded four times abreast."""
+def repeated(bench: Bench, part: Callable[[], Tensor], layers: dict[str, slice]) -> dict:
+    """How often a part's result differs from the first: alone, and recorded with others abreast."""
+    calls, branches, replays = bench.size((8, 4, 10), (2, 2, 2))
     first = part()
     alone = [part() for _ in range(calls)]
-    abreast: list[Tensor] = []
+    abreast: dict[tuple[int, int], Tensor] = {}
 
-    def branch() -> None:
-        abreast.extend(part() for _ in range(calls))
+    def branch(number: int) -> None:
+        for call in range(calls):
+            abreast[number, call] = part()
 
-    graph = CudaGraph()
-    graph.record([branch] * 4)
+    graph = bench.graph()
+    graph.record([partial(branch, number) for number in range(branches)])
     wrong, where = 0, set()
     for _ in range(replays):
         graph.replay()
-        for result in abreast:
+        for result in abreast.values():
             if not torch.equal(result, first):
                 wrong += 1
                 where |= {
@@ -103,17 +104,17 @@ def first_gap(a: list[list[bytes]], b: list[list[bytes]]) -> int | None:
 
 
 def models(
-    bench: Bench, methods: dict[str, int], precision: str, interrupted: int = 0
+    bench: Bench, methods: dict[str, int], precision: str, rounds: Sequence[int]
 ) -> list[list[bytes]]:
-    """The bytes of all models after each of 8 recorded rounds, in two parts if `interrupted`."""
+    """The bytes of all models after each recorded round, interrupted after each of `rounds`."""
     found: list[list[bytes]] = []
     kept: list = []
-    for rounds in (interrupted, 8 - interrupted) if interrupted else (8,):
+    for count in rounds:
         some = simulations(bench, methods, "fused", precision)
         for simulation, state in zip(some, kept, strict=False):
-            simulation.load_state([state], interrupted)
-        recorded = Replay(some, CudaGraph)
-        for _ in range(rounds):
+            simulation.load_state([state], len(found))
+        recorded = bench.replay(some)
+        for _ in range(count):
             recorded.advance()
             found.append([s.w.cpu().numpy().tobytes() for s in some])
         kept = [{n: v.clone().cpu() for n, v in s.state(0).items()} for s in some]

@@ -124,8 +124,7 @@ def as_tile(tile: tuple[int, ...]) -> dict[str, int]:
 
 def candidates(bench: Bench) -> dict:
     """Compile every kernel with every candidate tile, many at once: `tune` then finds them."""
-    if not bench.cuda:
-        return {}
+    bench.needs_cuda()
     jobs = [
         (bench.options, precision, name, tile)
         for name, tiles in CANDIDATES.items()
@@ -141,15 +140,16 @@ def candidates(bench: Bench) -> dict:
 
 def tune(bench: Bench) -> dict:
     """Every kernel with every candidate tile, microseconds; the best ones are used from here on."""
+    bench.needs_cuda()
     found: dict = {}
-    for precision in bench.options.precisions if bench.cuda else ():
+    for precision in bench.options.precisions:
         gradients, *inputs = fused(bench, precision)
         for name, tiles in CANDIDATES.items():
             shipped, times = tuple(gradients.tiles[name].values()), {}
             for tile in tiles:
                 gradients.tiles[name] = as_tile(tile)
                 with contextlib.suppress(Exception):
-                    times[tile] = 1e6 * seconds(part(gradients, name, *inputs))
+                    times[tile] = 1e6 * seconds(bench, part(gradients, name, *inputs))
             if times:
                 best = min(times, key=times.__getitem__)
                 gradients.tiles[name] = as_tile(best)

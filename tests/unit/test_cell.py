@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from alone import without_other_packages
 from cells import (
     OUTPUTS,
     cell_settings,
@@ -422,48 +423,6 @@ def test_data_and_partition_must_fit(run, inputs, tmp_path):
 
 
 # What the trainer needs
-
-HOOK = """
-import importlib.metadata as metadata, re, sys
-from importlib.machinery import PathFinder
-
-def needs(distribution, found):
-    # A distribution and all it requires.
-    if distribution not in found:
-        found.add(distribution)
-        try:
-            requirements = metadata.requires(distribution) or []
-        except metadata.PackageNotFoundError:
-            return found
-        for line in requirements:
-            if "extra ==" not in line:
-                needs(re.match(r"[A-Za-z0-9._-]+", line)[0].lower().replace("_", "-"), found)
-    return found
-
-allowed = set()
-for name in {allowed!r}:
-    needs(name, allowed)
-refused = [
-    module
-    for module, owners in metadata.packages_distributions().items()
-    if not any(owner.lower().replace("_", "-") in allowed for owner in owners)
-    and module not in ("fedgloss", "_distutils_hack", "setuptools", "pkg_resources")
-]
-assert {{"yaml", "pandas", "matplotlib", "sklearn", "scipy", "pydantic"}} <= {{*refused}}
-
-class Installed:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] not in refused:
-            return PathFinder.find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
-"""
-
-
-def without_other_packages(code, allowed, cwd):
-    whole = HOOK.format(allowed=allowed) + code
-    return subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, cwd=cwd)
 
 
 def test_training_and_analysis_need_torch_and_numpy_alone(trained, inputs, tmp_path):

@@ -1,10 +1,11 @@
 """A cell to be trained: its files, and its settings as the engine's clients, method and numbers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedgloss.algorithms.core import Algorithm
@@ -13,7 +14,8 @@ from fedgloss.data.partition.partition import Partition
 from fedgloss.engine.arguments import resolve_algorithm
 from fedgloss.engine.clients import ClientData
 from fedgloss.engine.federation import Federation, federation
-from fedgloss.engine.numbers import resolve_participation
+from fedgloss.engine.numbers import resolve_course, resolve_participation
+from fedgloss.engine.task import Course
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.study.settings import Settings
@@ -52,6 +54,31 @@ def check_same_shape(cells: Sequence[CellFiles]) -> None:
                     f"settings.{name}: cells trained together must agree, but have {first[name]!r}"
                     f" and {value!r}"
                 )
+
+
+def placed(dataset: Dataset, device: torch.device) -> Dataset:
+    """The data set with its images on the device, once for all cells.
+
+    What would take more than half of a GPU's free memory stays in the memory-mapped file, from
+    which the rounds read what they need.
+    """
+    tensors = {
+        name: getattr(dataset, name)
+        for name in ("train_images", "train_labels", "test_images", "test_labels")
+    }
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(tensor.nbytes for tensor in tensors.values()) > free / 2:
+            return dataset
+    return replace(dataset, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def cell_course(settings: Settings) -> Course:
+    """How long a cell is trained, and what is looked at."""
+    training: Mapping[str, Any] = settings.training
+    names = ("rounds", "batch_size", "epochs", "evaluate_every", "last", "record")
+    asked = {name: training[name] for name in names}
+    return resolve_course(**asked, keep=training.get("keep", ()))
 
 
 def cell_federation(

@@ -7,7 +7,6 @@ has a default here, so that what is recorded in a manifest is all there is.
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,27 @@ import torch.nn.functional as F
 
 from fedgloss import __version__
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.data.dataset import Dataset, load
+from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
 from fedgloss.engine.clients import Pipeline
 from fedgloss.engine.evaluate import class_accuracies
 from fedgloss.engine.flat import check_model, flatten
-from fedgloss.engine.numbers import resolve_course
 from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import device_name, initial_model, prepared
 from fedgloss.engine.task import Task
 from fedgloss.files import sha256
 from fedgloss.jobs.cells import (
     CellFiles,
+    cell_course,
     cell_federation,
     cell_test,
     check_same_shape,
     checked_weights,
     is_trial,
     label_of,
+    placed,
 )
 from fedgloss.jobs.results import write_pause, write_results
 from fedgloss.jobs.signals import stop_on_signals
@@ -84,7 +84,7 @@ def train_cells(
     check_same_shape(cells)
     with prepared(device, threads, cells[0].settings.precision) as use_device:
         test = not is_trial(cells[0].settings)
-        dataset = _on(load(data, verify=True, test=test), use_device)
+        dataset = placed(load(data, verify=True, test=test), use_device)
         settings, training = cells[0].settings, cells[0].settings.training
         inputs = {"data": dataset.sha256}
         if weights is not None or settings.weights is not None:
@@ -94,7 +94,7 @@ def train_cells(
         check_model(model)
         pipeline = Pipeline(dataset.mean, dataset.std, training["augmentation"])
         task = Task(model, F.cross_entropy, pipeline)
-        course = resolve_course(**_course(training))
+        course = cell_course(settings)
         machine: dict[str, Any] = {
             "device": use_device.type,
             "backend": backend,
@@ -173,29 +173,6 @@ def train_cells(
             if run.checkpoints:
                 run.checkpoints.clear()
         return results
-
-
-def _on(dataset: Dataset, device: torch.device) -> Dataset:
-    """The data set with its images on the device, once for all cells.
-
-    What would take more than half of a GPU's free memory stays in the memory-mapped file, from
-    which the rounds read what they need.
-    """
-    tensors = {
-        name: getattr(dataset, name)
-        for name in ("train_images", "train_labels", "test_images", "test_labels")
-    }
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if sum(tensor.nbytes for tensor in tensors.values()) > free / 2:
-            return dataset
-    return replace(dataset, **{name: tensor.to(device) for name, tensor in tensors.items()})
-
-
-def _course(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that say how long cells are trained, and what is looked at."""
-    names = ("rounds", "batch_size", "epochs", "evaluate_every", "last", "record")
-    return {**{name: training[name] for name in names}, "keep": training.get("keep", ())}
 
 
 def _versions() -> dict[str, str]:
