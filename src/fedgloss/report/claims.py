@@ -24,9 +24,11 @@ LOCAL = {"lambda1_local": "local", "lambda1_global": "global"}
 LAST = ("delta_epsilon", "w_norm")
 """Columns of a run's metrics of which the last evaluated round counts."""
 HEADS = ("Claim", "The paper says", "Here", "In the paper's numbers", "Where")
+NUMBERS = ("first", "second", "difference", "half_interval")
 FIELDS = (
     *("id", "where", "quote", "ours", "early", "paper"),
-    *("comparison", "ours_verdict", "paper_comparison", "paper_verdict"),
+    *("comparison", "ours_verdict", *(f"ours_{name}" for name in NUMBERS)),
+    *("paper_comparison", "paper_verdict", *(f"paper_{name}" for name in NUMBERS)),
 )
 
 
@@ -71,7 +73,7 @@ def _word(judgement: Judgement) -> str:
     return f"{judgement.verdict}{some}{early}"
 
 
-def _record(one: Judged, i: int) -> dict[str, str]:
+def _record(one: Judged, i: int) -> dict[str, object]:
     ours, paper = one.ours.comparisons[i], one.paper.comparisons[i]
     return {
         "id": one.claim.id,
@@ -84,6 +86,8 @@ def _record(one: Judged, i: int) -> dict[str, str]:
         "ours_verdict": ours.verdict,
         "paper_comparison": paper.text,
         "paper_verdict": paper.verdict,
+        **{f"ours_{name}": value for name, value in zip(NUMBERS, ours.numbers, strict=True)},
+        **{f"paper_{name}": value for name, value in zip(NUMBERS, paper.numbers, strict=True)},
     }
 
 

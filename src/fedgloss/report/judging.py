@@ -60,6 +60,8 @@ class Comparison:
     text: str
     verdict: str
     early: str = ""
+    numbers: tuple[float | None, ...] = (None, None, None, None)
+    """The mean of either side, their difference, half its 95 % interval; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _compared(
         return Comparison(text, NO_NUMBER, early)
     difference, half = interval(a, b)
     text += f": {difference:+.3g}" + (f" ± {half:.2g}" if half is not None else "")
-    return Comparison(text, _verdict(claim, difference, half or 0.0, b.mean), early)
+    found = _verdict(claim, difference, half or 0.0, b.mean)
+    return Comparison(text, found, early, (a.mean, b.mean, difference, half))
 
 
 def _name(side: Side, place: Condition) -> str:
