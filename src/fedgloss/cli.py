@@ -32,8 +32,8 @@ The steps, in the order of the workflow (each has its own --help):
   line         the loss on the line between two models
   promote      which trials of a study's sweep go on
   choose       what a study's sweep has chosen, for another study to take
-  table        one table of a study: Markdown, LaTeX, CSV
-  figure       one figure of a study: PNG, PDF
+  table        the tables of a study, or some: Markdown, LaTeX, CSV
+  figure       the figures of a study, or some: PNG, PDF
   report       one self-contained HTML page for a study
 Looking at a study:
   check        validate a study file
@@ -221,12 +221,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("choose", commands.choose, "write the settings that a study's sweep has chosen")
     _add_study(sub)
     for name, run, help in (
-        ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
-        ("figure", commands.figure, "draw one figure of a study: PNG, PDF"),
+        ("table", commands.table, "write tables of a study: Markdown, LaTeX, CSV"),
+        ("figure", commands.figure, "draw figures of a study: PNG, PDF"),
     ):
         sub = command(name, run, help)
         _add_study(sub)
-        sub.add_argument("name", help=f"the {name}'s name in the study file")
+        named = f"names of {name}s in the study file; without any, all of them"
+        sub.add_argument("name", nargs="*", help=named)
     sub = command("report", commands.report, "write one self-contained HTML page for a study")
     _add_study(sub)
 

@@ -1,16 +1,18 @@
 """What each command of `fedgloss` does with its options; imports what it needs, and only then."""
 
 import argparse
+import math
 import os
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.layout import CELL, IMAGES_FILE, MANIFEST, RUN_FILES, Layout
+from fedgloss.study.layout import CELL, HERE, IMAGES_FILE, MANIFEST, RUN_FILES, Layout
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -185,20 +187,20 @@ def table(options: argparse.Namespace) -> None:
     from fedgloss.report.writing import write
 
     study = _study(options)
-    _check_choice("table", options.name, study.tables)
-    files = Layout(options.results).table(study.name, options.name)
-    write(build(study, options.name, options.results), files["md"].parent)
-    _say_written(files)
+    for name in _chosen("table", options.name, study.tables):
+        files = Layout(options.results).table(study.name, name)
+        write(build(study, name, options.results), files["md"].parent)
+        _say_written(files)
 
 
 def figure(options: argparse.Namespace) -> None:
     from fedgloss.report.figures import draw
 
     study = _study(options)
-    _check_choice("figure", options.name, study.figures)
-    files = Layout(options.results).figure(study.name, options.name)
-    draw(study, options.name, options.results, files["png"].with_suffix(""))
-    _say_written(files)
+    for name in _chosen("figure", options.name, study.figures):
+        files = Layout(options.results).figure(study.name, name)
+        draw(study, name, options.results, files["png"].with_suffix(""))
+        _say_written(files)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -208,6 +210,23 @@ def report(options: argparse.Namespace) -> None:
     page = Layout(options.results).report(study.name)
     write_report(study, options.results, page)
     print(f"wrote {page}")
+    layout = Layout(options.results)
+    absent = [n for n in study.figures if not layout.figure(study.name, n)["png"].is_file()]
+    if absent:
+        command = ["fedgloss", "figure", str(options.config), *absent]
+        command += ["--results", str(options.results)] * (options.results != HERE.results)
+        print(
+            f"{len(absent)} figure{'s are' if len(absent) > 1 else ' is'} not drawn yet: "
+            f"{shlex.join(command)}",
+            file=sys.stderr,
+        )
+
+
+def _chosen(kind: str, given: Sequence[str], known: Mapping[str, object]) -> Sequence[str]:
+    """The names that were given, each checked before the first is made; all if there are none."""
+    for name in given:
+        _check_choice(kind, name, known)
+    return given or [*known]
 
 
 def _say_written(files: Mapping[str, Path]) -> None:
@@ -343,9 +362,15 @@ def collect(options: argparse.Namespace) -> None:
     rest = len(fates) - counts["collected"] - counts["missing"]
     print(
         f"{archive}: {counts['collected']} of {len(fates)} runs, {counts['missing']} not there,"
-        f" {rest} left out; {archive.stat().st_size / 1e6:.1f} MB",
+        f" {rest} left out; {_size(archive)}",
         file=sys.stderr,
     )
+
+
+def _size(file: Path) -> str:
+    """A file's size as one says it: 36 kB, 1.7 MB."""
+    count = file.stat().st_size
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{math.ceil(count / 1e3)} kB"
 
 
 def import_runs(options: argparse.Namespace) -> int:
@@ -378,8 +403,8 @@ def import_runs(options: argparse.Namespace) -> int:
             then += f"; to train other cells beside these, snakemake {' '.join(absent)} before that"
         if not whole:
             then = (
-                "fedgloss table or report; without models, Snakemake trains these cells again where"
-                " something new needs a model"
+                "fedgloss table, figure and report; without models, Snakemake trains these cells"
+                " again where something new needs a model"
             )
         print(f"next: {then}", file=sys.stderr)
     return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
@@ -397,6 +422,6 @@ def _study(options: argparse.Namespace) -> "Study":
     return study
 
 
-def _check_choice(what: str, name: str, known: dict) -> None:
+def _check_choice(what: str, name: str, known: Mapping[str, object]) -> None:
     if name not in known:
         raise InputError(f"{what}: {name!r} is not in this study{did_you_mean(name, [*known])}")
