@@ -126,9 +126,9 @@ def test_what_has_no_number_is_last_either_way_and_groups_stay_together(
 
 def test_claims_sort_by_their_words(page: Path, chromium: Browser) -> None:
     chromium.open(page, 1400)
-    table = "document.querySelector('table.text.sort')"
-    chromium.run(f"{table}.tHead.rows[0].cells[3].querySelector('button').click()")
-    words = column(chromium, table, 3)
+    table = "document.querySelector('table.claims')"
+    chromium.run(f"{table}.tHead.rows[0].cells[4].querySelector('button').click()")
+    words = column(chromium, table, 4)
     assert words == sorted(words) and words[0] == "fails" and len(words) == 36
 
 

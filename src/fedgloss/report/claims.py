@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedgloss.report import communication, local_models, names, results, values
-from fedgloss.report.judging import RULE, Judgement, Number, judge
+from fedgloss.report.judging import RULE, Judgement, Number, decided_by, judge
 from fedgloss.report.methods import VALUES
 from fedgloss.report.model import Grid
 from fedgloss.report.published import Published, lookup, lookup_locals
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 LOCAL = {"lambda1_local": "local", "lambda1_global": "global"}
 LAST = ("delta_epsilon", "w_norm")
 """Columns of a run's metrics of which the last evaluated round counts."""
-HEADS = ("Claim", "The paper says", "Here", "In the paper's numbers", "Where")
+HEADS = ("Claim", "The paper says", "Decided by", "Here", "In the paper's numbers", "Where")
 NUMBERS = ("first", "second", "difference", "half_interval")
 FIELDS = (
-    *("id", "where", "quote", "ours", "early", "paper"),
+    *("id", "where", "quote", "decided_by", "ours", "early", "paper"),
     *("comparison", "ours_verdict", *(f"ours_{name}" for name in NUMBERS)),
     *("paper_comparison", "paper_verdict", *(f"paper_{name}" for name in NUMBERS)),
 )
@@ -54,6 +54,7 @@ def build(found: Results, name: str, asked: ClaimsTable) -> Grid:
         (
             f"`{one.claim.id}`",
             f"“{' '.join(one.claim.quote.split())}”",
+            decided_by(one.claim),
             _word(one.ours),
             _word(one.paper),
             one.claim.where,
@@ -79,6 +80,7 @@ def _record(one: Judged, i: int) -> dict[str, object]:
         "id": one.claim.id,
         "where": one.claim.where,
         "quote": " ".join(one.claim.quote.split()),
+        "decided_by": decided_by(one.claim),
         "ours": one.ours.verdict,
         "early": ours.early,
         "paper": one.paper.verdict,
