@@ -175,6 +175,7 @@ def test_the_page_adds_up_the_verdicts_and_names_what_differs_most(
 
 def test_the_page_says_what_has_no_verdict_and_why(folder: Path, tmp_path: Path) -> None:
     text = " ".join(filter(None, map(str.strip, Page(page(folder, tmp_path)).words)))
+    text = text.replace("\u00a0", " ")
     (part,) = re.findall(r"4 numbers without a verdict, and why (.*?) Tables ", text)
     assert part == (
         "Method Column What Why"

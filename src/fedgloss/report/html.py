@@ -25,7 +25,6 @@ from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
 from fedgloss.report.verdict import RULE
 from fedgloss.report.writing import texts
-from fedgloss.study.costs import spoken
 from fedgloss.study.layout import Layout
 from fedgloss.study.schema.shown import ClaimsTable, Condition
 from fedgloss.study.standings import Standings
@@ -106,7 +105,6 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         update=definitions.snakemake(study),
         names=names,
         formats=formats,
-        spoken=spoken,
     )
     write_text(out_html, page)
 
