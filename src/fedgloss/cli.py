@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from fedgloss import __version__
 from fedgloss.errors import InputError
-from fedgloss.jobs import commands
+from fedgloss.jobs import commands, studies
 from fedgloss.study.layout import HERE
 
 DESCRIPTION = """\
@@ -32,8 +32,8 @@ The steps, in the order of the workflow (each has its own --help):
   line         the loss on the line between two models
   promote      which trials of a study's sweep go on
   choose       what a study's sweep has chosen, for another study to take
-  table        one table of a study: Markdown, LaTeX, CSV
-  figure       one figure of a study: PNG, PDF
+  table        the tables of a study, or some: Markdown, LaTeX, CSV
+  figure       the figures of a study, or some: PNG, PDF
   report       one self-contained HTML page for a study
 Looking at a study:
   check        validate a study file
@@ -214,27 +214,28 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("line", commands.line, "write the loss between two models as CSV")
     _add_jobs(sub)
 
-    sub = command("promote", commands.promote, "write which trials of a sweep reach a rung")
+    sub = command("promote", studies.promote, "write which trials of a sweep reach a rung")
     _add_study(sub)
     sub.add_argument("label", help="the label that is searched")
     sub.add_argument("rung", type=_at_least(1), help="1: those that go on after the first stage")
-    sub = command("choose", commands.choose, "write the settings that a study's sweep has chosen")
+    sub = command("choose", studies.choose, "write the settings that a study's sweep has chosen")
     _add_study(sub)
     for name, run, help in (
-        ("table", commands.table, "write one table of a study: Markdown, LaTeX, CSV"),
-        ("figure", commands.figure, "draw one figure of a study: PNG, PDF"),
+        ("table", studies.table, "write tables of a study: Markdown, LaTeX, CSV"),
+        ("figure", studies.figure, "draw figures of a study: PNG, PDF"),
     ):
         sub = command(name, run, help)
         _add_study(sub)
-        sub.add_argument("name", help=f"the {name}'s name in the study file")
-    sub = command("report", commands.report, "write one self-contained HTML page for a study")
+        named = f"names of {name}s in the study file; without any, all of them"
+        sub.add_argument("name", nargs="*", help=named)
+    sub = command("report", studies.report, "write one self-contained HTML page for a study")
     _add_study(sub)
 
-    sub = command("check", commands.check, "validate a study file")
+    sub = command("check", studies.check, "validate a study file")
     sub.add_argument("config", help="study file (YAML)")
-    sub = command("cells", commands.cells, "list the cells of a study")
+    sub = command("cells", studies.cells, "list the cells of a study")
     sub.add_argument("config", help="study file (YAML)")
-    sub = command("job", commands.job, "print a job file: what a job about a cell is told")
+    sub = command("job", studies.job, "print a job file: what a job about a cell is told")
     _add_study(sub)
     sub.add_argument(
         "cell", help="its path, e.g. digits/alpha-0/smallcnn/fedgloss/seed-0, or its folder"
@@ -247,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="kind",
         help="train (default), hessian, locals, landscape, or line",
     )
-    sub = command("status", commands.status, "show what of a study is done or missing")
+    sub = command("status", studies.status, "show what of a study is done or missing")
     _add_study(sub)
     sub.add_argument(
         "--watch", action="store_true", help="show it again whenever it changes, until all is done"
@@ -258,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         default=5,
         help="watch: seconds between two looks (default 5)",
     )
-    sub = command("estimate", commands.estimate, "show what the rest of a study will cost")
+    sub = command("estimate", studies.estimate, "show what the rest of a study will cost")
     _add_study(sub)
     sub.add_argument(
         "target",
@@ -271,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         "--details", action="store_true", help="a line for each condition, with its time limit"
     )
     sub = command(
-        "compare", commands.compare, "compare two studies, or two variants of one, seed by seed"
+        "compare", studies.compare, "compare two studies, or two variants of one, seed by seed"
     )
     sub.add_argument("config", help="study file (YAML)")
     sub.add_argument("other", nargs="?", help="the other study's file (default: the same)")
@@ -287,12 +288,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--other-results", type=Path, help="the other's (default: the same)")
     sub.add_argument("--csv", type=Path, help="file to write, with full precision")
-    sub = command("collect", commands.collect, "put finished runs into one small archive")
+    sub = command("collect", studies.collect, "put finished runs into one small archive")
     _add_study(sub)
     sub.add_argument("--out", type=Path, help="file to write (default STUDY.zip)")
     sub.add_argument("--weights", action="store_true", help="the models, too")
     sub = command(
-        "import", commands.import_runs, "take over finished runs of an archive or another folder"
+        "import", studies.import_runs, "take over finished runs of an archive or another folder"
     )
     sub.add_argument("source", type=Path, help="an archive, or the other results folder")
     _add_study(sub)

@@ -1,7 +1,9 @@
 """What tables, figures and the report read, damaged: metrics, manifests, eigenvalues, surfaces."""
 
+import html
 import itertools
 import json
+import re
 import shutil
 
 import matplotlib.pyplot as plt
@@ -10,7 +12,16 @@ import pytest
 from fedgloss.files import sha256, write_json
 from fedgloss.report import figures
 from fedgloss.study import outdated
-from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, key_by_key
+from reliability.hostile import (
+    Case,
+    Damage,
+    accepted,
+    as_json,
+    at_random,
+    bytes_at_random,
+    fedgloss,
+    key_by_key,
+)
 from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import CELL
 
@@ -31,6 +42,7 @@ def reading(project, kind, name, *command, good=None, every=1):
 
 AROUND = "landscape-average-all-within-1.csv"
 WRITES = {"table": "tables", "figure": "figures", "report": "report", "status": "none"}
+CURVES = ["figure", "study.yaml", "curves"]
 USED = ("status", "diverged_in", "accuracy", "accuracy_at_half", "parameters", "bytes_down")
 USED += ("bytes_up", "backend", "device", "precision", "code", "threads", "wall_seconds", "inputs")
 
@@ -49,6 +61,26 @@ def used_of(project):
     return used
 
 
+def left_out(project, kind, name, command, cases, every):
+    """Damage a file of the cell: what is made of the others says what is wrong, if anything is.
+
+    Returns the reasons, one for each case in which the file could not be read.
+    """
+    file = project / "results" / kind / "toy" / CELL / name
+    out = project / "results" / WRITES[command[0]]
+    good, reasons = file.read_bytes(), []
+    for case in itertools.islice(cases, 0, None, every):
+        file.write_bytes(case.value if isinstance(case.value, bytes) else as_json(case.value))
+        assert accepted(case.what, [*command, "--results", "results"], project / "none"), case.what
+        (made,) = (path for path in out.rglob("*") if path.suffix in (".md", ".html"))
+        text = html.unescape(made.read_text(encoding="utf-8")).replace("\u00a0", " ")
+        found = re.search(rf"{re.escape(name)}: [^\n]*", text)
+        reasons += [found[0]] if found else []
+        shutil.rmtree(out)
+    file.write_bytes(good)
+    return reasons
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -58,12 +90,13 @@ def used_of(project):
     ],
     ids=" ".join,
 )
-def test_manifests(project, command, every):
+def test_a_run_whose_manifest_is_damaged_is_left_out_and_named(project, command, every):
     used = used_of(project)
-    damage = reading(project, "runs", "manifest.json", *command, good=used, every=every)
-    damage(key_by_key(used, "reported", wrong=3), ["manifest.json"])
-    damage(at_random(used, "reported", 60), ["manifest.json"])
-    damage(bytes_at_random(json.dumps(used).encode(), "reported", 40), ["manifest.json"])
+    cases = [*key_by_key(used, "reported", wrong=3), *at_random(used, "reported", 60)]
+    cases += bytes_at_random(json.dumps(used).encode(), "reported", 40)
+    reasons = left_out(project, "runs", "manifest.json", command, cases, every)
+    assert len(reasons) > len(cases) / every / 3, "hardly anything is noticed"
+    assert all("delete its folder" in reason for reason in reasons)
 
 
 def test_every_key_that_is_dropped_is_named(project):
@@ -72,36 +105,41 @@ def test_every_key_that_is_dropped_is_named(project):
             ("inputs.", "outputs.", "versions.", "settings.variants.", "settings.hyper")
         )
         if "dropped" in case.what and not free:
-            (project / "results/runs/toy" / CELL / "manifest.json").write_text(
-                json.dumps(case.value)
-            )
-            code, lines = fedgloss("report", "study.yaml", "--results", "results")
+            command = ["report", "study.yaml"]
+            (reason,) = left_out(project, "runs", "manifest.json", command, [case], 1)
             key = case.what.removesuffix(" dropped")
-            assert code == 2 and f"manifest.json: {key}: missing" in lines[0], (case.what, lines)
+            assert reason.startswith(f"manifest.json: {key}: missing"), case.what
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "command"),
-    [
-        ("runs", "metrics.csv", ["table", "study.yaml", "bytes"]),
-        ("runs", "metrics.csv", ["figure", "study.yaml", "curves"]),
-        ("analysis", "hessian.json", ["table", "study.yaml", "numbers"]),
-        ("analysis", "hessian.json", ["figure", "study.yaml", "bars"]),
-        ("analysis", AROUND, ["figure", "study.yaml", "surfaces"]),
-    ],
-    ids=lambda value: f"{value}"[:40],
-)
+@pytest.mark.parametrize("command", [["table", "study.yaml", "numbers"], ["report", "study.yaml"]])
+def test_eigenvalues_that_are_damaged_are_left_out_and_named(project, command, every):
+    file = project / "results/analysis/toy" / CELL / "hessian.json"
+    good = {key: json.loads(file.read_bytes())[key] for key in ("data", "lambda1")}
+    cases = [*key_by_key(good, "sharp", wrong=15), *at_random(good, "sharp", 30)]
+    cases += bytes_at_random(file.read_bytes(), "hessian.json", 60)
+    reasons = left_out(project, "analysis", "hessian.json", command, cases, every)
+    assert len(reasons) > len(cases) / every / 3, "hardly anything is noticed"
+    assert all("delete it to have it made again" in reason for reason in reasons)
+
+
+def test_surfaces_that_are_damaged_are_left_out_and_named(project, every):
+    file = project / "results/analysis/toy" / CELL / AROUND
+    cases = [*bytes_at_random(file.read_bytes(), "surface", 60)]
+    reasons = left_out(project, "analysis", AROUND, ["report", "study.yaml"], cases, every)
+    assert len(reasons) > len(cases) / every / 3, "hardly anything is noticed"
+    command = ["figure", "study.yaml", "surfaces", "--results", "results"]
+    file.write_bytes(b"")
+    assert accepted("drawn without it", command, project / "none")
+    plt.close("all")
+
+
+@pytest.mark.parametrize("command", [["table", "study.yaml", "bytes"], CURVES], ids=" ".join)
 @pytest.mark.filterwarnings("ignore:More than 20 figures", "ignore:Attempt to set non-positive")
-def test_other_results(project, kind, name, command, every, monkeypatch):
-    if name == "metrics.csv":  # as if the run had written it: else it is outdated, and left out
-        monkeypatch.setattr(outdated, "harm", lambda *_: None)
-    damage = reading(project, kind, name, *command, every=every)
+def test_metrics_that_a_run_wrote_so_are_refused(project, command, every, monkeypatch):
+    monkeypatch.setattr(outdated, "harm", lambda *_: None)  # else it is outdated, and left out
+    damage = reading(project, "runs", "metrics.csv", *command, every=every)
     count = 100 if command[0] == "table" else 30
-    damage(bytes_at_random(damage.good, f"{name} {command}", count), [name])
-    if name == "hessian.json":
-        good = {key: json.loads(damage.good)[key] for key in ("data", "lambda1")}
-        damage(key_by_key(good, "sharp", wrong=count // 5), ["hessian.json"])
-        damage(at_random(good, "sharp", count // 2), ["hessian.json"])
+    damage(bytes_at_random(damage.good, f"metrics.csv {command}", count), ["metrics.csv"])
     plt.close("all")
 
 
@@ -111,60 +149,45 @@ TWO = "0,0,1,5\n0,1,1,5\n1,0,1,5\n1,1,1,5\n"
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "text", "word"),
+    ("text", "word"),
     [
-        ("runs", "metrics.csv", "loss\n1\n", "'round'"),
-        ("runs", "metrics.csv", METRICS + "1,nan,1\n", "accuracy"),
-        ("runs", "metrics.csv", METRICS + "1,5,1e400\n", "loss"),
-        ("runs", "metrics.csv", METRICS + "1,5\n", "line 2"),
-        ("runs", "metrics.csv", METRICS + "77,5,1\n", "round"),
-        ("runs", "metrics.csv", METRICS + "x" * 200_000 + ",1,1\n", "not a CSV file"),
-        ("runs", "metrics.csv", METRICS + "\udcff,1,1\n", "not a CSV file"),
-        ("analysis", AROUND, "x,y\n0,0\n", "'loss'"),
-        ("analysis", AROUND, SURFACE + "0,0,1,5\n", "grid"),
-        (
-            "analysis",
-            AROUND,
-            SURFACE + "0,0,1,5\n0,1,1,5\n1,0,1,5\n",
-            "grid",
-        ),
-        (
-            "analysis",
-            AROUND,
-            SURFACE + "0,0,1,5\n1,0,1,5\n0,1,1,5\n1,1,1,5\n",
-            "grid",
-        ),
-        (
-            "analysis",
-            AROUND,
-            SURFACE + TWO.replace("1,1,1", "1,nan,1"),
-            "grid",
-        ),
-        (
-            "analysis",
-            AROUND,
-            SURFACE + TWO.replace("1,1,1", "1,1,1e300"),
-            "bounds",
-        ),
-        ("analysis", "hessian.json", '{"data": "paper", "lambda1": 1e308}', "lambda1"),
-        ("analysis", "hessian.json", '{"data": "paper", "lambda1": NaN}', "lambda1"),
+        ("loss\n1\n", "'round'"),
+        (METRICS + "1,nan,1\n", "accuracy"),
+        (METRICS + "1,5,1e400\n", "loss"),
+        (METRICS + "1,5\n", "line 2"),
+        (METRICS + "77,5,1\n", "round"),
+        (METRICS + "x" * 200_000 + ",1,1\n", "not a CSV file"),
+        (METRICS + "\udcff,1,1\n", "not a CSV file"),
     ],
 )
-def test_results_that_were_not_refused_in_one_line(project, kind, name, text, word):
-    drawn = {
-        "metrics.csv": "curves",
-        AROUND: "surfaces",
-        "hessian.json": "bars",
-    }[name]
-    file = project / "results" / kind / "toy" / CELL / name
+def test_metrics_that_were_not_refused_in_one_line(project, text, word):
+    file = project / "results/runs/toy" / CELL / "metrics.csv"
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
-    if name == "metrics.csv":  # as if the run had written it
-        manifest = json.loads((file.parent / "manifest.json").read_bytes())
-        manifest["outputs"][name] = sha256(file)
-        write_json(file.parent / "manifest.json", manifest)
-    command = ["figure", "study.yaml", drawn, "--results", "results"]
+    manifest = json.loads((file.parent / "manifest.json").read_bytes())
+    manifest["outputs"]["metrics.csv"] = sha256(file)  # as if the run had written it
+    write_json(file.parent / "manifest.json", manifest)
+    command = [*CURVES, "--results", "results"]
     assert not accepted(text[:60], command, project / "results" / "figures", [word])
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        (AROUND, "x,y\n0,0\n", "'loss'"),
+        (AROUND, SURFACE + "0,0,1,5\n", "grid"),
+        (AROUND, SURFACE + "0,0,1,5\n0,1,1,5\n1,0,1,5\n", "grid"),
+        (AROUND, SURFACE + "0,0,1,5\n1,0,1,5\n0,1,1,5\n1,1,1,5\n", "grid"),
+        (AROUND, SURFACE + TWO.replace("1,1,1", "1,nan,1"), "grid"),
+        (AROUND, SURFACE + TWO.replace("1,1,1", "1,1,1e300"), "bounds"),
+        ("hessian.json", '{"data": "paper", "lambda1": 1e308}', "lambda1"),
+        ("hessian.json", '{"data": "paper", "lambda1": NaN}', "lambda1"),
+    ],
+)
+def test_measurements_that_were_not_left_out(project, name, text, word):
+    case = Case(text[:60], "", text.encode())
+    (reason,) = left_out(project, "analysis", name, ["report", "study.yaml"], [case], 1)
+    assert word in reason
 
 
 @pytest.mark.parametrize("rows", ["", TWO.replace(",1,5", ",nan,5"), TWO.replace(",1,5", ",inf,5")])
@@ -193,9 +216,11 @@ def test_status_and_import_of_damaged_runs(project, every):
     """`import` refuses run by run; whatever the other folder holds, nothing else comes over."""
     file = project / "results/runs/toy" / CELL / "manifest.json"
     command = ["status", "study.yaml", "--results", "results"]
-    status = Damage(file, command, project / "none", every=every)
-    status(bytes_at_random(file.read_bytes(), "status", 40))
-    good = json.loads(file.read_bytes())
+    whole = file.read_bytes()
+    for case in itertools.islice(bytes_at_random(whole, "status", 40), 0, None, every):
+        file.write_bytes(case.value)
+        assert accepted(case.what, command, project / "none"), case.what
+    good = json.loads(whole)
     (project / "ours/data").mkdir(parents=True)
     shutil.copytree(project / "data", project / "ours/data/pets")
     partition = project / "ours/partitions/pets/alpha-iid/partition.json"

@@ -10,7 +10,7 @@ import pytest
 from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import InputError
 from fedgloss.report import claims, grids, tables
-from fedgloss.report.judging import Number, judge
+from fedgloss.report.judging import Number, decided_by, judge
 from fedgloss.report.results import Results
 from fedgloss.study import claims as papers_claims
 from fedgloss.study.claims import compared
@@ -120,6 +120,25 @@ def test_pairs_of_seeds_are_what_is_compared():
 )
 def test_where_lower_is_better_less_is_the_better_side(fedgloss, fedavg, expected):
     assert verdict(fedgloss, fedavg, metric="rounds") == expected
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({}, "accuracy: fedgloss above fedavg"),
+        ({"by": 2.5, "margin": 1.0}, "accuracy: fedgloss 2.5 ± 1 above fedavg"),
+        ({"least": 4.0, "margin": 1.0}, "accuracy: fedgloss at least 3 above fedavg"),
+        ({"times": 2.0}, "accuracy: fedgloss at least 1.8 times fedavg"),
+        ({"same": True, "margin": 1.0}, "accuracy: fedgloss within 1 of fedavg"),
+        ({"diverges": ["feddyn", "fedavg"]}, "diverges: feddyn, fedavg"),
+        (
+            {"less": [{"algorithm": "fedavg"}, {"algorithm": "fedsam", "alpha": "5"}]},
+            "accuracy: fedgloss above fedavg, fedsam (alpha 5)",
+        ),
+    ],
+)
+def test_what_decides_a_claim_is_said(keys, words):
+    assert decided_by(claim(**keys)) == words
 
 
 A = runs(82.4, 82.5, 82.6)

@@ -330,6 +330,23 @@ def test_every_step_by_hand(tmp_path, monkeypatch, capsys):
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_all_tables_and_figures_are_made_where_none_is_named(tmp_path, capsys):
+    """As for runs that were imported; the report says which figures it lacks."""
+    place = ["--results", str(tmp_path)]
+    assert main(["report", SMOKE, *place]) == 0
+    said = f"1 figure is not drawn yet: fedgloss figure {SMOKE} curves --results {tmp_path}\n"
+    assert capsys.readouterr().err == said
+    for command in ("table", "figure", "report"):
+        assert main([command, SMOKE, *place]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"wrote {tmp_path}/tables/smoke/accuracy.{{csv,md,tex}}",
+        f"wrote {tmp_path}/figures/smoke/curves.{{png,pdf}}",
+        f"wrote {tmp_path}/report/smoke.html",
+    ]
+    assert err == ""
+
+
 # Two files with one study's name
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fedgloss.study.schema.resources import Resources
 from fedgloss.study.study import check_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPER = str(ROOT / "config" / "paper.yaml")
 SMOKE = str(ROOT / "config" / "smoke.yaml")
 TABLE = yaml.safe_load(
@@ -362,6 +364,15 @@ def test_an_unknown_target_is_refused_in_one_line(capsys):
     assert said.count("\n") == 1 and PAPER in said and "'nothing'" in said
 
 
+def test_the_quickstart_took_what_is_estimated_give_or_take_30_percent():
+    """As the README has it, measured on two cores that nobody else used."""
+    (row,) = re.findall(r"the quickstart, two quiet CPU cores \| (.*) \|", README)
+    study = load_study(ROOT / "config" / "quickstart.yaml")
+    foreseen = costs.here(study, [*remaining(study, Path("/nowhere"))], 2)
+    taken = [int(seconds) for seconds in re.findall(r"(\d+) s\b", row)]
+    assert len(taken) == 2 and all(abs(t - foreseen) < 0.3 * foreseen for t in taken)
+
+
 def test_what_surrounds_small_jobs_is_counted_and_the_error_is_stated(monkeypatch):
     """Each job starts a Python; seeds of small cells share one; Snakemake itself has to start."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(1))
@@ -372,9 +383,9 @@ def test_what_surrounds_small_jobs_is_counted_and_the_error_is_stated(monkeypatc
     # One job trains both seeds, one measures, one makes the table; nothing runs beside the data,
     # their cut, and the report.
     expected = costs.WORKFLOW + 3 * costs.LIGHT + work + 2 * costs.START + costs.LIGHT
-    assert costs._here(study, jobs, 1) == pytest.approx(expected)
+    assert costs.here(study, jobs, 1) == pytest.approx(expected)
     longest = max(job.on_cpu.seconds for job in jobs) + costs.START
     many = costs.WORKFLOW + 3 * costs.LIGHT + longest
-    assert costs._here(study, jobs, 99) == pytest.approx(many), "not shorter than its longest job"
+    assert costs.here(study, jobs, 99) == pytest.approx(many), "not shorter than its longest job"
     *_, here = costs.total(study, jobs)
     assert here == f"here, on 1 core: about {costs.spoken(expected)}, give or take 30 %"

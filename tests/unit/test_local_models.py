@@ -150,10 +150,14 @@ def test_markdown_and_latex_have_the_same_lines(folder):
     )
 
 
-def test_a_damaged_file_is_named(folder):
+def test_a_damaged_file_is_left_out_and_named(folder):
     write_locals(folder, 0, [{**local(0, "cat", 7.0, 3.0), "class": 3}])
-    with refused("locals.json", "locals[0].class", "text"):
-        build(folder)
+    grid = build(folder)
+    assert grid.lines[0][2] == "all 6, 2/3 seeds"
+    (note,) = (note for note in grid.notes if "left out" in note)
+    run = "cifar10/alpha-0/cnn/fedavg/seed-0"
+    said = f"λ₁ of 1 run is left out, as if not measured: {run}: locals.json"
+    assert note.startswith(f"{said}: locals[0].class: 3 is not text; delete it")
 
 
 def test_a_run_that_is_not_measured_has_no_local_models(folder):

@@ -15,10 +15,12 @@ import pytest
 
 from fedgloss.errors import InputError
 from fedgloss.files import write_json
-from fedgloss.report import figures, html, rerun, tables
+from fedgloss.report import figures, html, names, rerun, tables
 from fedgloss.report.writing import write
 from fedgloss.study.layout import Layout
 from test_report_results import SEEDS, cell, make_study, write_cell, write_results
+
+CELL_42 = "cifar10/alpha-0/cnn/fedavg/seed-42"
 
 
 class Page(HTMLParser):
@@ -135,7 +137,7 @@ def test_the_page_shows_everything(folder: Path, tmp_path: Path) -> None:
     for part in (
         "A study",
         "No evidence.",
-        "18 of 24 are done, 5 of them diverged.",
+        "18 of 24 runs are done, 5 of them diverged.",
         "60.3 ± 1.5 n=3",
         "25.5 ± 0.7 n=2, × 1/3",
         "≠ diverged here only",
@@ -171,6 +173,45 @@ def test_the_page_adds_up_the_verdicts_and_names_what_differs_most(
     assert "Against the paper" not in (tmp_path / "own.html").read_text(encoding="utf-8")
 
 
+def test_the_page_says_what_has_no_verdict_and_why(folder: Path, tmp_path: Path) -> None:
+    text = " ".join(filter(None, map(str.strip, Page(page(folder, tmp_path)).words)))
+    text = text.replace("\u00a0", " ")
+    (part,) = re.findall(r"4 numbers without a verdict, and why (.*?) Tables ", text)
+    assert part == (
+        "Method Column What Why"
+        " FedGloSS CIFAR-10, α = 0 accuracy (%) incomplete 2/3"
+        " FedGloSS CIFAR-100, α = 0 accuracy (%) not run"
+        " FedGloSS CIFAR-10, α = 0 λ₁ incomplete 2/3"
+        " FedGloSS CIFAR-10, α = 0 rounds incomplete 2/3"
+    )
+
+
+def test_the_page_says_at_its_top_what_became_of_the_claims(folder: Path, tmp_path: Path) -> None:
+    text = page(folder, tmp_path, tables={"claims": {"kind": "claims"}}, figures={})
+    top, _, _ = text.partition("<nav>")
+    assert re.search(r"<li>Here, of 36 claims: 34 not run and 2 open\.</li>", top)
+    assert '<a href="#table-claims">Claims</a>' in text
+
+
+def test_every_run_has_its_numbers_and_the_hashes_of_code_and_metrics(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = page(folder, tmp_path)
+    (row,) = re.findall(r"<tr><td>cifar10/alpha-0/cnn/fedavg/seed-42</td>.*?</tr>", text)
+    metrics = sha256((folder / f"runs/toy/{CELL_42}/metrics.csv").read_bytes()).hexdigest()
+    cells = re.findall(r"<td>(?:<code [^>]*>)?([^<]*)", row)
+    code = make_study().code("fedavg", "cnn")
+    numbers = ["completed", "60.00", "20", "12.5", "1,234", "stacked", "cpu", "1"]
+    assert cells == [CELL_42, *numbers, code[:12], metrics[:12]]
+    assert f'title="{code}"' in row and f'title="{metrics}"' in row
+
+
+def test_methods_are_named_if_they_are_few_and_told_apart_if_a_name_has_a_comma() -> None:
+    assert names.listed(["a", "b", "c"]) == "a, b and c"
+    assert names.listed(["a, clipped", "b", "c"]) == "a, clipped; b; and c"
+    assert names.listed(["a, clipped"]) == "a, clipped"
+
+
 def test_the_page_says_and_shows_what_was_trained_on(folder: Path, tmp_path: Path) -> None:
     study = make_study()
     file = Layout(tmp_path).partition(study.partition_folder("cifar10", "0"), "0")
@@ -193,7 +234,7 @@ def test_outdated_runs_are_counted_as_such_and_not_shown(folder: Path, tmp_path:
     edited = {"fedavg": {"training": {"lr": 0.5}}}
     text = Page(page(tmp_path, tmp_path, algorithms=edited)).text
     for part in (
-        "12 of 24 are done, 5 of them diverged. 6 runs are outdated and left out",
+        "12 of 24 runs are done, 5 of them diverged. 6 runs are outdated and left out",
         "completed (7)",
         "outdated (6)",
         "missing (6)",
@@ -245,7 +286,7 @@ def test_the_page_is_byte_stable(folder: Path, tmp_path: Path) -> None:
 
 def test_nothing_run_yet_is_a_page_too(tmp_path: Path) -> None:
     text = Page(page(tmp_path, tmp_path)).text
-    assert "0 of 24 are done" in text
+    assert "0 of 24 runs are done" in text
     assert "curves: not drawn yet." in text
     assert "Nothing has been run yet." in text
 

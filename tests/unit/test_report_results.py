@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
-from fedgloss.report import results, values
+from fedgloss.report import definitions, results, values
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import Cell, Study, constants
@@ -280,12 +281,47 @@ def test_models_that_were_deleted_to_save_space_leave_the_numbers(tmp_path: Path
     assert found.metrics(slim) and found.manifest(slim)
 
 
-def test_a_broken_manifest_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"status": "running"}'])
+def test_a_run_whose_manifest_is_broken_is_left_out_and_named_with_what_to_do(
+    text: str, tmp_path: Path
+) -> None:
     found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
-    (found.run(broken) / "manifest.json").write_text("")
-    line = r"seed-0/manifest\.json: not valid JSON .*; delete its folder, or run .* --force$"
-    with pytest.raises(InputError, match=line):
-        found.status(broken)
+    (found.run(broken) / "manifest.json").write_text(text)
+    readers = (found.metrics, found.manifest, found.hessian, partial(found.view, view=AROUND))
+    assert found.status(broken) == "outdated" and [r(broken) for r in readers] == [None] * 4
+    cells = found.study.select(dataset="cifar10", algorithm="fedavg")
+    ours = summarize(found, cells, lambda one: values.accuracy(found, one))
+    assert ours == Summary({42: 60.0, 200299: 62.0}, 3)
+    (sentence,) = results.left_out(found, found.study.cells)
+    said = f"1 run is outdated and left out, as if not run: {broken}, manifest.json: "
+    assert sentence.startswith(said) and "; delete its folder, or run the cell again" in sentence
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"data": "paper", "lambda1": NaN}', '{"lambda1": 2}'])
+def test_eigenvalues_that_cannot_be_read_are_left_out_and_named(text: str, tmp_path: Path) -> None:
+    found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    (tmp_path / "analysis" / "toy" / str(broken) / "hessian.json").write_text(text)
+    cells = found.study.select(dataset="cifar10", algorithm="fedavg")
+    assert found.status(broken) == "completed" and found.hessian(broken) is None
+    ours = summarize(found, cells, lambda one: values.lambda1(found, one))
+    assert [*ours.values] == [42, 200299] and ours.missing == 1
+    phrase = results.measured_unlike(found, cells)
+    assert phrase is not None
+    said = f"λ₁ of 1 run is left out, as if not measured: {broken}: hessian.json: "
+    assert phrase.startswith(said) and phrase.endswith("; delete it to have it made again")
+
+
+def test_a_surface_that_cannot_be_read_is_not_drawn_and_the_caption_says_why(
+    tmp_path: Path,
+) -> None:
+    found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    (tmp_path / f"analysis/toy/{broken}/landscape-{AROUND.name}.csv").write_text("x,y\n1,2\n")
+    shown = [(one, AROUND, found.view(one, AROUND)) for one in (broken, replace(broken, seed=42))]
+    assert [seen is None for *_, seen in shown] == [True, False]
+    assert definitions.not_drawn(found, shown) == (
+        f" Left out: FedAvg at α = 0 (landscape-{AROUND.name}.csv: no column 'loss'; delete it to"
+        " have it made again)."
+    )
 
 
 def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:

@@ -105,10 +105,15 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_a_damaged_file_is_named(what, folder, tmp_path) -> None:
-    file = edit(folder, DAMAGED[what])
-    with refused(str(file), "trace" if "trace" in what or "error" in what else "density"):
-        figures.draw(make_study(), "density", folder, tmp_path / "out")
+def test_a_damaged_file_is_left_out_and_named(what, folder) -> None:
+    edit(folder, DAMAGED[what])
+    key = "trace" if "trace" in what or "error" in what else "density"
+    cell = cell_of(make_study(), "fedavg")
+    assert Results(make_study(), folder).hessian(cell) is None
+    caption = figures.caption(make_study(), "density", folder)
+    assert f"FedAvg at α = 0 ({cell}: hessian.json: {key}" in caption
+    table = to_markdown(tables.build(with_table("lambda1"), "one", folder))
+    assert f"left out, as if not measured: {cell}: hessian.json: {key}" in table
 
 
 def test_what_is_shown_must_be_computed() -> None:

@@ -215,10 +215,13 @@ def test_nor_is_one_whose_metrics_were_harmed(looked):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "running"}'])
-def test_a_broken_manifest_is_refused_with_what_to_do(text, looked, refuse):
+def test_a_run_with_a_broken_manifest_is_outdated_and_named_with_what_to_do(text, looked):
+    looked.run(1)
     (looked.run(0) / "manifest.json").write_text(text)
-    words = [f"{looked.study.cells[0]}/manifest.json", "delete its folder", "--force"]
-    refuse("status", SMOKE, "--results", str(looked.folder), words=words)
+    shown = looked()
+    assert "1 done" in shown and "1 outdated" in shown and "0 ≠  1 ✓" in shown
+    assert f"outdated: {looked.study.cells[0]}: manifest.json: " in shown
+    assert "; delete its folder, or run the cell again with snakemake --force" in shown
 
 
 FOREIGN = {

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from fedgloss.errors import InputError
+from fedgloss.files import sha256
 from fedgloss.report import formats, html, latex, tables
 from fedgloss.report.published import published
 from fedgloss.report.results import Summary
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
 from fedgloss.study.study import Cell
-from test_report_results import C10, C100, ROWS, make_study, write_cell, write_results
+from test_report_results import C10, C100, ROWS, cell, make_study, write_cell, write_results
 
 MARKDOWN = """\
 **Accuracy (18 of 24 runs)**
@@ -29,7 +30,7 @@ MARKDOWN = """\
 | SCAFFOLD       |           2× |         25.5 ± 0.7 (n=2, × 1/3) | 25.1 ± 3.7 | ≠ diverged here only |               × (1/3, 2 not run) |          × | = diverged in both |
 | **Client SAM** |              |                                 |            |                      |                                  |            |                    |
 | FedDyn + SAM   |           1× |                80.5 ± 1.8 (n=3) | 79.3 ± 3.1 | ∼ uncertain          |                          × (3/3) |          × | = diverged in both |
-| FedGloSS       |           1× |          **83.8 ± 1.1** (n=2/3) | 83.9 ± 0.4 | · incomplete 2/3     |                            n=0/3 | 50.8 ± 0.8 | · not run          |
+| FedGloSS       |           1× |              83.8 ± 1.1 (n=2/3) | 83.9 ± 0.4 | · incomplete 2/3     |                            n=0/3 | 50.8 ± 0.8 | · not run          |
 """  # noqa: E501
 
 LATEX = r"""\begin{tabular}{lrr@{\ }c@{\ }lr@{\ }c@{\ }l}
@@ -44,7 +45,7 @@ SCAFFOLD & 2$\times$ & 25.5 $\pm$ 0.7 {\tiny n$=$2, $\times$ 1/3} & $\neq$ & 25.
 \midrule
 \multicolumn{8}{l}{\textbf{Client SAM}} \\
 FedDyn + SAM & 1$\times$ & 80.5 $\pm$ 1.8 & $\sim$ & 79.3 $\pm$ 3.1 & $\times$ & $=$ & $\times$ \\
-FedGloSS & 1$\times$ & \textbf{83.8 $\pm$ 1.1} {\tiny n$=$2/3} & $\cdot$ & 83.9 $\pm$ 0.4 & {\tiny n$=$0/3} & $\cdot$ & 50.8 $\pm$ 0.8 \\
+FedGloSS & 1$\times$ & 83.8 $\pm$ 1.1 {\tiny n$=$2/3} & $\cdot$ & 83.9 $\pm$ 0.4 & {\tiny n$=$0/3} & $\cdot$ & 50.8 $\pm$ 0.8 \\
 \bottomrule
 \end{tabular}
 """  # noqa: E501
@@ -117,6 +118,11 @@ def test_csv_has_every_number_in_full(folder: Path) -> None:
     assert float(ours["std"]) == pytest.approx((7 / 3) ** 0.5, rel=1e-15)
     assert (ours["n"], ours["planned"], ours["diverged"]) == ("3", "3", "0")
     assert ours["verdict"] == "agrees"
+    run, code = "runs/toy/cifar10/alpha-0/cnn/fedavg/seed-0", make_study().code("fedavg", "cnn")
+    assert (here[0]["run"], here[0]["code"], here[0]["rounds"]) == (run, code, "10000")
+    assert (here[0]["device"], here[0]["precision"]) == ("cpu", "float32, TF32 off")
+    assert here[0]["metrics_sha256"] == sha256(folder / run / "metrics.csv")
+    assert ours["run"] == "" and here[4]["line"]
     cross = [r for r in rows if (r["algorithm"], r["dataset"]) == ("feddyn-sam", "cifar100")]
     assert [(r["source"], r["mean"], r["diverged"], r["status"]) for r in cross] == [
         ("ours", "", "3", ""),
@@ -164,13 +170,16 @@ def test_outdated_runs_are_left_out_and_a_note_says_so(folder: Path) -> None:
     assert not [note for note in build(folder, "table3").notes if "outdated" in note]
 
 
-def test_best_is_marked_in_each_group_and_skips_the_diverged(folder: Path) -> None:
-    table = build(folder, "table3")
-    best = {(row.label, i) for row in table.rows for i, e in enumerate(row.entries) if e.best}
-    # Client SGD has one method without divergence in each column: nothing to be best of.
-    assert best == {("fedgloss", 0)}
-    lowest = build(folder, "table7")
-    assert [row.label for row in lowest.rows if row.entries[0].best] == ["fedgloss"]
+def bold(table: Table) -> set[tuple[str, int]]:
+    return {(row.label, i) for row in table.rows for i, e in enumerate(row.entries) if e.best}
+
+
+def test_best_is_marked_in_each_group_among_methods_with_all_seeds(tmp_path: Path) -> None:
+    """None where only one has them: SCAFFOLD diverged at a seed, one of FedGloSS is missing."""
+    folder = write_results(tmp_path)
+    assert bold(build(folder, "table3")) == bold(build(folder, "table7")) == set()
+    write_cell(folder, cell("cifar10", "fedgloss", 42), 83.9)
+    assert bold(build(folder, "table3")) == bold(build(folder, "table7")) == {("fedgloss", 0)}
 
 
 def test_lambda1_names_its_hessian_and_data(folder: Path) -> None:
@@ -346,8 +355,8 @@ def test_eigenvalues_measured_otherwise_are_left_out_and_the_table_says_so(folde
 def test_where_all_are_alike_none_is_the_best(tmp_path: Path) -> None:
     """As models at chance are."""
     study = make_study()
-    for cell in study.cells:
-        write_cell(tmp_path, cell, 10.0 if cell.dataset == "cifar10" else 1.0 + cell.seed % 2)
+    for one in study.cells:
+        write_cell(tmp_path, one, 10.0 if one.dataset == "cifar10" else 1.0 + one.seed % 2)
     table = tables.build(study, "table3", tmp_path)
     assert not any(entry.best for row in table.rows for entry in row.entries)
     assert not any("accura" in line for line in html._winners(study, [table]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedgloss.report import communication, local_models, names, results, values
-from fedgloss.report.judging import RULE, Judgement, Number, judge
+from fedgloss.report.judging import RULE, Judgement, Number, decided_by, judge
 from fedgloss.report.methods import VALUES
 from fedgloss.report.model import Grid
 from fedgloss.report.published import Published, lookup, lookup_locals
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 LOCAL = {"lambda1_local": "local", "lambda1_global": "global"}
 LAST = ("delta_epsilon", "w_norm")
 """Columns of a run's metrics of which the last evaluated round counts."""
-HEADS = ("Claim", "The paper says", "Here", "In the paper's numbers", "Where")
+HEADS = ("Claim", "The paper says", "Decided by", "Here", "In the paper's numbers", "Where")
+NUMBERS = ("first", "second", "difference", "half_interval")
 FIELDS = (
-    *("id", "where", "quote", "ours", "early", "paper"),
-    *("comparison", "ours_verdict", "paper_comparison", "paper_verdict"),
+    *("id", "where", "quote", "decided_by", "ours", "early", "paper"),
+    *("comparison", "ours_verdict", *(f"ours_{name}" for name in NUMBERS)),
+    *("paper_comparison", "paper_verdict", *(f"paper_{name}" for name in NUMBERS)),
 )
 
 
@@ -52,6 +54,7 @@ def build(found: Results, name: str, asked: ClaimsTable) -> Grid:
         (
             f"`{one.claim.id}`",
             f"“{' '.join(one.claim.quote.split())}”",
+            decided_by(one.claim),
             _word(one.ours),
             _word(one.paper),
             one.claim.where,
@@ -71,12 +74,13 @@ def _word(judgement: Judgement) -> str:
     return f"{judgement.verdict}{some}{early}"
 
 
-def _record(one: Judged, i: int) -> dict[str, str]:
+def _record(one: Judged, i: int) -> dict[str, object]:
     ours, paper = one.ours.comparisons[i], one.paper.comparisons[i]
     return {
         "id": one.claim.id,
         "where": one.claim.where,
         "quote": " ".join(one.claim.quote.split()),
+        "decided_by": decided_by(one.claim),
         "ours": one.ours.verdict,
         "early": ours.early,
         "paper": one.paper.verdict,
@@ -84,6 +88,8 @@ def _record(one: Judged, i: int) -> dict[str, str]:
         "ours_verdict": ours.verdict,
         "paper_comparison": paper.text,
         "paper_verdict": paper.verdict,
+        **{f"ours_{name}": value for name, value in zip(NUMBERS, ours.numbers, strict=True)},
+        **{f"paper_{name}": value for name, value in zip(NUMBERS, paper.numbers, strict=True)},
     }
 
 

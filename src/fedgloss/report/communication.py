@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError
-from fedgloss.report import names, results, values
+from fedgloss.report import names, recorded, values
 from fedgloss.report.definitions import accuracy, training_values
 from fedgloss.report.model import Column, Entry, Row
+from fedgloss.report.reading import Columns
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
 from fedgloss.study.schema.shown import AGAINST, CommunicationTable, Condition
 
@@ -36,7 +37,12 @@ def rows(found: Results, asked: CommunicationTable, columns: Sequence[Column]) -
         names.client(study, label),
         values.communication_cost(found, dict.fromkeys(cell for cells in behind for cell in cells)),
         tuple(
-            Entry(_reached(found, cells, column.condition, column.metric, ()), None, None)
+            Entry(
+                _reached(found, cells, column.condition, column.metric, ()),
+                None,
+                None,
+                runs={cell.seed: recorded.of_run(found, cell) for cell in cells},
+            )
             for cells, column in zip(behind, columns, strict=True)
         ),
     )
@@ -103,6 +109,6 @@ def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) ->
     )
 
 
-def _first(metrics: results.Columns, target: float) -> float | None:
+def _first(metrics: Columns, target: float) -> float | None:
     rows = zip(metrics["round"], metrics["accuracy"], strict=True)
     return next((t for t, accuracy in rows if accuracy >= target), None)

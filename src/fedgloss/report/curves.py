@@ -14,7 +14,8 @@ from fedgloss.errors import InputError
 from fedgloss.report import definitions, interactive, names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import cells_at, is_wide, line, panels
-from fedgloss.report.results import Columns, Results, Summary
+from fedgloss.report.reading import Columns
+from fedgloss.report.results import Results, Summary
 from fedgloss.study.schema.shown import CurvesFigure
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.report import names, results
-from fedgloss.report.results import Results, Seen
+from fedgloss.report.reading import Seen
+from fedgloss.report.results import Results
 from fedgloss.study.views import View
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def images(facts: Iterable[Mapping[str, Any]]) -> str:
 def not_drawn(found: Results, views: Iterable[tuple["Cell", View, Seen | None]]) -> str:
     """A sentence on the surfaces or lines that there are not; "" if there are all."""
     absent = {
-        cell: "diverged" if seen else "not computed"
-        for cell, _, seen in views
+        cell: "diverged" if seen else found.unseen(cell, view) or "not computed"
+        for cell, view, seen in views
         if not seen or not any(map(math.isfinite, seen.columns["loss"]))
     }
     return left_out(found.study, absent)

@@ -48,7 +48,9 @@ def caption(found: Results, asked: DensityFigure) -> str:
     spectra = {cell: density(found, cell) for cell in cells}
     starts = " or ".join(map(str, sorted({len(s.nodes) for s in spectra.values() if s})))
     absent = {
-        cell: "diverged" if found.status(cell) == "diverged" else "not computed"
+        cell: "diverged"
+        if found.status(cell) == "diverged"
+        else found.unlike(cell, "hessian") or "not computed"
         for cell, spectrum in spectra.items()
         if spectrum is None
     }

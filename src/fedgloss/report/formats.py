@@ -3,6 +3,7 @@
 import csv
 import io
 
+from fedgloss.report import recorded
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
 from fedgloss.report.results import Summary
@@ -25,7 +26,7 @@ HEADS = {
 FIELDS = (
     *("table", "client", "algorithm", "method", "dataset", "alpha", "model", "metric"),
     *("source", "seed", "mean", "std", "n", "planned", "diverged", "not_reached"),
-    *("status", "verdict", "note", "line"),
+    *("status", "verdict", "note", "line", *recorded.RUN),
 )
 
 
@@ -137,7 +138,7 @@ def to_csv(table: Table) -> str:
 def _csv_rows(entry: Entry) -> list[dict[str, object]]:
     ours, paper = entry.ours, entry.paper
     rows: list[dict[str, object]] = [
-        {"source": "seed", "seed": seed, "mean": value, "n": 1}
+        {"source": "seed", "seed": seed, "mean": value, "n": 1, **entry.runs.get(seed, {})}
         for seed, value in ours.values.items()
     ]
     rows.append(
@@ -161,7 +162,7 @@ def _csv_rows(entry: Entry) -> list[dict[str, object]]:
                 "n": paper.n,
                 "status": paper.status,
                 "note": paper.note,
-                "line": paper.line,  # of published.csv, as a seed's run is known by its cell
+                "line": paper.line,  # of published.csv
             }
         )
     return rows

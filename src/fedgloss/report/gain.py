@@ -8,7 +8,8 @@ from fedgloss.report import definitions, names, values
 from fedgloss.report.communication import baseline
 from fedgloss.report.curves import Curve, curve_of, draw_curve, name_ends
 from fedgloss.report.panels import cells_at, panels
-from fedgloss.report.results import Columns, Results, Summary, summarize
+from fedgloss.report.reading import Columns
+from fedgloss.report.results import Results, Summary, summarize
 from fedgloss.study.schema.shown import Condition, GainFigure
 
 LEAST = 5.0

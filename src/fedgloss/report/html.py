@@ -26,13 +26,15 @@ from fedgloss.report.tables import build
 from fedgloss.report.verdict import RULE
 from fedgloss.report.writing import texts
 from fedgloss.study.layout import Layout
-from fedgloss.study.schema.shown import Condition
+from fedgloss.study.schema.shown import ClaimsTable, Condition
 from fedgloss.study.standings import Standings
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
 
 WINNERS = {"accuracy": ("Most accurate", "{} %"), "lambda1": ("Smallest λ₁", "{}")}
+NAMED = 8
+"""Up to so many methods are named in a sentence; of all of them the grid tells."""
 MARKS = {"completed": "●", "diverged": "×", "outdated": "≠", "missing": "○"}
 
 
@@ -51,6 +53,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
     found = Results(study, folder)
     tables = [_table(study, name, folder) for name in study.tables]
     numeric = [table for table in tables if isinstance(table, Table)]
+    claims = [table for table in tables if isinstance(study.tables[table.name], ClaimsTable)]
     judged = summary.pairs(study, numeric)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -78,7 +81,8 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
         study=study,
         title=(study.asked.title or study.name) + part(found, _needed(found)),
         note=study.asked.note,
-        reading=list(_reading(found, numeric, judged)),
+        reading=[*_reading(found, numeric, judged), *(table.notes[0] for table in claims)],
+        claims=[table.name for table in claims],
         outcomes=list(summary.OUTCOMES.values()),
         counted=summary.COUNTED,
         verdicts={
@@ -86,6 +90,7 @@ def write_report(study: "Study", results_folder: Path, out_html: Path) -> None:
             "Method": list(summary.counted(judged, lambda pair: pair.row)),
         },
         farthest=summary.farthest(judged),
+        undecided=summary.undecided(judged),
         cuts=list(partitions.cuts(found)),
         tables=tables,
         figures=figures,
@@ -154,17 +159,21 @@ def _reading(
     labels = dict.fromkeys(names.algorithm(study, label) for label in searched)
     data = dict.fromkeys(names.dataset(found.study, cell.dataset) for cell in cells)
     seeds = sorted({cell.seed for cell in cells})
+    told = f" ({names.listed([*labels])})" if len(labels) <= NAMED else ""
     yield (
         f"{f'{len(study.trials)} trials of ' if study.trials else ''}"
-        f"{len(labels)} method{'s' * (len(labels) > 1)} ({names.listed([*labels])})"
-        f" on {names.listed([*data])},"
+        f"{len(labels)} method{'s' * (len(labels) > 1)}{told} on {names.listed([*data])},"
         f" {len(seeds)} seed{'s' * (len(seeds) > 1)} each."
     )
     if len(cells) < len(study.cells):
         yield f"{len(study.cells) - len(cells)} runs of trials that were dropped need not be done."
     done = states["completed"] + states["diverged"]
     yield (
-        (f"All {done} runs are done" if done == len(cells) else f"{done} of {len(cells)} are done")
+        (
+            f"All {done} runs are done"
+            if done == len(cells)
+            else f"{done} of {len(cells)} runs are done"
+        )
         + (
             f", {states['diverged']} of them diverged."
             if states["diverged"]
@@ -175,7 +184,7 @@ def _reading(
     yield from _winners(found.study, tables)
     verdicts = Counter(pair.entry.verdict for pair in judged if pair.entry.verdict)
     if verdicts:
-        counts = [f"{verdict.word} {count}" for verdict, count in verdicts.most_common()]
+        counts = [f"{verdict.word} ({count})" for verdict, count in verdicts.most_common()]
         yield f"Verdicts on {verdicts.total()} numbers of the paper: {', '.join(counts)}."
     else:
         yield "The paper has no numbers for what was run here."

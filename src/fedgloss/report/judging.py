@@ -21,13 +21,13 @@ HOLDS, FAILS, UNCLEAR = "holds", "fails", "unclear"
 NO_NUMBER = "no number"
 JUDGED = (HOLDS, FAILS, UNCLEAR)
 RULE = (
-    "A claim is a comparison, made in each condition that it names. A claim of more or less `holds`"
-    " where the difference has the claimed sign and its 95 % interval does not contain 0, `fails`"
-    " where it has the other sign and does not, and is `unclear` otherwise. The interval is of the"
-    " differences over paired seeds, for the paper's own numbers Welch's (of its local models over"
-    " paired clients, of ours over the seeds' medians); of single runs the sign decides. A claim"
-    " of a size (about, at least, n times, the same) holds where the difference is"
-    " within the margin stated, is unclear where only its interval reaches there, and fails"
+    "A claim is decided by the comparison beside it, made in each condition that it is about."
+    " `above` holds where the difference is above 0 and its 95 % interval does not contain 0, fails"
+    " where it is below 0 and the interval does not contain 0, and is unclear otherwise. The"
+    " interval is of the differences over paired seeds, for the paper's own numbers Welch's (of its"
+    " local models over paired clients, of ours over the seeds' medians); of single runs the sign"
+    " decides. A size (`2.5 ± 1 above`, `at least 3 above`, `at least 1.8 times`, `within 1 of`)"
+    " holds where the difference has it, is unclear where only the interval reaches it, and fails"
     " otherwise. A method that diverged is worse than any that did not; rounds that never reach the"
     " accuracy are more than any that do. The whole claim fails if one comparison fails; holds if"
     " all hold; is open while some are missing, and else unclear."
@@ -60,6 +60,8 @@ class Comparison:
     text: str
     verdict: str
     early: str = ""
+    numbers: tuple[float | None, ...] = (None, None, None, None)
+    """The mean of either side, their difference, half its 95 % interval; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,32 @@ def judge(claim: Claim, numbers: Numbers, missing: str = "not run") -> Judgement
             for less in claim.less
         ]
     return Judgement(_whole([comparison.verdict for comparison in made]), tuple(made))
+
+
+def decided_by(claim: Claim) -> str:
+    """The comparison that decides a claim, in words: "accuracy: fedgloss 2.5 ± 1 above fedsmoo"."""
+    if claim.diverges:
+        return f"diverges: {', '.join(claim.diverges)}"
+    if claim.times:
+        relation = f"at least {TIMES_SHARE * claim.times:g} times"
+    elif claim.least:
+        relation = f"at least {claim.least - claim.margin:g} above"
+    elif claim.by:
+        relation = f"{claim.by:g} ± {claim.margin:g} above"
+    else:
+        relation = f"within {claim.margin:g} of" if claim.same else "above"
+    more, less = (", ".join(map(_of_any_place, sides)) for sides in (claim.more, claim.less))
+    return f"{claim.metric}: {more} {relation} {less}"
+
+
+def _of_any_place(side: Side) -> str:
+    return _with(side, {k: v for k, v in side if v and k != "algorithm"})
+
+
+def _with(side: Side, changed: Mapping[str, str]) -> str:
+    """A side's method, and what else it says: "fedsam (alpha 0, lambda1_global)"."""
+    said = [f"alpha {value}" if key == "alpha" else value for key, value in changed.items()]
+    return f"{side.algorithm} ({', '.join(said)})" if said else side.algorithm
 
 
 def _whole(verdicts: Iterable[str]) -> str:
@@ -143,17 +171,15 @@ def _compared(
         return Comparison(text, NO_NUMBER, early)
     difference, half = interval(a, b)
     text += f": {difference:+.3g}" + (f" ± {half:.2g}" if half is not None else "")
-    return Comparison(text, _verdict(claim, difference, half or 0.0, b.mean), early)
+    found = _verdict(claim, difference, half or 0.0, b.mean)
+    return Comparison(text, found, early, (a.mean, b.mean, difference, half))
 
 
 def _name(side: Side, place: Condition) -> str:
     """A side in words: its method, and what of it is another than the claim's condition."""
     there = side.at(place)
-    changed = [
-        getattr(there, k) for k in Condition.model_fields if getattr(there, k) != getattr(place, k)
-    ]
-    changed += [side.metric] if side.metric else []
-    return f"{side.algorithm} ({', '.join(changed)})" if changed else side.algorithm
+    changed = {k: v for k, v in there if v != getattr(place, k)}
+    return _with(side, changed | ({"metric": side.metric} if side.metric else {}))
 
 
 def _text(number: Number | None) -> str:

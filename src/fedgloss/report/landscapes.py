@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from fedgloss.report import definitions, interactive, names
 from fedgloss.report.panels import colour, nothing_yet
-from fedgloss.report.results import Results, Seen
+from fedgloss.report.reading import Seen
+from fedgloss.report.results import Results
 from fedgloss.report.surfaces import Panel, Surface, draw_surfaces
 from fedgloss.study import views
 from fedgloss.study.schema.shown import LandscapeFigure

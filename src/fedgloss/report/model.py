@@ -1,7 +1,7 @@
 """A table as data: what stands in it, before it is text in any format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedgloss.report import names
 from fedgloss.report.published import Published
@@ -51,7 +51,9 @@ class Entry:
     paper: Published | None
     verdict: Verdict | None
     best: bool = False
-    """The best mean of its group, and of at least two methods; diverged ones do not compete."""
+    """The best mean of its group, and of at least two methods that have all their seeds."""
+    runs: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
+    """By seed: which run a value is of, and what made it; the keys are columns of the CSV."""
 
 
 @dataclass(frozen=True)

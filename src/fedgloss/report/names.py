@@ -143,5 +143,7 @@ def alpha(value: str) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """Words as an English list: "a", "a and b", "a, b and c"."""
+    """Words as an English list: "a", "a and b", "a, b and c"; "a, x; and b" if one has a comma."""
+    if any("," in word for word in words) and len(words) > 1:
+        return f"{'; '.join(words[:-1])}; and {words[-1]}"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -4,11 +4,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedgloss.report import names
+from fedgloss.report import names, values
 from fedgloss.report.results import Results
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
+
+
+RUN = ("run", "rounds", "device", "precision", "code", "metrics_sha256")
+"""What a CSV says of the run behind a number: its folder below the results, and what made it."""
+
+
+def of_run(found: Results, cell: "Cell") -> dict[str, object]:
+    """A finished run by RUN."""
+    manifest = found.manifest(cell)
+    if manifest is None:
+        return {}
+    rounds = manifest["settings"]["training"]["rounds"]
+    made = [manifest[key] for key in ("device", "precision", "code")]
+    folder = found.run(cell).relative_to(found.folder).as_posix()
+    values = (folder, rounds, *made, manifest["outputs"].get("metrics.csv"))
+    return dict(zip(RUN, values, strict=True))
 
 
 def _grouped(
@@ -86,5 +102,10 @@ def provenance(found: Results) -> dict[str, Any]:
     for cell, manifest in manifests.items():
         for item in manifest["inputs"].items():
             inputs.setdefault(item, {})[f"{cell.dataset}/alpha-{cell.alpha}"] = None
-    seconds = sum(m["wall_seconds"] for m in manifests.values())
-    return {"cells": manifests, "facts": facts, "inputs": inputs, "seconds": seconds}
+    return {
+        "cells": manifests,
+        "lambda1": {cell: values.lambda1(found, cell) for cell in manifests},
+        "facts": facts,
+        "inputs": inputs,
+        "seconds": sum(m["wall_seconds"] for m in manifests.values()),
+    }

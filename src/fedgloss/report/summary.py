@@ -94,3 +94,12 @@ def farthest(found: Iterable[Pair]) -> list[tuple[str, ...]]:
         )
         for pair in ordered[:FARTHEST]
     ]
+
+
+def undecided(found: Iterable[Pair]) -> list[tuple[str, ...]]:
+    """The pairs without a verdict: method, column, what, and why there is none."""
+    return [
+        (pair.row, pair.head, formats.HEADS[pair.metric], pair.entry.verdict.word)
+        for pair in found
+        if pair.entry.verdict and pair.entry.verdict.sign == "·"
+    ]

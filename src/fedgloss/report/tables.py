@@ -13,6 +13,7 @@ from fedgloss.report import (
     local_models,
     methods,
     names,
+    recorded,
     results,
     sweep_table,
     values,
@@ -124,17 +125,19 @@ def _entry(found: Results, asked: Asked, label: str, column: Column) -> Entry:
     cells = found.study.select(column.condition, algorithm=label)
     ours = KINDS[asked.kind].measure(found, cells, column)
     paper = published(found.study, column.condition, label, column.metric, asked.paper)
+    runs = {cell.seed: recorded.of_run(found, cell) for cell in cells if cell.seed in ours.values}
     if paper is None or not cells or not column.judged:
-        return Entry(ours, paper, None)
+        return Entry(ours, paper, None, runs=runs)
     rounds = {m["settings"]["training"]["rounds"] for m in map(found.manifest, cells) if m}
     ours_rounds = rounds.pop() if len(rounds) == 1 else None
-    return Entry(ours, paper, verdict(ours, paper, column.metric, ours_rounds))
+    return Entry(ours, paper, verdict(ours, paper, column.metric, ours_rounds), runs=runs)
 
 
 def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     """Whether no method of the row's group has a better mean, as printed, in column i.
 
-    Nor is any the best where all are alike, as models at chance are.
+    Of methods with all seeds: a mean over some of them is none to be ranked. Nor is any the best
+    where all are alike, as models at chance are.
     """
     if metric in UNRANKED:
         return False
@@ -142,7 +145,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     means = {
         label: round(ours.mean, DECIMALS[metric])
         for label, ours in rivals.items()
-        if ours.mean is not None and not ours.diverged and not ours.unreached
+        if ours.mean is not None and ours.n == ours.planned
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
     return len({*means.values()}) > 1 and means.get(row.label) == best
@@ -156,7 +159,7 @@ def _notes(found: Results, asked: Asked, table: Table) -> Iterator[str]:
         f"Model: {names.listed([*models])}. Ours: mean ± sample standard deviation"
         f" (ddof = 1) over all seeds ({names.listed([str(seed) for seed in seeds])}) where nothing"
         " else is said; `n=2/3`: one of three is not run yet; `× 1/3`: one of three diverged and is"
-        " not in the mean. Bold: best of its group."
+        " not in the mean. Bold: the best of its group with all seeds."
     )
     yield from KINDS[asked.kind].notes(found, asked, cells)
     if any(column.published for column in table.columns):

@@ -93,13 +93,13 @@ def total(study: Study, jobs: Sequence[Job]) -> list[str]:
         where = f"{'without a GPU, as ' if devices['GPU'] else ''}here, on {cores} core"
         where += "s" * (cores > 1)
         doubt = _guessed([job.on_cpu for job in jobs]) or f", {ERROR}"
-        lines.append(f"{where}: about {spoken(_here(study, jobs, cores))}{doubt}")
+        lines.append(f"{where}: about {spoken(here(study, jobs, cores))}{doubt}")
     if any("guessed" in line for line in lines):
         lines.append("(guessed: not measured yet; constants/resources.yaml says from what)")
     return lines
 
 
-def _here(study: Study, jobs: Sequence[Job], cores: int) -> float:
+def here(study: Study, jobs: Sequence[Job], cores: int) -> float:
     """Seconds until all is built on so many cores of this machine.
 
     Seeds of small cells are trained by one job, as the workflow packs them.

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fedgloss.errors import InputError
 from fedgloss.files import read_json
 from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
@@ -290,7 +291,11 @@ def _is_measured(study: Study, file: Path) -> bool:
     """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
     if not file.is_file():
         return False
-    found, asked = read_json(file), study.hessian
+    asked = study.hessian
+    try:
+        found = read_json(file)
+    except InputError:  # tables leave it out, and name it
+        return False
     if not isinstance(found, dict) or measured_otherwise(found, asked):
         return False
     if found.get("status") == "diverged":

@@ -11,8 +11,8 @@ from fedgloss.errors import InputError, printable
 from fedgloss.files import read_json
 from fedgloss.progress import clock
 from fedgloss.study import costs, estimate
-from fedgloss.study.layout import HERE, MANIFEST
-from fedgloss.study.outdated import AGAIN, Expectations, read_manifest
+from fedgloss.study.layout import HERE
+from fedgloss.study.outdated import AGAIN, Expectations
 from fedgloss.study.own import missing_data, missing_splits
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
@@ -179,11 +179,8 @@ def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
 
 
 def _fault(expected: Expectations, cell: Cell) -> str | None:
-    try:
-        manifest = read_manifest(HERE.run(expected.study.name, cell) / MANIFEST, {})
-        return expected.why_left_out(cell, manifest) if manifest else None
-    except InputError as error:  # its manifest cannot be read
-        return str(error).removesuffix(f"; {AGAIN}")
+    _, why = expected.read(cell, {})
+    return why and why.removesuffix(f"; {AGAIN}")
 
 
 def _files(job: Planned) -> list[str]:

@@ -98,6 +98,20 @@ class Expectations:
         run = self.layout.run(self.study.name, cell)
         return self.fault(cell, manifest) or harm(run, manifest, ("metrics.csv",))
 
+    def read(
+        self, cell: "Cell", wanted: Mapping[str, Any]
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """The manifest of a cell's run, and why the run counts in no table; None for either.
+
+        A manifest that is broken, or not as `wanted`, is none, and the reason says so.
+        """
+        run = self.layout.run(self.study.name, cell)
+        try:
+            manifest = read_manifest(run / MANIFEST, wanted)
+        except InputError as error:
+            return None, str(error).removeprefix(f"{run}/")
+        return manifest, self.why_left_out(cell, manifest) if manifest else None
+
 
 def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a run, None if there is none; InputError if it is not as `wanted`."""

@@ -12,7 +12,7 @@ from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, harm, read_manifest, whole
+from fedgloss.study.outdated import Expectations, harm, whole
 from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
@@ -48,21 +48,20 @@ class States:
         done; diverged; without models (imported so: done for tables and curves); outdated (no
         longer the study's, or not whole); dropped (its trial need not go on); or how far it got.
         """
-        manifest = self._manifest(cell)
+        manifest, why = self._read(cell)
+        if why:
+            return "outdated"
         if manifest is None:
             begun = self._begun(cell)
             stays = begun != "running" and self.standings.is_dropped(cell)
             return "dropped" if stays else begun
-        if self._fault(cell, manifest):
-            return "outdated"
         if manifest["status"] == "diverged":
             return "diverged"
         return "done" if len(whole(self._run(cell), manifest)) > 1 else "without models"
 
     def why_outdated(self, cell: Cell) -> str | None:
         """What differs between a run and what the study asks for, or what became of its files."""
-        manifest = self._manifest(cell)
-        return None if manifest is None else self._fault(cell, manifest)
+        return self._read(cell)[1]
 
     def rounds(self, cell: Cell) -> int:
         """The rounds that a cell's newest usable checkpoint spares; 0 if there is none."""
@@ -88,12 +87,13 @@ class States:
     def _checkpoints(self, cell: Cell) -> Path:
         return self.layout.checkpoints(self.study.name, cell)
 
-    def _manifest(self, cell: Cell) -> dict[str, Any] | None:
-        return read_manifest(self._run(cell) / "manifest.json", {"status": STATUS})
-
-    def _fault(self, cell: Cell, manifest: Mapping[str, Any]) -> str | None:
-        run = self._run(cell)
-        return self.expected.fault(cell, manifest) or harm(run, manifest, whole(run, manifest))
+    def _read(self, cell: Cell) -> tuple[dict[str, Any] | None, str | None]:
+        """A run's manifest, and why the run is outdated: it must have its models, too."""
+        manifest, why = self.expected.read(cell, {"status": STATUS})
+        if manifest and not why:
+            run = self._run(cell)
+            why = harm(run, manifest, whole(run, manifest)[1:])
+        return manifest, why
 
     def _usable(self, cell: Cell) -> list[Path]:
         """A cell's checkpoints, but for those that say they are of a run the study has not."""
