@@ -11,7 +11,6 @@ from fedgloss.files import sha256, write_json
 from fedgloss.report import figures
 from fedgloss.study import outdated
 from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, key_by_key
-from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import CELL
 
 
