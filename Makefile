@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 STUDY ?= quickstart
+# In the order of tests/conftest.py, not by the number of tests.
+BY_FILE := --dist loadfile --no-loadscope-reorder --durations=5
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help quickstart setup test test-slow test-all lint clean
@@ -22,11 +24,11 @@ quickstart: $(READY)
 setup: $(READY)
 
 test: lint
-	@python -m pytest -m "not slow" -n auto --dist loadfile --durations=5
+	@python -m pytest -m "not slow" -n auto $(BY_FILE)
 
+# One process more than there are cores, since one waits for the cluster for minutes.
 test-slow: $(READY)
-	@python -m pytest -m slow -n auto --dist loadfile --ignore=tests/slurm --durations=5; rest=$$?; \
-		python -m pytest -m slow tests/slurm --durations=5 && exit $$rest
+	@python -m pytest -m slow -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) $(BY_FILE)
 
 test-all: test test-slow
 

@@ -47,6 +47,13 @@ def worker_id() -> str:
     return os.environ.get("PYTEST_XDIST_WORKER", "master")
 
 
+@pytest.fixture(scope="session")
+def shared_by_all(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A temporary folder that all test processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
 # No test depends on another
 
 
@@ -108,6 +115,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Handed out first: a long file that begins last keeps one process busy and leaves the others idle.
+# Those that mostly wait, for a cluster or a federation, come before those that compute.
+LONG = (
+    *("slurm/test_faults.py", "flower/test_flower_federation.py"),
+    *("reliability/test_workflow_kills.py", "workflow/test_reruns.py", "workflow/test_rules.py"),
+    *("reliability/test_checkpoint_kills.py", "reliability/test_trainer_kills.py"),
+    *("workflow/test_what_is_said.py", "workflow/test_sharing.py", "workflow/test_sweeps.py"),
+    *("unit/test_fused.py", "unit/test_resume.py", "unit/test_cells_together.py"),
+    *("unit/test_checkpoint.py", "unit/test_study.py", "unit/test_partition_generators.py"),
+    *("unit/test_spectrum.py", "unit/test_backends.py", "unit/test_stackable.py"),
+    *("reliability/test_fuzz_training.py", "reliability/test_security_shell.py"),
+)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files stay whole: what their fixtures build would be built again and again."""
@@ -115,6 +136,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chance = random.Random(seed)
         files = {item.path: chance.random() for item in items}
         items.sort(key=lambda item: (files[item.path], chance.random()))
+    else:
+        first = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 # What was left out is said

@@ -8,9 +8,9 @@ import pytest
 
 from reliability.toy import make_project
 from unit.cells import prepare_inputs
-from workflow.conftest import built, finished, fresh, shared_by_all, source
+from workflow.conftest import built, finished, fresh, source
 
-__all__ = ["built", "finished", "fresh", "shared_by_all", "source"]
+__all__ = ["built", "finished", "fresh", "source"]
 
 
 @pytest.fixture(scope="session")

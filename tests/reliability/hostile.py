@@ -7,7 +7,6 @@ a failure with the case that caused it.
 
 import contextlib
 import copy
-import functools
 import io
 import itertools
 import json
@@ -21,12 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from fedgloss.cli import main
-from fedgloss.study import study
 
-CONSTANTS_ONCE = functools.cache(study.constants)
 SECONDS, BYTES = 60, 3 * 2**30  # what one command may take beyond what the process has already
 
 # One value of every kind that is nearly always wrong, and some that are nearly right.
@@ -213,12 +208,6 @@ def bounded() -> Iterator[None]:
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, handler)
-
-
-@pytest.fixture(autouse=True)
-def methods_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading constants/methods.yaml takes most of the time that checking a study does."""
-    monkeypatch.setattr(study, "constants", CONSTANTS_ONCE)
 
 
 def fedgloss(*arguments: object) -> tuple[int, list[str]]:

@@ -22,7 +22,6 @@ from reliability.hostile import (
     fedgloss,
     key_by_key,
 )
-from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import CELL
 
 

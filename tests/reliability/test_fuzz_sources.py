@@ -10,7 +10,6 @@ import pytest
 
 from fedgloss.data.dataset import load
 from reliability.hostile import Damage, accepted, at_random, bytes_at_random, fedgloss, snapshot
-from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import picture
 
 FOLDER = ["prepare", "folder", "--root", "pets", "--out", "out"]

@@ -12,7 +12,6 @@ from fedgloss.errors import InputError
 from fedgloss.study import study
 from fedgloss.study.configuration import read_yaml
 from reliability.hostile import accepted, as_json, at_random, bytes_at_random, key_by_key
-from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import STUDY as TOY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +80,6 @@ OF_METHODS = {
 
 @pytest.fixture
 def methods_file(tmp_path, monkeypatch):
-    monkeypatch.undo()  # here they are read again every time
     monkeypatch.setattr(study, "METHODS_FILE", tmp_path / "methods.yaml")
     return tmp_path / "methods.yaml"
 

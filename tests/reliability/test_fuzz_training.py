@@ -20,7 +20,6 @@ from reliability.hostile import (
     fedgloss,
     key_by_key,
 )
-from reliability.hostile import methods_read_once as methods_read_once
 from reliability.toy import CELL, INPUTS, settings, training
 from unit.cells import JOBS, job_file
 

@@ -1,4 +1,4 @@
-"""What a GPU would run, without one: `python compiled.py NETWORK PRECISION BATCH [STAGES]`.
+"""What a GPU would run, without one: `python compiled.py "NETWORK PRECISION BATCH [STAGES]" ...`.
 
 Compiles the fused kernels that multiply matrices for a GPU of compute capability 9.0 (Hopper) as
 far as Triton's own representation, and prints a line for each operand of a product that its loop
@@ -109,13 +109,14 @@ def overwritten(text):
 
 if __name__ == "__main__":
     CUDABackend.add_stages = as_far_as_needed
-    network, precision, batch, *stages = sys.argv[1:]
-    changes = {"num_stages": int(stages[0])} if stages else {}
-    products = 0
-    for name, arguments, constants in launches(network, precision, int(batch), **changes):
-        if "PRECISION" in constants:
-            text = compiled(name, arguments, constants)
-            products += len(PRODUCT.findall(text))
-            for found in overwritten(text):
-                print(name, found)
-    print(products, "asynchronous products")
+    for case in sys.argv[1:]:
+        network, precision, batch, *stages = case.split()
+        changes = {"num_stages": int(stages[0])} if stages else {}
+        products = 0
+        for name, arguments, constants in launches(network, precision, int(batch), **changes):
+            if "PRECISION" in constants:
+                text = compiled(name, arguments, constants)
+                products += len(PRODUCT.findall(text))
+                for found in overwritten(text):
+                    print(f"{case}: {name} {found}")
+        print(f"{case}: {products} asynchronous products")

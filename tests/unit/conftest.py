@@ -1,8 +1,10 @@
 """What several of these files ask for by name."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from cells import job_file, tree
 from fedgloss.cli import main
@@ -90,3 +92,23 @@ def place(finished, tmp_path):
     """A copy of it, free to be changed."""
     shutil.copytree(finished, tmp_path / "place")
     return tmp_path / "place"
+
+
+@pytest.fixture(scope="session")
+def reported(shared_by_all: Path) -> Path:
+    """The results of test_report_results.py, with every table and figure: only to be read."""
+    from fedgloss.report import figures, tables
+    from fedgloss.report.writing import write
+    from test_report_results import make_study, write_results
+
+    folder, study = shared_by_all / "reported", make_study()
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            write_results(folder)
+            for name in study.tables:
+                write(tables.build(study, name, folder), folder / "tables" / "toy")
+            for name in study.figures:
+                figures.draw(study, name, folder, folder / "figures" / "toy" / name)
+            (folder / "done").touch()
+    return folder

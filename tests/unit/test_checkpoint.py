@@ -76,8 +76,12 @@ def test_writing_checkpoints_changes_nothing(method, run, uninterrupted, tmp_pat
     assert contents(tmp_path / "out") == uninterrupted[method]
 
 
-@pytest.mark.parametrize("k", range(1, ROUNDS))
-@pytest.mark.parametrize("method", METHODS)
+# Every round with one method; with the others three, since only their states differ from its.
+STOPS = [("fedgloss", k) for k in range(1, ROUNDS)]
+STOPS += [(method, k) for method in METHODS[1:] for k in (1, 6, ROUNDS - 1)]
+
+
+@pytest.mark.parametrize(("method", "k"), STOPS)
 def test_resuming_after_any_round_is_bit_equal(method, k, run, uninterrupted, tmp_path):
     out, options = tmp_path / "out", {"checkpoints": tmp_path / "checkpoints"}
     assert run(out, settings_of(method), stop_after=k, **options)[-1] == k

@@ -71,16 +71,23 @@ def by_content(read):
     return cache(known)
 
 
+def all_fingerprints():
+    forget()
+    return {name: take() for name, take in RESULTS.items()}
+
+
+@cache
+def unedited():
+    """Taken of the first copy, before it is edited: the others begin alike."""
+    return all_fingerprints()
+
+
 class Copy:
     """A copy of the package, which the fingerprints are now taken of."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.before = self.all()
-
-    def all(self):
-        forget()
-        return {name: take() for name, take in RESULTS.items()}
+        self.before = unedited()
 
     def edit(self, file, change=lambda text: text + "\n_EDITED = 1\n"):
         path = self.folder / file
@@ -89,7 +96,7 @@ class Copy:
         path.write_text(change(text), encoding="utf-8")
 
     def changed(self):
-        now = self.all()
+        now = all_fingerprints()
         return {name for name in RESULTS if now[name] != self.before[name]}
 
 

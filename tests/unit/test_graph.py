@@ -26,16 +26,18 @@ HYPERPARAMETERS |= {"lambda": 10.0, "T_s": 6}
 OTHER_RATES = ((0.05, None), (0.02, None))
 
 
-def simulations(methods, sizes=(12, 12, 12, 12), measure=(), rates=OTHER_RATES, **changes):
+def simulations(
+    methods, sizes=(12, 12, 12, 12), measure=(), rates=OTHER_RATES, model=None, **changes
+):
     """One simulation for each method; two cells each, of other seeds.
 
-    rates: their learning rates, and at which norm they are clipped.
+    rates: their learning rates, and at which norm they are clipped. model: for images of 8 x 8.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (sum(sizes), 1, 8, 8), generator=generator).to(torch.uint8)
     y = torch.randint(0, 5, (sum(sizes),), generator=generator)
     data = ClientData(x, y, torch.arange(sum(sizes)).split(list(sizes)))
-    model = build_model("smallcnn", (1, 8, 8), 5).double()
+    model = (model or build_model("smallcnn", (1, 8, 8), 5)).double()
     gradients = build_gradients("stacked", model, F.cross_entropy)
     result = []
     for method in methods:

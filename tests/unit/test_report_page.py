@@ -15,7 +15,7 @@ import pytest
 
 from fedgloss.errors import InputError
 from fedgloss.files import write_json
-from fedgloss.report import figures, html, names, rerun, tables
+from fedgloss.report import html, names, rerun, tables
 from fedgloss.report.writing import write
 from fedgloss.study.layout import Layout
 from test_report_results import SEEDS, cell, make_study, write_cell, write_results
@@ -54,14 +54,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_results(tmp_path_factory.mktemp("results"))
-    study = make_study()
-    for name in study.tables:
-        write(tables.build(study, name, folder), folder / "tables" / "toy")
-    for name in study.figures:
-        figures.draw(study, name, folder, folder / "figures" / "toy" / name)
-    return folder
+def folder(reported: Path) -> Path:
+    return reported
 
 
 def page(folder: Path, out: Path, **config: object) -> str:

@@ -10,13 +10,6 @@ from workflow.project import SMOKE, build, copy_project
 
 
 @pytest.fixture(scope="session")
-def shared_by_all(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A temporary folder that all test processes of this run share."""
-    base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
-
-
-@pytest.fixture(scope="session")
 def source(shared_by_all: Path) -> Path:
     """One copy of the project for all these tests; only to be read."""
     project = shared_by_all / "source"

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from workflow import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "envs", "src")
 CONSTANTS = Path("src/fedgloss/study/constants")
@@ -37,14 +39,8 @@ def snakemake(
     project: Path, *arguments: str, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run Snakemake on a copy of the project, on two cores unless `arguments` say otherwise."""
-    return subprocess.run(
-        ["snakemake", "--cores", str(CORES), "--nocolor", *arguments],
-        cwd=cwd or project,
-        env=environment(project),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    options = ("--cores", str(CORES), "--nocolor", *arguments)
+    return forked.snakemake(options, cwd or project, environment(project), timeout)
 
 
 def build(project: Path, *arguments: str, cwd: Path | None = None) -> str:
