@@ -38,7 +38,8 @@ def draw_density(found: Results, asked: DensityFigure) -> Figure:
         axis.set(title=head, xlabel="Eigenvalue", ylabel="Density (log scale)")
     lines = [axes[0].plot([], [], **line(study, label))[0] for label in asked.rows]
     titles = [names.algorithm(study, label) for label in asked.rows]
-    figure.legend(lines, titles, loc="outside lower center", ncols=4, frameon=False)
+    ncols = 2 if len(axes) == 1 else 4  # as many as the width holds
+    figure.legend(lines, titles, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 
