@@ -65,11 +65,11 @@ def caption(found: Results, asked: DensityFigure) -> str:
 
 def density(found: Results, cell: "Cell") -> Density | None:
     """What the cell's file has of it; None if it diverged, or is not there."""
-    record = (found.hessian(cell) or {}).get("density")
-    if not record:
+    record, manifest = (found.hessian(cell) or {}).get("density"), found.manifest(cell)
+    if not record or not manifest:
         return None
     nodes, weights = (tuple(map(np.array, record[key])) for key in ("nodes", "weights"))
-    return Density(nodes, weights, record["products"])
+    return Density(nodes, weights, record["products"], manifest["parameters"])
 
 
 def _panel(found: Results, axes: Axes, spectra: dict[str, Density], parameters: int) -> None:
