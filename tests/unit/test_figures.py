@@ -177,7 +177,7 @@ def test_every_method_has_its_colour_and_ones_own_keep_theirs() -> None:
 def test_labels_are_apart_in_order_and_stay_where_there_is_room(ends: list[float]) -> None:
     places = _apart(ends)
     assert all(b - a >= LABEL_GAP - 1e-9 for a, b in pairwise(places))
-    assert max(places) <= 1 + 1e-9
+    assert min(places) >= -1e-9 and max(places) <= 1 + 1e-9
     gaps = [b - a for a, b in pairwise(ends)]
     if all(gap >= LABEL_GAP for gap in gaps):
         assert places == pytest.approx(ends)
