@@ -1,22 +1,43 @@
 """Figures: the same bytes every time, every kind of gap drawn, labels that do not collide."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from fedgloss.errors import InputError
 from fedgloss.report import figures, landscapes, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
+from fedgloss.report.painting import (
+    PARTS,
+    Pieces,
+    cutting,
+    divided,
+    from_behind,
+    middles,
+    projected,
+)
 from fedgloss.report.results import Results
-from fedgloss.report.surfaces import Panel, Surface, _quads, _threads, heights, threads_of
+from fedgloss.report.surfaces import (
+    Panel,
+    Surface,
+    _fine,
+    _net,
+    _solid,
+    heights,
+    spline,
+    threads_of,
+)
 from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
@@ -91,6 +112,19 @@ def test_ticks_are_whole_rounds(rounds, folder: Path, monkeypatch) -> None:
     assert len(ticks) and all(tick == round(tick) for tick in ticks)
 
 
+@pytest.mark.parametrize("kind", ["density", "flatness", "lines"])
+def test_the_longest_names_fit_below_a_single_panel(kind, seen, monkeypatch) -> None:
+    monkeypatch.setattr("fedgloss.report.names.algorithm", lambda *_: "FedGloSS without ADMM")
+    more = {"density": {"seed": 0}, "lines": {"between": "seeds"}}.get(kind, {})
+    rows = ["fedavg", "feddyn-sam"] if kind == "lines" else ROWS
+    study = one({"kind": kind, "columns": [C10], "rows": rows, **more})
+    figure = figures.KINDS[kind].draw(Results(study, seen), study.figures["one"])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    left, right = legend.get_window_extent().intervalx
+    assert 0 <= left < right <= figure.bbox.width
+
+
 def test_a_figure_of_one_seed_takes_that_seed(folder: Path) -> None:
     study = one({"kind": "eigenvalues", "columns": [C10], "rows": ROWS, "seed": 42})
     figure, column = study.figures["one"], Condition(**C10)
@@ -145,7 +179,7 @@ def test_every_method_has_its_colour_and_ones_own_keep_theirs() -> None:
 def test_labels_are_apart_in_order_and_stay_where_there_is_room(ends: list[float]) -> None:
     places = _apart(ends)
     assert all(b - a >= LABEL_GAP - 1e-9 for a, b in pairwise(places))
-    assert max(places) <= 1 + 1e-9
+    assert min(places) >= -1e-9 and max(places) <= 1 + 1e-9
     gaps = [b - a for a, b in pairwise(ends)]
     if all(gap >= LABEL_GAP for gap in gaps):
         assert places == pytest.approx(ends)
@@ -164,17 +198,79 @@ def bowl(points: int = 31, top: float = 8.0, **kind) -> Surface:
 def test_surfaces_leave_out_what_is_not_finite() -> None:
     axis = np.linspace(-1, 1, 4)
     loss = np.ones((4, 4))
-    assert len(_quads(Surface("", "#000000", axis, axis, loss))) == 9
     loss[0, 0] = np.inf
-    assert len(_quads(Surface("", "#000000", axis, axis, loss))) == 8
+    assert len(_solid(Surface("", "#000000", axis, axis, loss), 1.0).corners) == 8  # of 3 x 3
+
+
+def test_a_surface_is_drawn_through_its_points_without_kinks() -> None:
+    surface = bowl(17)
+    points, cuts = _fine(surface)
+    assert cuts == 3 and points.shape == (49, 49, 3)
+    np.testing.assert_allclose(points[::3, ::3, 0], surface.x[:, None] + 0 * surface.y)
+    np.testing.assert_allclose(points[::3, ::3, 2], np.log1p(surface.loss), rtol=1e-12)
+    exact = np.log1p(bowl(49).loss)
+    assert np.abs(points[..., 2] - exact).max() < 2e-3 < np.abs(np.diff(exact)).max() / 20
+    assert points[..., 2].min() == np.log1p(surface.loss).min()  # never below what was computed
+    for coarse in (bowl(3), bowl(101)):
+        assert _fine(coarse)[0].shape == (*coarse.loss.shape, 3)
+
+
+@pytest.mark.parametrize("knots", [4, 5, 17])
+def test_the_spline_goes_through_its_knots_and_meets_cubics(knots: int) -> None:
+    x, fine = np.linspace(-1, 1, knots), np.linspace(-1, 1, (knots - 1) * 4 + 1)
+    matrix = spline(knots, 4)
+    np.testing.assert_allclose(matrix[::4], np.eye(knots), atol=1e-12)
+    np.testing.assert_allclose(matrix @ (x**3 - 2 * x**2 + 1), fine**3 - 2 * fine**2 + 1, atol=1e-9)
 
 
 def test_a_nets_meshes_are_wide_and_its_threads_go_through_every_point() -> None:
-    pieces = _threads(bowl(31, net=True))
-    assert len(pieces) == 2 * 16 * 30  # 15 meshes a side, each thread through 31 points
+    pieces = _net(bowl(31, net=True)).corners
+    assert len(pieces) == 2 * 16 * 60  # 15 meshes a side, each thread through 31 points and between
     for place in (-1.0, 1.0):
-        assert (pieces[:, :, 0] == place).any() and (pieces[:, :, 1] == place).any()
-    assert len(_threads(bowl(9, net=True))) == 2 * 9 * 8  # a coarse grid's lines are all threads
+        assert (pieces[..., 0] == place).any() and (pieces[..., 1] == place).any()
+    assert len(_net(bowl(9, net=True)).corners) == 2 * 9 * 48  # a coarse grid's lines are threads
+
+
+# How surfaces hide one another
+
+
+@pytest.fixture
+def axes() -> Iterator[Axes]:
+    """3-D axes over the unit square, seen from beyond its corner (1, 0)."""
+    figure = plt.figure()
+    axes = figure.add_subplot(projection="3d")
+    axes.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1))
+    axes.view_init(elev=23, azim=-58)
+    yield axes
+    plt.close(figure)
+
+
+def square(x: float, y: float, height: float, slope: float = 0.0) -> np.ndarray:
+    """Over a square of side 0.1, rising along y by `slope`; corners [4, 3]."""
+    plan = np.array([[0, 0], [0.1, 0], [0.1, 0.1], [0, 0.1]])
+    return np.column_stack([plan + np.array([x, y]), height + slope * plan[:, 1]])
+
+
+def painted(axes: Axes, *pieces: np.ndarray) -> list[int]:
+    """The numbers of pieces, the one that is painted first in front."""
+    corners = np.stack(pieces)
+    return from_behind(axes, corners, projected(axes, corners), middles(corners)).tolist()
+
+
+def test_squares_are_painted_from_the_farthest_to_the_nearest_at_any_height(axes) -> None:
+    near, middle, far = square(0.9, 0.0, 0.1), square(0.5, 0.5, 0.9), square(0.0, 0.9, 0.5)
+    assert painted(axes, near, far, middle) == [1, 2, 0]
+    side = np.array([[0.6, 0.5, 0.9], [0.6, 0.6, 0.9], [0.6, 0.6, 0.9], [0.6, 0.5, 0.9]])
+    behind, before = square(0.5, 0.5, 0.2), square(0.6, 0.5, 0.2)
+    assert painted(axes, before, side, behind) == [2, 1, 0]  # a thread between two squares
+
+
+def test_over_one_square_the_one_that_is_seen_is_painted_last(axes) -> None:
+    """From above that is the upper one; the undersides of walls hide what is above them."""
+    low, high = (square(0.5, 0.5, height) for height in (0.2, 0.3))
+    assert painted(axes, high, low) == [1, 0]
+    low, high = (square(0.5, 0.5, height, slope=-5.0) for height in (0.5, 0.6))
+    assert painted(axes, high, low) == [0, 1]
 
 
 @pytest.mark.parametrize("lines", range(2, 202))
@@ -190,6 +286,26 @@ def test_heights_are_one_scale_for_all_panels_with_round_numbers_apart() -> None
     assert ticks == [0, 1, 5, 10, 20]
     high = Surface("", "#000000", *2 * (np.array([0.0, 1.0]),), np.array([[4.0, 5.0], [4.5, 4.0]]))
     assert heights([Panel("", (high,))])[0] == 4.0  # an axis from 0 would show a flat plate
+
+
+def test_squares_that_cut_each_other_are_painted_in_smaller_ones() -> None:
+    flat, sloping, above = (
+        square(0.5, 0.5, 0.3),
+        square(0.5, 0.5, 0.2, slope=2.0),
+        square(0.5, 0.5, 0.5),
+    )
+    corners = np.stack([flat, above, sloping, square(0.6, 0.5, 0.3)])
+    assert cutting(corners[[0, 2, 3]]).tolist() == [True, True, False]
+    assert not cutting(corners[[0, 1, 3]]).any()
+    colours, widths = np.eye(4), np.arange(4.0)
+    which = np.array([True, False, True, False])
+    small, squares = divided(Pieces(corners, colours, colours, widths), which)
+    assert len(small.corners) == 2 + 2 * PARTS**2 == len(squares)
+    for colour, width, whole in zip(colours, widths, corners, strict=True):
+        own = (small.faces == colour).all(axis=1)
+        assert (small.widths[own] == width).all() and (squares[own] == middles(whole[None])).all()
+        np.testing.assert_allclose(small.corners[own].min(axis=(0, 1)), whole.min(axis=0))
+        np.testing.assert_allclose(small.corners[own].max(axis=(0, 1)), whole.max(axis=0))
 
 
 # What the figures of surfaces and lines show

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +168,28 @@ def test_a_killed_job_goes_on_to_the_same_bytes(kind, made, run, tmp_path, monke
     whole, killed = (tmp_path / f"{name}.csv" for name in ("whole", "killed"))
     assert whole.read_bytes() == killed.read_bytes()
     assert not [*tmp_path.glob(".*")]
+
+
+def test_a_job_that_is_killed_without_warning_goes_on_to_the_same_bytes(
+    made, inputs, run, tmp_path, monkeypatch
+) -> None:
+    """SIGKILL, after which nothing of the process runs any more."""
+    out, points = tmp_path / "killed.csv", 25
+    made(name="whole", points=points)
+    job = job_file(tmp_path / "killed.json", "landscape", run=run, **inputs, out=out, points=points)
+    kept = tmp_path / ".killed.csv.kept"
+    command = [sys.executable, "-m", "fedgloss", "landscape", job, "--device", "cpu"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and (not kept.exists() or kept.read_text().count("\n") < 9):
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not out.exists()
+    values = kept.read_text().count("\n") - 1  # below the line that says what they are of
+    evaluated, loss = [], Objective.loss
+    monkeypatch.setattr(Objective, "loss", lambda self, w: evaluated.append(w) or loss(self, w))
+    made(name="killed", points=points)
+    assert 8 <= values < points**2 and len(evaluated) == points**2 - values
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_what_another_job_has_kept_is_not_used(made, tmp_path, monkeypatch) -> None:

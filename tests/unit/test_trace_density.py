@@ -11,6 +11,7 @@ from fedgloss.sharpness import by_pyhessian
 from fedgloss.sharpness.density import spectral_density
 from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.trace import trace
+from fedgloss.student import quantile
 from refusal import refused
 from test_hessian import Quadratic, with_eigenvalues
 
@@ -89,7 +90,7 @@ def test_the_trace_is_within_its_interval_in_nineteen_of_twenty_seeds(network):
     objective, w, values = network
     found = [trace(objective, w, products=60, seed=seed) for seed in SEEDS]
     errors = np.array([abs(t.trace - values.sum()) for t in found])
-    assert (errors <= [t.interval for t in found]).sum() >= 18
+    assert (errors <= [t.interval for t in found]).sum() >= 19
     # And the interval is not merely wide: as many plain probes would err by sqrt(2 / 60) |H|.
     plain = np.sqrt(2 / 60) * np.linalg.norm(values)
     assert np.median([t.standard_error for t in found]) < 0.7 * plain
@@ -102,7 +103,7 @@ def test_negative_curvature_and_cancelling_eigenvalues():
     quadratic = with_eigenvalues(values)
     found = [trace(quadratic, quadratic.w, products=90, seed=seed) for seed in SEEDS]
     within = [abs(t.trace - values.sum()) <= t.interval for t in found]
-    assert sum(within) >= 18
+    assert sum(within) >= 19
 
 
 def test_the_error_shrinks_with_the_products(network):
@@ -132,15 +133,13 @@ def exact_density(values, x, width):
     return bells.mean(axis=1) / (width * np.sqrt(2 * np.pi))
 
 
-def test_the_moments_are_those_of_the_eigenvalues(network):
+def test_the_moments_are_those_of_the_eigenvalues_in_nineteen_of_twenty_seeds(network):
     objective, w, values = network
-    within = []
-    for seed in SEEDS:
-        found = spectral_density(objective, w, starts=8, steps=25, seed=seed)
-        for order in (1, 2, 3):
-            mean, error = found.moment(order)
-            within.append(abs(mean - (values**order).mean()) <= error)
-    assert sum(within) >= 0.9 * len(within)
+    found = [spectral_density(objective, w, starts=8, steps=25, seed=seed) for seed in SEEDS]
+    for order in (1, 2, 3):
+        estimates = [density.moment(order) for density in found]
+        truth = (values**order).mean()
+        assert sum(abs(mean - truth) <= error for mean, error in estimates) >= 19
 
 
 def test_the_density_is_within_its_error_in_nineteen_of_twenty_seeds(network):
@@ -154,7 +153,17 @@ def test_the_density_is_within_its_error_in_nineteen_of_twenty_seeds(network):
         found = spectral_density(objective, w, starts=10, steps=40, seed=seed)
         density, error = found.smoothed(x, width)
         inside.append(np.abs(density - truth) <= error + 1e-6 * truth.max())
-    assert np.mean(inside) >= 0.88
+    assert np.mean(inside) >= 0.95
+
+
+def test_the_error_of_a_density_is_the_spread_over_many_starts(network):
+    """And no wider: at an eigenvalue far from the others, and where most of them are."""
+    objective, w, values = network
+    x = np.array([values.max(), 0.0])
+    found = [spectral_density(objective, w, starts=2, steps=40, seed=seed) for seed in range(60)]
+    estimates, errors = zip(*(density.smoothed(x, 0.5) for density in found), strict=True)
+    stated = np.mean(errors, axis=0) / quantile(1)
+    np.testing.assert_allclose(stated, np.std(estimates, axis=0, ddof=1), rtol=0.3)
 
 
 def test_a_spectrum_of_few_values_is_found_whole():

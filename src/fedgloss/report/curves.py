@@ -218,9 +218,10 @@ def name_ends(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _apart(ends: Sequence[float]) -> list[float]:
-    """Places up to 1, LABEL_GAP apart, as near as can be to ascending `ends` (least squares).
+    """Places LABEL_GAP apart, as near as can be to ascending `ends` (least squares).
 
-    What touches is merged into a block around its mean, until no blocks touch.
+    What touches is merged into a block around its mean, until no blocks touch. They are from 0 to
+    1, or, where there are too many, from below.
     """
     blocks: list[list[float]] = []
     for end in ends:
@@ -235,7 +236,8 @@ def _apart(ends: Sequence[float]) -> list[float]:
     for block in blocks:
         lowest = _middle(block) - LABEL_GAP * (len(block) - 1) / 2
         places += [lowest + LABEL_GAP * i for i in range(len(block))]
-    return [min(place, 1 - LABEL_GAP * (len(places) - 1 - i)) for i, place in enumerate(places)]
+    low = [max(place, LABEL_GAP * i) for i, place in enumerate(places)]
+    return [min(place, 1 - LABEL_GAP * (len(low) - 1 - i)) for i, place in enumerate(low)]
 
 
 def _middle(block: Sequence[float]) -> float:

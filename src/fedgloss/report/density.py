@@ -38,7 +38,8 @@ def draw_density(found: Results, asked: DensityFigure) -> Figure:
         axis.set(title=head, xlabel="Eigenvalue", ylabel="Density (log scale)")
     lines = [axes[0].plot([], [], **line(study, label))[0] for label in asked.rows]
     titles = [names.algorithm(study, label) for label in asked.rows]
-    figure.legend(lines, titles, loc="outside lower center", ncols=4, frameon=False)
+    ncols = 2 if len(axes) == 1 else 4  # as many as the width holds
+    figure.legend(lines, titles, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 
@@ -66,11 +67,11 @@ def caption(found: Results, asked: DensityFigure) -> str:
 
 def density(found: Results, cell: "Cell") -> Density | None:
     """What the cell's file has of it; None if it diverged, or is not there."""
-    record = (found.hessian(cell) or {}).get("density")
-    if not record:
+    record, manifest = (found.hessian(cell) or {}).get("density"), found.manifest(cell)
+    if not record or not manifest:
         return None
     nodes, weights = (tuple(map(np.array, record[key])) for key in ("nodes", "weights"))
-    return Density(nodes, weights, record["products"])
+    return Density(nodes, weights, record["products"], manifest["parameters"])
 
 
 def _panel(found: Results, axes: Axes, spectra: dict[str, Density], parameters: int) -> None:

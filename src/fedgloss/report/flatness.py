@@ -60,12 +60,14 @@ def draw_flatness(found: Results, asked: FlatnessFigure) -> Figure:
         what = MEASURES[asked.measure][0]
         axis.set(title=head, xlabel=f"{what} (log scale)", ylabel="Test accuracy (%)")
         text = said(points.where(here), several and i == len(columns))
-        axis.annotate("\n".join(text), (0, -0.21), xycoords="axes fraction", va="top", fontsize=7)
+        below = {"xytext": (0, -31), "textcoords": "offset points", "va": "top"}
+        axis.annotate("\n".join(text), (0, 0), xycoords="axes fraction", fontsize=7, **below)
     handles = [
         axes[0].scatter([], [], s=22, color=colour(found.study, label)) for label in asked.rows
     ]
     labels = [names.algorithm(found.study, label) for label in asked.rows]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    ncols = 2 if len(axes) == 1 else 4  # as many as the width holds
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Figures of loss surfaces: of methods (the paper's Fig. 1 and 6), of local models (2 and 4)."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,11 @@ def caption(found: Results, asked: LandscapeFigure) -> str:
         net = f"; {method[-1]} is drawn as a net" if len(method) > 1 else ""
         what = f"Loss around {around} (seed {asked.seed}){net}"
     counts = [seen.facts for _, _, seen in shown if seen and seen.facts.get("data") == "all"]
+    sizes = dict.fromkeys(len(seen.columns["loss"]) for _, _, seen in shown if seen)
+    grids = " or ".join(f"{side} × {side}" for side in map(math.isqrt, filter(None, sizes)))
     return (
-        f"{what}. {definitions.images(counts)} Two random directions, the same for all models but"
+        f"{what}. {definitions.images(counts)} Computed at {grids or 'some'} points of each square,"
+        " and a cubic spline between them. Axes: two random directions, the same for all models but"
         " for their lengths: each filter of a direction is as long as the same filter of the model,"
         " or larger weights would look flatter. One unit is that length. Heights and contours are"
         " evenly spaced in log(1 + loss), with one scale for all panels; a cross is the model"

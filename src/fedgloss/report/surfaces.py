@@ -2,10 +2,12 @@
 
 Heights and contours are evenly spaced in log(1 + loss): as the loss itself near a minimum, whose
 curvature is what a picture is for, while walls, tens of times as high, do not press it flat.
+Between the points that were computed a cubic spline is drawn, which has no kinks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -16,7 +18,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+from fedgloss.report.painting import Pieces, paint
 
 ACROSS = 3
 """Panels to a row."""
@@ -27,6 +30,8 @@ WIDE, RELIEF, HEAD, FOOT, GAP, RIGHT = 3.1, 2.5, 0.55, 0.3, 0.12, 0.7
 between those, and what is left for the bar."""
 MESHES = 16
 """Of a net, a side, at most."""
+CELLS = 48
+"""Of a surface, a side, about: as fine as it is drawn."""
 FROM_ZERO = 0.35
 """Heights begin at a loss of 0 where the lowest is below this share of the axis."""
 APART = 0.12
@@ -117,31 +122,6 @@ def heights(panels: Sequence[Panel]) -> tuple[float, float, list[float]]:
 def _relief(
     axes: Axes, surfaces: Sequence[Surface], low: float, top: float, ticks: Sequence[float]
 ) -> None:
-    # All pieces go into one collection: matplotlib then hides by distance what is behind, across
-    # surfaces too, which it does not between collections.
-    pieces, faces, edges, handles = [], [], [], []
-    for surface in surfaces:
-        base = np.array(colors.to_rgb(surface.colour))
-        if surface.net:
-            found = _threads(surface)[:, [0, 1, 1, 0]]  # as flat quadrilaterals, like the others
-            face, edge = np.zeros((1, 4)), np.array([[*base, 1.0]])
-            handles.append(Line2D([], [], color=base, marker="+", label=surface.name))
-        else:
-            found = _quads(surface)
-            rgb = base + (1 - base) * _lightened(found, np.log1p(top) - np.log1p(low))[:, None]
-            face = edge = np.column_stack([rgb, np.full(len(found), 0.95)])
-            handles.append(Patch(facecolor=base, label=surface.name))
-        pieces.append(found)
-        faces.append(np.broadcast_to(face, (len(found), 4)))
-        edges.append(np.broadcast_to(edge, (len(found), 4)))
-    axes.add_collection3d(
-        Poly3DCollection(
-            np.concatenate(pieces),
-            facecolors=np.concatenate(faces),
-            edgecolors=np.concatenate(edges),
-            linewidths=0.6,  # one for all: matplotlib does not sort widths by distance
-        )
-    )
     x, y = surfaces[0].x, surfaces[0].y
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(np.log1p(low), np.log1p(top)))
     axes.set(xticks=[x[0], 0, x[-1]], yticks=[y[0], 0, y[-1]], xticklabels=[], yticklabels=[])
@@ -153,6 +133,11 @@ def _relief(
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.pane.set_facecolor("#F7F7F7")
         axis.pane.set_edgecolor("#DDDDDD")
+    handles: list[Line2D | Patch] = []
+    for surface in surfaces:
+        shade = {"color": surface.colour} if surface.net else {"facecolor": surface.colour}
+        kind = partial(Line2D, [], [], marker="+") if surface.net else Patch
+        handles.append(kind(**shade, label=surface.name))
     axes.legend(
         handles=handles,
         loc="upper center",
@@ -162,20 +147,71 @@ def _relief(
         handlelength=1.2,
         columnspacing=1.2,
     )
+    height = np.log1p(top) - np.log1p(low)
+    paint(axes, [_net(s) if s.net else _solid(s, height) for s in surfaces])
 
 
-def _points(surface: Surface) -> np.ndarray:
-    """The grid in the axes' coordinates, [n, m, 3]."""
-    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
-    return np.stack([x, y, np.log1p(surface.loss)], axis=-1)
+def _net(surface: Surface) -> Pieces:
+    """The pieces of a net's threads: not every line of a fine grid is one.
+
+    Each goes through all points of its line, so that a wide mesh has no kinks.
+    """
+    points, step = _fine(surface)
+    threads = []
+    for lines, count in ((points, len(surface.x)), (points.swapaxes(0, 1), len(surface.y))):
+        for line in lines[[step * place for place in threads_of(count)]]:
+            threads.append(np.stack([*pairwise(line)]))
+    ends = np.concatenate(threads)  # [pieces, 2, 3]
+    corners = ends[np.isfinite(ends).all(axis=(1, 2))][:, [0, 1, 1, 0]]
+    edge = np.array([*colors.to_rgb(surface.colour), 1.0])
+    edges = np.broadcast_to(edge, (len(corners), 4))
+    return Pieces(corners, np.zeros_like(edges), edges, np.full(len(corners), 0.7))
 
 
-def _quads(surface: Surface) -> np.ndarray:
-    """The grid's quadrilaterals, [(n - 1)(m - 1), 4 corners, 3]; those not finite are left out."""
-    points = _points(surface)
+def _solid(surface: Surface, height: float) -> Pieces:
+    """The grid's quadrilaterals; those not finite are left out."""
+    points, _ = _fine(surface)
     around = [points[:-1, :-1], points[1:, :-1], points[1:, 1:], points[:-1, 1:]]
     corners = np.stack(around, axis=2).reshape(-1, 4, 3)
-    return corners[np.isfinite(corners).all(axis=(1, 2))]
+    corners = corners[np.isfinite(corners).all(axis=(1, 2))]
+    base = np.array(colors.to_rgb(surface.colour))
+    rgb = base + (1 - base) * _lightened(corners, height)[:, None]
+    faces = np.column_stack([rgb, np.ones(len(corners))])
+    return Pieces(corners, faces, faces, np.full(len(corners), 0.3))  # edges close the seams
+
+
+def _fine(surface: Surface) -> tuple[np.ndarray, int]:
+    """The surface as it is drawn, in the axes' coordinates [n, m, 3], and its points to a step."""
+    axes, heights = [surface.x, surface.y], np.log1p(surface.loss)
+    least = min(heights.shape)
+    cuts = max(round(CELLS / (least - 1)), 1)
+    if least < 4 or not np.isfinite(heights).all():
+        cuts = 1  # no spline goes through what is not there
+    if cuts > 1:
+        along, across = (spline(len(axis), cuts) for axis in axes)
+        axes = [np.linspace(a[0], a[-1], (len(a) - 1) * cuts + 1) for a in axes]
+        # The lowest and the highest are points that were computed.
+        heights = np.clip(along @ heights @ across.T, heights.min(), heights.max())
+    return np.stack([*np.meshgrid(*axes, indexing="ij"), heights], axis=-1), cuts
+
+
+def spline(knots: int, cuts: int) -> np.ndarray:
+    """The matrix [places, knots] that takes values at even knots to a cubic spline through them.
+
+    There are `cuts` places to an interval, and four knots at least. At both ends the second
+    derivative goes on straight: cubic polynomials are met exactly.
+    """
+    unit = np.eye(knots)
+    differences, system = np.zeros((2, knots, knots))
+    differences[1:-1] = unit[:-2] - 2 * unit[1:-1] + unit[2:]
+    system[1:-1] = unit[1:-1] + differences[1:-1] / 6
+    system[0], system[-1] = differences[1], differences[-2]
+    second = np.linalg.solve(system, differences)  # derivatives at the knots
+    t = np.arange((knots - 1) * cuts + 1) / cuts
+    left = np.minimum(t.astype(int), knots - 2)
+    s = (t - left)[:, None]
+    bent = (2 - s) * second[left] + (1 + s) * second[left + 1]
+    return (1 - s) * unit[left] + s * unit[left + 1] - s * (1 - s) / 6 * bent
 
 
 def threads_of(lines: int) -> list[int]:
@@ -184,19 +220,6 @@ def threads_of(lines: int) -> list[int]:
     even = [step for step in range(least, 2 * least + 1) if (lines - 1) % step == 0]
     meshes = (lines - 1) // even[0] if even else MESHES
     return [round(i * (lines - 1) / meshes) for i in range(meshes + 1)]
-
-
-def _threads(surface: Surface) -> np.ndarray:
-    """The pieces of a net's threads, [pieces, 2 ends, 3]: not every line of a fine grid is one.
-
-    Each goes through all points of its line, so that a wide mesh has no kinks.
-    """
-    points = _points(surface)
-    threads = []
-    for lines in (points, points.swapaxes(0, 1)):
-        threads += [np.stack([*pairwise(line)]) for line in lines[threads_of(len(lines))]]
-    pieces = np.concatenate(threads)
-    return pieces[np.isfinite(pieces).all(axis=(1, 2))]
 
 
 def _lightened(corners: np.ndarray, height: float) -> np.ndarray:
@@ -208,9 +231,9 @@ def _lightened(corners: np.ndarray, height: float) -> np.ndarray:
 
 
 def _contours(axes: Axes, surface: Surface, levels: np.ndarray) -> ScalarMappable:
-    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
+    x, y, height = np.moveaxis(_fine(surface)[0], -1, 0)
     norm = colors.BoundaryNorm(levels, 256)
-    loss = np.ma.masked_invalid(surface.loss)
+    loss = np.ma.masked_invalid(np.expm1(height))
     filled = axes.contourf(x, y, loss, levels=levels, norm=norm, cmap="cividis_r")
     axes.contour(x, y, loss, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
     for colour, thick in (("white", 3.0), ("#222222", 1.3)):

@@ -100,6 +100,7 @@ def density(
         tuple(np.array(v, dtype=float)[o] for v, o in zip(nodes, order, strict=True)),
         tuple(np.array(v, dtype=float)[o] for v, o in zip(weights, order, strict=True)),
         starts * steps,
+        len(w),
     )
 
 

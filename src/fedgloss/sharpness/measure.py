@@ -168,7 +168,7 @@ def density(
         spectrum = fedgloss.density(result.model, my_clients)
         y, error = spectrum.smoothed(np.linspace(-1, 5, 200), width=0.1)
 
-    starts: random vectors, whose spread is the error.
+    starts: random vectors; four times as many halve the error.
     steps: of Lanczos from each, so at most starts * steps products of the Hessian with a vector.
     seed: of the random vectors.
     The other arguments are those of `eigenvalues`.

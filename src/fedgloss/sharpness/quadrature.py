@@ -22,6 +22,8 @@ class Density:
     """For each start float64 [k], of sum 1: the share of eigenvalues near a node."""
     products: int
     """Hessian-vector products spent."""
+    parameters: int
+    """P, how many eigenvalues there are."""
 
     def __repr__(self) -> str:
         low, high = min(n[0] for n in self.nodes), max(n[-1] for n in self.nodes)
@@ -31,8 +33,8 @@ class Density:
     def smoothed(self, x: Points, width: float) -> tuple[Points, Points]:
         """The density at x [n] through a Gaussian of this standard deviation, and its error.
 
-        The error is the half-width of a 95 % confidence interval over the starts, at each point by
-        itself; details much finer than `width` are beyond k steps.
+        The error is the half-width of a 95 % confidence interval, at each point by itself; details
+        much finer than `width` are beyond k steps.
         """
         scale = 1 / (width * math.sqrt(2 * math.pi))
         return self._over_starts(
@@ -48,12 +50,14 @@ class Density:
         return float(mean[0]), float(error[0])
 
     def _over_starts(self, function: Callable[[Points], Points]) -> tuple[Points, Points]:
-        """The mean of a function of eigenvalues, [n, k] at nodes [k], and its error."""
-        values = np.stack(
-            [
-                function(nodes) @ weights
-                for nodes, weights in zip(self.nodes, self.weights, strict=True)
-            ]
-        )
-        spread = values.std(axis=0, ddof=1) / math.sqrt(len(values))
-        return values.mean(axis=0), quantile(len(values) - 1) * spread
+        """The mean of a function of eigenvalues, [n, k] at nodes [k], and its error.
+
+        A random start's estimate of the mean of f has the variance 2 / (P + 2) of that of f over
+        the eigenvalues; with random signs, at most. The spread of a few starts would say less: at
+        an eigenvalue far from the others it is too small where all weights happen to be small.
+        """
+        pairs = [*zip(self.nodes, self.weights, strict=True)]
+        mean = np.mean([function(nodes) @ weights for nodes, weights in pairs], axis=0)
+        square = np.mean([function(nodes) ** 2 @ weights for nodes, weights in pairs], axis=0)
+        variance = 2 / (self.parameters + 2) * np.maximum(square - mean**2, 0)
+        return mean, quantile(len(pairs) - 1) * np.sqrt(variance / len(pairs))
