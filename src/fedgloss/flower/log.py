@@ -7,7 +7,7 @@ from fedgloss.errors import InputError
 
 LOG = logging.getLogger("flwr")
 SHOWN = 3
-"""Of the reasons for which a run stops; the log has all."""
+"""So many of the reasons for which a run stops are named; the rest is counted."""
 
 
 class Stopped(RuntimeError):
@@ -18,7 +18,7 @@ class Stopped(RuntimeError):
 
 
 def in_short(reasons: Sequence[str]) -> str:
-    """The first of them, which may be as many as there are clients, and how many more."""
+    """The first few of what may be as many reasons as clients, and how many more there are."""
     more = len(reasons) - SHOWN
     return "; ".join(reasons[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
