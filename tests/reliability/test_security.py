@@ -126,7 +126,9 @@ def test_the_bombs_work(bombs, tmp_path):
         (tmp_path / "pwned").unlink()
 
 
-def test_a_pickle_in_the_place_of_any_file_is_refused(bombs, project, monkeypatch):
+def test_a_pickle_in_the_place_of_any_file_is_refused_or_left_out_and_named(
+    bombs, project, monkeypatch
+):
     monkeypatch.setattr(outdated, "harm", lambda *_: None)  # else such metrics are left out
     run = Path("results/runs/toy") / CELL
     train = ["train", "job.json"]
@@ -142,7 +144,6 @@ def test_a_pickle_in_the_place_of_any_file_is_refused(bombs, project, monkeypatc
         str(run / "average.safetensors"): draw,
         str(run / "manifest.json"): draw,
         str(run / "metrics.csv"): ["figure", "study.yaml", "curves", "--results", "results"],
-        f"results/analysis/toy/{CELL}/hessian.json": ["table", "study.yaml", "numbers"],
     }
     for name, command in commands.items():
         good = Path(name).read_bytes() if Path(name).exists() else b""
@@ -152,6 +153,11 @@ def test_a_pickle_in_the_place_of_any_file_is_refused(bombs, project, monkeypatc
             assert code == 2 and len(lines) == 1, (name, code, lines)
         Path(name).write_bytes(good)
     assert not Path("new").exists()
+    for content in bombs:
+        Path("results/analysis/toy", CELL, "hessian.json").write_bytes(content)
+        assert fedgloss("table", "study.yaml", "numbers") == (0, [])
+        shown = Path("results/tables/toy/numbers.md").read_text(encoding="utf-8")
+        assert "hessian.json" in shown, shown
 
 
 def test_pickles_as_weights_and_checkpoints(bombs, tmp_path):
