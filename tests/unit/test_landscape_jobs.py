@@ -170,6 +170,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(kind, made, run, tmp_path, monke
     assert not [*tmp_path.glob(".*")]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_without_warning_goes_on_to_the_same_bytes(
     made, inputs, run, tmp_path, monkeypatch
 ) -> None:
