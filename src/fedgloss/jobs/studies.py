@@ -67,11 +67,10 @@ def figure(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     from fedgloss.report.html import write_report
 
-    study = _study(options)
-    page = Layout(options.results).report(study.name)
+    study, layout = _study(options), Layout(options.results)
+    page = layout.report(study.name)
     write_report(study, options.results, page)
     print(f"wrote {page}")
-    layout = Layout(options.results)
     absent = [n for n in study.figures if not layout.figure(study.name, n)["png"].is_file()]
     if absent:
         command = ["fedgloss", "figure", str(options.config), *absent]
