@@ -1,13 +1,14 @@
 """The quickstart compares like with like: rivals, both dual steps, one tuning budget for all."""
 
+import copy
 import csv
-import statistics
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedgloss.report import figures, tables
+from fedgloss.study.configuration import read_yaml
 from fedgloss.study.standings import rungs
 from fedgloss.study.study import load_study
 
@@ -16,28 +17,12 @@ STUDY = load_study(ROOT / "config" / "quickstart.yaml")
 SEARCH = load_study(ROOT / "config" / "quickstart-sweep.yaml")
 SEARCHED = ("lr", "rho", "rho_l", "beta", "T_s")
 LABELS = list(dict.fromkeys(cell.algorithm for cell in STUDY.cells))
-TRIALS = list(csv.DictReader((ROOT / "benchmarks/results/quickstart_tuning.csv").open()))
+EVIDENCE = ROOT / "benchmarks" / "results" / "quickstart-sweep"
+TRIALS = list(csv.DictReader((EVIDENCE / "trials.csv").open()))
 
 
 def settings(label):
     return STUDY.settings(STUDY.select(algorithm=label)[0]).to_json()
-
-
-def points(label):
-    """What the search tries for a row: its trials' values by name, in their order."""
-    trials = [trial for trial in SEARCH.trials.values() if trial.base == label]
-    return [{name: value for (_, name), value in trial.point.items()} for trial in trials]
-
-
-def best_of(label):
-    """The number of a row's trial with the best mean over all runs, of those with most runs."""
-    found = defaultdict(list)
-    for trial in TRIALS:
-        if trial["label"] == label:
-            found[int(trial["trial"])].append(float(trial["accuracy"]))
-    most = max(map(len, found.values()))
-    means = {trial: statistics.fmean(v) for trial, v in found.items() if len(v) == most}
-    return max(means, key=means.get)
 
 
 def test_it_shows_the_papers_main_rival_and_both_dual_steps():
@@ -71,42 +56,63 @@ def test_tables_and_figures_show_every_row():
     assert {name for name, entry in entries.items() if [*entry.rows] != LABELS} == {"landscape"}
 
 
-def test_every_row_had_the_same_number_of_trials_on_seeds_that_are_not_reported():
-    assert set(Counter(trial["label"] for trial in TRIALS)) == set(LABELS)
-    runs = defaultdict(Counter)
-    for trial in TRIALS:
-        runs[trial["label"]][trial["alpha"], trial["seed"]] += 1
-    assert all(counts == runs["fedavg"] for counts in runs.values())
-    assert not {int(trial["seed"]) for trial in TRIALS} & set(STUDY.config["seeds"])
-
-
-@pytest.mark.parametrize("label", LABELS)
-def test_a_rows_settings_are_the_winner_of_its_trials(label):
-    best = best_of(label)
-    tried = next(t for t in TRIALS if t["label"] == label and int(t["trial"]) == best)
-    expected = {name: float(tried[name]) for name in SEARCHED if tried[name]}
-    found = settings(label)
-    known = {"lr": found["training"]["lr"], **found["hyperparameters"]}
-    if "alpha" in known:  # FedDyn's is 1 / beta
-        known["beta"] = 1 / known.pop("alpha")
-    assert {name: pytest.approx(known[name]) for name in expected} == expected
-
-
-@pytest.mark.parametrize("label", LABELS)
-def test_the_search_as_a_study_has_the_points_and_the_budget_of_these_trials(label):
-    """And the same settings but for what is searched, and what is held out."""
-    tried = {int(t["trial"]): t for t in TRIALS if t["label"] == label}
-    there = [{n: float(tried[i][n]) for n in SEARCHED if tried[i][n]} for i in range(24)]
-    assert points(label) == there
-    runs = Counter(int(t["seed"]) for t in TRIALS if t["label"] == label)
+def test_every_row_was_searched_with_the_same_budget_on_seeds_that_are_not_reported():
+    tried = {label: [t for t in TRIALS if t["algorithm"] == label] for label in LABELS}
+    assert sum(map(len, tried.values())) == len(TRIALS)
     first, last = (rung.seeds for rung in rungs(SEARCH))
     kept = SEARCH.asked.sweep.halving.kept(24)
-    alphas = len({cell.alpha for cell in SEARCH.cells})
-    assert runs == {seed: alphas * (24 if seed in first else kept) for seed in last}
+    for trials in tried.values():
+        assert sorted(int(t["seeds"]) for t in trials) == sorted(
+            [len(last)] * kept + [len(first)] * (24 - kept)
+        )
+    assert not {*last} & set(STUDY.config["seeds"])
+
+
+def test_the_trials_in_the_evidence_are_those_of_the_search():
+    def point(label, values):
+        return label, *((n, float(values[n])) for n in SEARCHED if values.get(n, "") != "")
+
+    asked = [
+        point(trial.base, {name: value for (_, name), value in trial.point.items()})
+        for trial in SEARCH.trials.values()
+    ]
+    assert sorted(asked) == sorted(point(t["algorithm"], t) for t in TRIALS)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_what_was_chosen_is_the_best_trial_of_those_with_all_seeds(label):
+    chosen = read_yaml(EVIDENCE / "chosen.yaml")
+    (winner,) = (t for t in TRIALS if t["algorithm"] == label and t["state"] == "chosen")
+    rivals = [t for t in TRIALS if t["algorithm"] == label and t["seeds"] == winner["seeds"]]
+    assert len(rivals) == SEARCH.asked.sweep.halving.kept(24)
+    assert winner == max(rivals, key=lambda t: float(t["mean"]))
+    assert chosen["evidence"][label]["accuracy"] == pytest.approx(float(winner["mean"]), abs=1e-3)
+    entry = chosen["algorithms"][label]
+    found = {**entry["training"], **entry["hyperparameters"]}
+    if "alpha" in found:  # FedDyn's is 1 / beta
+        found["beta"] = 1 / found["alpha"]
+    tried = {name: float(winner[name]) for name in SEARCHED if winner[name]}
+    assert {name: pytest.approx(found[name]) for name in tried} == tried
+
+
+def test_the_study_without_its_numbers_gets_the_same_from_the_file_of_the_search(tmp_path):
+    """Its settings are written out so that it can be read; `chosen` would give the same."""
+    bare = copy.deepcopy(STUDY.config) | {"chosen": str(EVIDENCE / "chosen.yaml")}
+    for entry in bare["algorithms"].values():
+        del entry["training"]
+        entry.pop("hyperparameters", None)
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump(bare))
+    taken = load_study(tmp_path / "quickstart.yaml")
+    assert [taken.settings(cell) for cell in taken.cells] == [
+        STUDY.settings(cell) for cell in STUDY.cells
+    ]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_run_differs_from_its_trials_in_what_was_searched_and_what_is_held_out_alone(label):
     cell = next(c for c in SEARCH.cells if SEARCH.trials[c.algorithm].base == label)
-    found = SEARCH.settings(cell).to_json()
+    found, ours = SEARCH.settings(cell).to_json(), settings(label)
     assert found["partition"].pop("held_out") == {"share": 0.2, "seed": 0}
-    ours = settings(label)
     for one in (found, ours):
         del one["algorithm"], one["seed"], one["training"]["lr"]
         for name in (*SEARCHED, "alpha"):
