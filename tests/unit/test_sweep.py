@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from itertools import pairwise
 from math import log
@@ -481,6 +482,37 @@ def test_a_search_that_has_not_begun_is_a_table_and_a_figure_too(tmp_path):
         "not all run"
     ] * 3
     figures.draw(study, "response", tmp_path, tmp_path / "response")
+
+
+@pytest.mark.parametrize("harm", ["", "{", '{"status": 3}'])
+def test_a_damaged_run_is_left_out_and_named_and_nothing_is_decided_without_it(
+    harm, found, tmp_path
+):
+    study, results = found
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    cell = study.cells[3]
+    (Layout(tmp_path).run(study.name, cell) / "manifest.json").write_text(harm)
+    table = tables.build(study, "trials", tmp_path)
+    assert sum(line[-1] == "not all run" for line in table.lines) == 1
+    assert (
+        f"1 run is outdated and left out, as if not run: {cell}, manifest.json" in table.notes[-1]
+    )
+    figures.draw(study, "response", tmp_path, tmp_path / "response")
+    assert States(study, tmp_path).of(cell) == "outdated"
+    with refused(f"{cell} is missing first: its run does not count, manifest.json"):
+        to_yaml(Standings(study, tmp_path))
+
+
+def test_a_damaged_record_of_a_pause_is_named_where_it_would_decide(tmp_path):
+    study = sweep(FOUR, halving={"keep": "1/2", "rounds": [4]}, study={"seeds": [1]})
+    prepare_for(study, tmp_path)
+    files = [Layout(tmp_path).paused(study.name, cell, 4) for cell in study.cells]
+    for cell, file in zip(study.cells, files, strict=True):
+        train(study, tmp_path, [cell], until=4, paused=[file])
+    assert len(Standings(study, tmp_path).left("fedavg", 1)) == 2
+    files[2].write_text("{")
+    with refused(f"{study.cells[2]} is missing first: its run does not count"):
+        Standings(study, tmp_path).left("fedavg", 1)
 
 
 # Paused and resumed

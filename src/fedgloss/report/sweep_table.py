@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fedgloss.report import definitions, names
 from fedgloss.report.model import Grid
-from fedgloss.report.results import Results, part
+from fedgloss.report.results import Results, left_out, part
 from fedgloss.study.layout import HERE
 from fedgloss.study.schema.shown import SweepTable
 from fedgloss.study.standings import RULE, Standing, Standings
@@ -24,7 +24,7 @@ FIELDS += ("diverged", "state", "at_an_end_of")
 
 
 def build(found: Results, name: str, asked: SweepTable) -> Grid:
-    """The table; InputError for a run whose files cannot be read."""
+    """The table, of the runs that are there and as the study asks for them."""
     study, standings = found.study, Standings(found.study, found.folder)
     axes = [*dict.fromkeys(key for trial in study.trials.values() for _, key in trial.point)]
     lines, records = [], []
@@ -48,7 +48,8 @@ def build(found: Results, name: str, asked: SweepTable) -> Grid:
     title = " ".join(asked.title.split()) + part(found, _needed(standings))
     heads = ("Method", *axes, "Rounds", "Seeds", "Accuracy (%)", "")
     fields = (*FIELDS[:3], *axes, *FIELDS[3:])
-    return Grid(name, title, heads, (*lines,), (*notes(standings),), fields, (*records,))
+    below = (*notes(standings), *left_out(found, study.cells))
+    return Grid(name, title, heads, (*lines,), below, fields, (*records,))
 
 
 def _needed(standings: Standings) -> Iterator:

@@ -24,8 +24,9 @@ def to_yaml(standings: Standings) -> str:
     for base in standings.bases:
         best = standings.chosen(base)
         if best is None:
-            cell = next(standings.missing(base))
-            raise InputError(f"{study.file}: sweep: nothing is chosen yet; {cell} is missing first")
+            raise InputError(
+                f"{study.file}: sweep: nothing is chosen yet; {standings.awaited(base)}"
+            )
         entries[base] = _entry(standings, best)
         evidence[base] = _evidence(standings, best)
     content: dict[str, Any] = {

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedgloss.errors import InputError
 from fedgloss.records import PERCENTAGE, STATUS
 from fedgloss.student import quantile
-from fedgloss.study.layout import MANIFEST, Layout
-from fedgloss.study.outdated import Expectations, read_manifest
+from fedgloss.study.layout import Layout
+from fedgloss.study.outdated import AGAIN, Expectations, read_manifest
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -31,6 +31,8 @@ RULE = (
     " none right; between equals, the smaller value"
 )
 """What `choose: best-mean` says."""
+WANTED = {"status": STATUS, "accuracy": PERCENTAGE.or_null}
+"""What must be known of a run."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Standings:
         self.study, self.layout = study, Layout(Path(results))
         self.expected = Expectations(study, Path(results))
         self.rungs = rungs(study)
-        self.worth = cache(self._worth)
+        self._seen = cache(self._look)
         self.of = cache(self._of)
 
     @property
@@ -136,10 +138,9 @@ class Standings:
     def left(self, base: str, rung: int) -> list["Trial"]:
         """The trials of a label that reach a rung; InputError if that cannot be said yet."""
         if rung > self.reached(base):
-            cell = next(self.missing(base))
             raise InputError(
                 f"{self.study.file}: sweep: the runs that decide which trials of {base} go on are"
-                f" not all there; {cell} is missing first"
+                f" not all there; {self.awaited(base)}"
             )
         return [standing.trial for standing in self.of(base) if standing.rung >= rung]
 
@@ -155,6 +156,15 @@ class Standings:
                 for cell in self.cells(standing.trial, standing.rung):
                     if self.worth(cell, self.rungs[standing.rung].rounds) is None:
                         yield cell
+
+    def awaited(self, base: str) -> str:
+        """The first of these, in words, and why it does not count if there is a run of it."""
+        cell = next(self.missing(base))
+        why = self._seen(cell, self.rungs[self.reached(base)].rounds)[1]
+        if why is None:
+            return f"{cell} is missing first"
+        why = why.removesuffix(f"; {AGAIN}")
+        return f"{cell} is missing first: its run does not count, {why}; {AGAIN}"
 
     def foreseen(self) -> dict["Cell", int | None]:
         """The cells that will train if trials keep their present order, and to which round.
@@ -205,31 +215,45 @@ class Standings:
                 values[seed] = statistics.fmean(one.accuracy for one in known)
         return Standing(trial, rung, values, len(seeds), diverged)
 
-    def _worth(self, cell: "Cell", rounds: int | None) -> Worth | None:
-        """What a cell's run is worth; None if that cannot be said yet.
+    def worth(self, cell: "Cell", rounds: int | None) -> Worth | None:
+        """What a cell's run is worth at its end, or after these rounds; None if unknown."""
+        return self._seen(cell, rounds)[0]
+
+    def _look(self, cell: "Cell", rounds: int | None) -> tuple[Worth | None, str | None]:
+        """What a cell's run is worth, None if that cannot be said; and why not, if there is one.
 
         rounds: where it paused on a rung, which counts as its end.
         """
-        if rounds is not None:
-            file = self.layout.paused(self.study.name, cell, rounds)
-            record = read_manifest(file, {"status": STATUS, "accuracy": PERCENTAGE.or_null})
-            if record is not None and self.expected.fault(cell, record) is None:
-                return _of_record(record)
-        run = self.layout.run(self.study.name, cell)
-        manifest = read_manifest(run / MANIFEST, {"status": STATUS, "accuracy": PERCENTAGE.or_null})
-        if manifest is None or self.expected.why_left_out(cell, manifest):
-            return None
+        paused, broken = (None, None) if rounds is None else self._paused(cell, rounds)
+        if paused:
+            return paused, None
+        manifest, why = self.expected.read(cell, WANTED)
+        if manifest is None or why:
+            return None, why or broken
         if rounds is None:
-            return _of_record(manifest)
+            return _of_record(manifest), None
         # It never paused, as one that was imported: its rows say what they would have said then.
         last = self.study.settings(cell).training["last"]
-        with open(run / "metrics.csv", newline="", encoding="utf-8") as file_:
+        metrics = self.layout.metrics(self.study.name, cell)
+        with open(metrics, newline="", encoding="utf-8") as file:
             values = [
                 float(row["accuracy"])
-                for row in csv.DictReader(file_)
+                for row in csv.DictReader(file)
                 if rounds - last < int(row["round"]) <= rounds
             ]
-        return Worth(sum(values) / len(values), False) if values else Worth(0.0, True)
+        return (Worth(sum(values) / len(values), False) if values else Worth(0.0, True)), None
+
+    def _paused(self, cell: "Cell", rounds: int) -> tuple[Worth | None, str | None]:
+        """What a run was worth where it paused, by the record that it left there; as _look."""
+        file = self.layout.paused(self.study.name, cell, rounds)
+        try:
+            record = read_manifest(file, WANTED)
+        except InputError as error:
+            return None, str(error)
+        if record is None:
+            return None, None
+        why = self.expected.fault(cell, record)
+        return (None, why) if why else (_of_record(record), None)
 
 
 def _of_record(record: Mapping[str, Any]) -> Worth:
