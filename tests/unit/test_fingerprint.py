@@ -262,6 +262,7 @@ READING = (
     "study",
     "cells",
     "checking",
+    "checking_shown",
     "ownership",
     "resolving",
     "schema/study",

@@ -15,6 +15,7 @@ from fedgloss.errors import InputError, did_you_mean
 from fedgloss.files import parse_json, read_json
 from fedgloss.study import checking, chosen, inputs, resolving, sweep, views
 from fedgloss.study.cells import Cell, cells_of_grid
+from fedgloss.study.checking_shown import check_shown
 from fedgloss.study.claims import measured_in
 from fedgloss.study.configuration import CONSTANTS, read_yaml, studies_at_hand, validate
 from fedgloss.study.resolving import Definition
@@ -296,7 +297,7 @@ def check_study(config: Mapping[str, Any], file: str, given: str = "") -> Study:
     for cell in study.cells:
         checking.check_clients(study, cell)
     checking.check_halving(study)
-    checking.check_reports(study)
+    check_shown(study)
     return study
 
 
