@@ -44,6 +44,13 @@ def test_a_run_that_is_not_there_is_missing(place):
     assert fates(place) == {"fedavg": "imported", "fedgloss": "missing"}
 
 
+def test_a_run_that_is_nowhere_is_missing_even_if_its_data_are(place):
+    for run in (place / "theirs" / RUN).parent.parent.glob("*/seed-*/manifest.json"):
+        run.unlink()
+    shutil.rmtree(place / "ours" / "data")
+    assert fates(place) == {"fedavg": "missing", "fedgloss": "missing"}
+
+
 def test_a_diverged_run_is_a_result_too(place):
     edit(place / "theirs" / RUN / "manifest.json", lambda m: m.update(status="diverged"))
     assert fates(place)["fedgloss"] == "imported"

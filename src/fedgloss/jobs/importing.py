@@ -71,11 +71,15 @@ def _import(study: Study, source: Path, results: Path, whole: bool) -> Iterator[
     expect = _expectations(study, results)
     for cell in study.cells:
         ours, theirs = Layout(results).run(study.name, cell), runs / str(cell)
+        there, offered = ((run / MANIFEST).is_file() for run in (ours, theirs))
+        if not there and not offered:  # nor need its data be here
+            yield cell, "missing"
+            continue
         try:
-            expected, there = expect(cell), (ours / MANIFEST).is_file()
+            expected = expect(cell)
             outdated = _fault(ours, expected, whole) if there else None
             here = there and outdated is None
-            if not (theirs / MANIFEST).is_file():
+            if not offered:
                 yield cell, "here" if here else "missing"
                 continue
             reason = _fault(theirs, expected, whole)
