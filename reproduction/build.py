@@ -1,14 +1,17 @@
 """Build REPRODUCTION.md and its figures from archives: python reproduction/build.py [FOLDER].
 
 Every archive beside this file (`fedgloss collect`) is imported as `fedgloss import` would, into a
-folder of its own. Tables and figures are those of config/reproduction.yaml; the words around them
+folder of its own. Tables and figures are those of the archives' studies; the words around them
 are in REPRODUCTION.md.in. FOLDER, where all of it is written, is this one by default.
 """
 
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,11 @@ from fedgloss.report.writing import texts
 from fedgloss.study.study import Cell, Study, load_study
 
 HERE = Path(__file__).resolve().parent
-CONFIG = Path("config/reproduction.yaml")  # as commands in the tables name it
 TEMPLATE = "REPRODUCTION.md.in"
+ARCHIVES = {"cifar10.zip": "config/reproduction.yaml", "early.zip": "config/cifar10-early.yaml"}
+"""The study that each archive is of, as commands in the tables name it."""
+FACTS = ("spectrum", "divergence", "released")
+"""Files of measurements that are no runs of a study."""
 SHOWN = 12
 """Digits of a hash: enough to find it, and to tell it from others."""
 
@@ -34,114 +40,125 @@ def build(folder: Path) -> None:
     """Write FOLDER/REPRODUCTION.md and FOLDER/figures; SystemExit if an archive is refused."""
     folder = folder.resolve()
     os.chdir(HERE.parent)
-    study = load_study(CONFIG)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     with tempfile.TemporaryDirectory() as results:
-        import_archives(study, Path(results))
-        found = Results(study, Path(results))
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(HERE),
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
+        full, early = (
+            Part(load_study(Path(config)), Path(results) / archive, folder / "figures")
+            for archive, config in ARCHIVES.items()
         )
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-
-        def figure(name: str) -> str:
-            draw(study, name, Path(results), folder / "figures" / name)
-            (folder / "figures" / f"{name}.pdf").unlink()
-            said = caption(study, name, Path(results))
-            return f"![{study.figures[name].title}](figures/{name}.png)\n\n{said}"
-
+        for archive, part in zip(ARCHIVES, (full, early), strict=True):
+            part.take_over(HERE / archive)
         text = environment.get_template(TEMPLATE).render(
-            table=lambda name: texts(build_table(study, name, Path(results)))["md"].rstrip(),
-            figure=figure,
-            runs=list(runs(study, found)),
-            missing=list(missing(study, found)),
-            hours=sum(hours(found, cell) for cell in study.cells),
-            at=lambda cell, round, metric="accuracy": at(found, study.cell(cell), round, metric),
-            lambda1=lambda cell: (found.hessian(study.cell(cell)) or {})["lambda1"],
-            result=lambda cell: manifest(found, study.cell(cell))["accuracy"],
-            stopped=lambda cell: manifest(found, study.cell(cell))["diverged_in"],
-            gain=lambda *which: gain(study, found, *which),
-            spectrum=read_json(HERE / "spectrum.json"),
-            divergence=read_json(HERE / "divergence.json"),
+            full=full,
+            early=early,
+            **{name: read_json(HERE / f"{name}.json") for name in FACTS},
         )
         (folder / "REPRODUCTION.md").write_text(text, encoding="utf-8")
     print(f"wrote {folder}/REPRODUCTION.md and the figures in {folder}/figures")
 
 
-def import_archives(study: Study, results: Path) -> None:
-    """Take over the runs of all archives; SystemExit says which are refused, and why."""
-    for archive in sorted(HERE.glob("*.zip")):
-        fates = dict(import_runs(study, archive, results))
-        taken = [fate for fate in fates.values() if fate in ("imported", "here")]
+@dataclass(frozen=True)
+class Part:
+    """The runs of one study, and what the page says of them."""
+
+    study: Study
+    results: Path
+    figures: Path
+    """The folder for the page's figures."""
+
+    def take_over(self, archive: Path) -> None:
+        """Import an archive's runs; SystemExit says which are refused, and why."""
+        fates = dict(import_runs(self.study, archive, self.results))
         refused = {c: f for c, f in fates.items() if f not in ("imported", "here", "missing")}
         for cell, why in refused.items():
             raise SystemExit(f"{archive.name}: {cell}: {why}")
-        if not taken:
-            raise SystemExit(f"{archive.name}: has no run of the study {study.name}")
+        if not {*fates.values()} & {"imported", "here"}:
+            raise SystemExit(f"{archive.name}: has no run of the study {self.study.name}")
 
+    @cached_property
+    def found(self) -> Results:
+        """What the runs left; asked for once they are there."""
+        return Results(self.study, self.results)
 
-def runs(study: Study, found: Results) -> Iterator[dict[str, Any]]:
-    """What each run there is says of itself, a row each."""
-    for cell in study.cells:
-        said = found.manifest(cell)
-        if said is not None:
-            sharpness = found.hessian(cell)
-            yield {
-                "method": label(study, cell),
-                "seed": cell.seed,
-                "lambda1": sharpness and sharpness.get("lambda1"),
-                "metrics": said["outputs"]["metrics.csv"][:SHOWN],
-                "code_short": said["code"][:SHOWN],
-                **said,
-            }
+    def table(self, name: str) -> str:
+        """A table of the study, with its notes."""
+        return texts(build_table(self.study, name, self.results))["md"].rstrip()
 
+    def figure(self, name: str) -> str:
+        """A figure of the study and its caption; draws it."""
+        draw(self.study, name, self.results, self.figures / name)
+        (self.figures / f"{name}.pdf").unlink()
+        said = caption(self.study, name, self.results)
+        return f"![{self.study.figures[name].title}](figures/{name}.png)\n\n{said}"
 
-def manifest(found: Results, cell: Cell) -> dict[str, Any]:
-    """What a run that is there says of itself."""
-    said = found.manifest(cell)
-    assert said is not None
-    return said
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """What each run there is says of itself, a row each."""
+        for cell in self.study.cells:
+            said = self.found.manifest(cell)
+            if said is not None:
+                sharpness = self.found.hessian(cell)
+                yield {
+                    "method": self._label(cell),
+                    "alpha": cell.alpha,
+                    "seed": cell.seed,
+                    "lambda1": sharpness and sharpness.get("lambda1"),
+                    "metrics": said["outputs"]["metrics.csv"][:SHOWN],
+                    "code_short": said["code"][:SHOWN],
+                    **said,
+                }
 
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Methods and the seeds that were not run."""
+        left: dict[str, list[str]] = {}
+        for cell in self.study.cells:
+            if self.found.manifest(cell) is None:
+                left.setdefault(self._label(cell), []).append(str(cell.seed))
+        for method, seeds in left.items():
+            yield method, ", ".join(seeds)
 
-def gain(
-    study: Study, found: Results, method: str, other: str, seed: int, dataset: str = "cifar10"
-) -> float:
-    """Points by which a method, on this data, is above another one on clean CIFAR-10."""
-    cells = (f"{dataset}/alpha-0/cnn/{method}", f"cifar10/alpha-0/cnn/{other}")
-    mine, others = (manifest(found, study.cell(f"{cell}/seed-{seed}")) for cell in cells)
-    return mine["accuracy"] - others["accuracy"]
+    def hours(self) -> float:
+        """All runs' hours: of each its share of the time that it was trained in with others."""
+        return sum(r["wall_seconds"] / r["cells_together"] / 3600 for r in self.runs())
 
+    def said(self, cell: str) -> dict[str, Any]:
+        """What a run that is there says of itself: its `accuracy`, where it `diverged_in`."""
+        manifest = self.found.manifest(self.study.cell(cell))
+        assert manifest is not None, cell
+        return manifest
 
-def label(study: Study, cell: Cell) -> str:
-    """The method, and the data unless it is clean CIFAR-10."""
-    method = names.algorithm(study, cell.algorithm)
-    return method if cell.dataset == "cifar10" else f"{method}, the released code's images"
+    def lambda1(self, cell: str) -> float:
+        """The largest Hessian eigenvalue of a run's model."""
+        return (self.found.hessian(self.study.cell(cell)) or {})["lambda1"]
 
+    def at(self, cell: str, round: int, metric: str = "accuracy") -> float:
+        """A metric of a run in one of its evaluated rounds."""
+        columns = self.found.metrics(self.study.cell(cell))
+        assert columns is not None, cell
+        return columns[metric][columns["round"].index(round)]
 
-def at(found: Results, cell: Cell, round: int, metric: str) -> float:
-    """A metric of a run in one of its evaluated rounds."""
-    columns = found.metrics(cell)
-    assert columns is not None
-    return columns[metric][columns["round"].index(round)]
+    def spread(self, cell: str, last: int) -> float:
+        """The standard deviation of the accuracy in the last evaluated rounds."""
+        columns = self.found.metrics(self.study.cell(cell))
+        assert columns is not None, cell
+        return statistics.stdev(columns["accuracy"][-last:])
 
+    def gain(self, method: str, other: str, seed: int, dataset: str = "cifar10") -> float:
+        """Points by which a method, on this data, is above another one on clean CIFAR-10."""
+        cells = (f"{dataset}/alpha-0/cnn/{method}", f"cifar10/alpha-0/cnn/{other}")
+        mine, others = (self.said(f"{cell}/seed-{seed}")["accuracy"] for cell in cells)
+        return mine - others
 
-def missing(study: Study, found: Results) -> Iterator[tuple[str, str]]:
-    """Methods and the seeds that were not run."""
-    left: dict[str, list[str]] = {}
-    for cell in study.cells:
-        if found.manifest(cell) is None:
-            left.setdefault(label(study, cell), []).append(str(cell.seed))
-    for method, seeds in left.items():
-        yield method, ", ".join(seeds)
-
-
-def hours(found: Results, cell: Cell) -> float:
-    """GPU hours of a cell: its share of the time that it was trained in with others."""
-    said = found.manifest(cell)
-    return said["wall_seconds"] / said["cells_together"] / 3600 if said else 0.0
+    def _label(self, cell: Cell) -> str:
+        """The method, and the data unless it is clean CIFAR-10."""
+        method = names.algorithm(self.study, cell.algorithm)
+        return method if cell.dataset == "cifar10" else f"{method}, the released code's images"
 
 
 if __name__ == "__main__":

@@ -63,6 +63,23 @@ def test_accuracies_follow_from_the_metrics(runs):
         assert f"| {lambda1:.3g} |" in PAGE
 
 
+def test_early_accuracies_stand_beside_the_released_codes_after_the_same_rounds():
+    released = json.loads((FOLDER / "released.json").read_text())["accuracy"]
+    folder = "runs/cifar10-early/cifar10-official-overlap/alpha-1/cnn"
+    ours = {}
+    with zipfile.ZipFile(FOLDER / "early.zip") as packed:
+        for label in ("fedavg", "fedgloss-ramp-2000"):
+            rows = packed.read(f"{folder}/{label}/seed-0/metrics.csv").decode()
+            ours[label] = {r["round"]: r["accuracy"] for r in csv.DictReader(io.StringIO(rows))}
+    for round in ("100", "200", "300", "400"):
+        cells = []
+        for label, method in (("fedavg", "fedavg"), ("fedgloss-ramp-2000", "fedgloss")):
+            theirs = released[method].get(round)
+            cells += [f"{float(ours[label][round]):.1f}"]
+            cells += ["not run" if theirs is None else f"{theirs:.1f}"]
+        assert f"| {round} | {' | '.join(cells)} |\n" in PAGE
+
+
 @pytest.mark.parametrize("method", ["fedgloss", "fedgloss-sgd", "fedavg", "fedsam"])
 def test_the_means_over_seeds_are_those_of_the_runs(runs, method):
     accuracies = [runs[method, seed][0]["accuracy"] for seed in SEEDS]
