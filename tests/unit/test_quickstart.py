@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy import stats
 
 from fedgloss.report import figures, tables
 from fedgloss.study.configuration import read_yaml
@@ -93,6 +94,30 @@ def test_what_was_chosen_is_the_best_trial_of_those_with_all_seeds(label):
         found["beta"] = 1 / found["alpha"]
     tried = {name: float(winner[name]) for name in SEARCHED if winner[name]}
     assert {name: pytest.approx(found[name]) for name in tried} == tried
+
+
+def lead(label):
+    """How far a row's winner is ahead of the trial behind it: mean and half the 95 % interval."""
+    rows = sorted((t for t in TRIALS if t["algorithm"] == label), key=lambda t: int(t["place"]))
+    first, second = ([float(v.split(":")[1]) for v in t["by_seed"].split()] for t in rows[:2])
+    low, high = stats.ttest_rel(first, second).confidence_interval(0.95)
+    return (low + high) / 2, (high - low) / 2
+
+
+def test_what_is_said_of_the_search_follows_from_its_trials():
+    said = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    leads = {label: lead(label) for label in LABELS}
+    assert [label for label, (mean, half) in leads.items() if mean > half] == ["fedgloss-printed"]
+    assert "by {:.2f} ± {:.2f} points".format(*leads["fedgloss-printed"]) in said
+    assert "FedAvg's is ahead by {:.1f} ± {:.1f}.".format(*leads["fedavg"]) in said
+
+    def diverged(label):
+        return sum(int(t["diverged"]) for t in TRIALS if t["algorithm"] == label)
+
+    assert (diverged("fedgloss-printed"), diverged("fedgloss-released")) == (5, 0)
+    assert "Of the 144 runs in the search, 5 ended" in " ".join(
+        (ROOT / "README.md").read_text().split()
+    )
 
 
 def test_the_study_without_its_numbers_gets_the_same_from_the_file_of_the_search(tmp_path):

@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import log
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from fedgloss.data.partition.partition import HeldOut, load_partition, make_part
 from fedgloss.engine.checkpoint import Interrupted
 from fedgloss.errors import InputError
 from fedgloss.files import read_json
-from fedgloss.report import figures, tables
+from fedgloss.report import figures, sweep_figure, tables
 from fedgloss.study.choosing import as_yaml, to_yaml
 from fedgloss.study.estimate import remaining
 from fedgloss.study.layout import Layout
@@ -476,6 +477,18 @@ def test_its_table_and_figure_show_every_trial_and_what_was_chosen(found, tmp_pa
     assert (tmp_path / "response.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_parallel_coordinates_of_a_part_have_the_ends_of_all_that_is_tried(tmp_path):
+    axes = {"training": {"lr": [0.1, 0.2, 0.3, 0.4], "epochs": [1, 2], "batch_size": [8, 16]}}
+    study = sweep(axes, study={"seeds": [1]})
+    known = [s for s in standings_of(study, lambda *asked: 50.0, tmp_path).of("fedavg")]
+    trials = [one.trial for one in known]
+    some = [one for one in known if one.trial.point["training", "lr"] in (0.2, 0.3)]
+    panel = plt.figure().subplots()
+    sweep_figure._parallel(panel, some, trials, ["#000000"] * len(some))
+    assert {"0.1", "0.4"} < {text.get_text() for text in panel.texts}
+    assert {round(line.get_ydata()[0], 3) for line in panel.lines[: len(some)]} == {0.333, 0.667}
+
+
 def test_a_search_that_has_not_begun_is_a_table_and_a_figure_too(tmp_path):
     study = sweep(LRS)
     assert [line[-1] for line in tables.build(study, "trials", tmp_path).lines] == [
@@ -566,6 +579,24 @@ def test_a_run_that_never_paused_is_worth_on_a_rung_what_one_is_that_did(tmp_pat
     train(study, tmp_path, [cell])
     file.unlink()
     assert Standings(study, tmp_path).worth(cell, 4) == paused
+
+
+def test_one_that_never_paused_and_diverged_before_a_rung_is_worth_nothing_there(tmp_path):
+    """Its rows before that do not count for it."""
+    study = sweep(
+        {"training": {"lr": [4.0, 0.1]}},
+        halving={"keep": "1/2", "rounds": [4]},
+        study={"seeds": [1], "training": {"rounds": 6, "last": 4, "evaluate_every": 1}},
+    )
+    prepare_for(study, tmp_path)
+    cell, file = study.cells[0], Layout(tmp_path).paused(study.name, study.cells[0], 4)
+    train(study, tmp_path, [cell], until=4, paused=[file])
+    train(study, tmp_path, [cell])
+    assert read_json(Layout(tmp_path).run(study.name, cell) / "manifest.json")["diverged_in"] <= 4
+    assert len((Layout(tmp_path).metrics(study.name, cell)).read_text().splitlines()) > 1
+    assert Standings(study, tmp_path).worth(cell, 4) == Worth(0.0, True)
+    file.unlink()
+    assert Standings(study, tmp_path).worth(cell, 4) == Worth(0.0, True)
 
 
 # What was chosen

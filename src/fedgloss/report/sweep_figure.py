@@ -20,7 +20,7 @@ from fedgloss.study.schema.shown import SweepFigure
 from fedgloss.study.standings import Standing, Standings
 
 if TYPE_CHECKING:
-    from fedgloss.study.sweep import Axis
+    from fedgloss.study.sweep import Axis, Trial
 
 CHOSEN, OTHERS, DROPPED = "#D55E00", "#0072B2", "#BBBBBB"
 CURVES = 2
@@ -44,7 +44,8 @@ def draw(found: Results, asked: SweepFigure) -> Figure:
             CHOSEN if one is chosen else OTHERS if one.rung == reached else DROPPED for one in known
         ]
         if len(axes) > CURVES:
-            _parallel(part.subplots(), known, axes, colours)
+            every = [one.trial for one in standings.of(base)]
+            _parallel(part.subplots(), known, every, colours)
         else:
             panels = np.atleast_1d(part.subplots(1, len(axes), sharey=True))
             for panel, axis in zip(panels, axes, strict=True):
@@ -89,13 +90,17 @@ def _is_geometric(numbers: Sequence[float]) -> bool:
 
 
 def _parallel(
-    panel: Axes, known: Sequence[Standing], axes: Sequence["Axis"], colours: Sequence[str]
+    panel: Axes, known: Sequence[Standing], trials: Sequence["Trial"], colours: Sequence[str]
 ) -> None:
-    """Each trial as a line through its place among the values of every axis, and its accuracy."""
+    """Each trial as a line through its place among the values of every axis, and its accuracy.
+
+    trials: of these the places and values are, whether or not all are known yet.
+    """
+    axes = [*trials[0].point]
     heads = [name for _, name in axes]
     means = np.array([one.mean for one in known])
     low, high = float(means.min()), float(means.max())
-    counts = [max(one.trial.places[i] for one in known) for i in range(len(axes))]
+    counts = [max(trial.places[i] for trial in trials) for i in range(len(axes))]
     order = np.argsort(means)  # the best on top
     for i in order:
         one, colour = known[i], colours[i]
@@ -114,7 +119,7 @@ def _parallel(
     panel.set_yticks([])
     panel.set_ylim(-0.12, 1.12)
     for place, axis in enumerate(axes):
-        values = sorted((one.trial.places[place], one.trial.point[axis]) for one in known)
+        values = sorted((trial.places[place], trial.point[axis]) for trial in trials)
         for height, value, side in ((0, values[0][1], "top"), (1, values[-1][1], "bottom")):
             at = height + (0.03 if height else -0.03)
             panel.text(place, at, f"{value}", ha="center", va=side, fontsize=7)

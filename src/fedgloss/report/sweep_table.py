@@ -20,7 +20,7 @@ FIELDS: tuple[str, ...] = (
     "low",
     "high",
 )
-FIELDS += ("diverged", "state", "at_an_end_of")
+FIELDS += ("diverged", "state", "at_an_end_of", "by_seed")
 
 
 def build(found: Results, name: str, asked: SweepTable) -> Grid:
@@ -109,6 +109,7 @@ def _record(name: str, standing: Standing, place: int, rounds: int, said: str) -
         "diverged": standing.diverged,
         "state": said,
         "at_an_end_of": " ".join(standing.trial.ends),
+        "by_seed": " ".join(f"{seed}:{value:.3f}" for seed, value in standing.values.items()),
     }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedgloss.errors import InputError
-from fedgloss.records import PERCENTAGE, STATUS
+from fedgloss.records import COUNT, PERCENTAGE, STATUS
 from fedgloss.student import quantile
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import AGAIN, Expectations, read_manifest
@@ -227,12 +227,14 @@ class Standings:
         paused, broken = (None, None) if rounds is None else self._paused(cell, rounds)
         if paused:
             return paused, None
-        manifest, why = self.expected.read(cell, WANTED)
+        manifest, why = self.expected.read(cell, WANTED | {"diverged_in": COUNT.or_null})
         if manifest is None or why:
             return None, why or broken
         if rounds is None:
             return _of_record(manifest), None
         # It never paused, as one that was imported: its rows say what they would have said then.
+        if manifest["diverged_in"] is not None and manifest["diverged_in"] <= rounds:
+            return Worth(0.0, True), None
         last = self.study.settings(cell).training["last"]
         metrics = self.layout.metrics(self.study.name, cell)
         with open(metrics, newline="", encoding="utf-8") as file:
