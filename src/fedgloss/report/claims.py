@@ -106,7 +106,7 @@ def _notes(found: Results, asked: ClaimsTable, every: list[Judged]) -> Iterator[
 
 
 def _ours(found: Results, condition: Condition, method: str, metric: str) -> Number | None:
-    """A number of our runs; None if the study has no such cells, or they are not all done."""
+    """A number of our runs; None if the study has no such cells, or none is done."""
     label = found.study.stands_for(method, condition)
     if label is None:
         return None
@@ -115,8 +115,10 @@ def _ours(found: Results, condition: Condition, method: str, metric: str) -> Num
         cost = values.communication_cost(found, cells)
         return None if cost is None else Number(cost)
     summary = _summary(found, cells, condition, metric)
-    if summary is None or (summary.missing and not summary.diverged):
+    if summary is None or summary.missing == summary.planned:
         return None
+    if summary.missing and not summary.diverged:
+        return Number(incomplete=True)
     return Number(
         summary.mean,
         summary.std,

@@ -19,6 +19,7 @@ TIMES_SHARE = 0.9
 
 HOLDS, FAILS, UNCLEAR = "holds", "fails", "unclear"
 NO_NUMBER = "no number"
+SOME_SEEDS = "seeds missing"
 JUDGED = (HOLDS, FAILS, UNCLEAR)
 RULE = (
     "A claim is decided by the comparison beside it, made in each condition that it is about."
@@ -30,7 +31,8 @@ RULE = (
     " holds where the difference has it, is unclear where only the interval reaches it, and fails"
     " otherwise. A method that diverged is worse than any that did not; rounds that never reach the"
     " accuracy are more than any that do. The whole claim fails if one comparison fails; holds if"
-    " all hold; is open while some are missing, and else unclear."
+    " all hold; is open while some are missing, and else unclear. `seeds missing`: there are runs,"
+    " but not of all seeds, and it takes all."
 )
 
 
@@ -47,6 +49,8 @@ class Number:
     unreached: bool = False
     early: str = ""
     """Where the runs are shorter than the paper's: how long they are, in words."""
+    incomplete: bool = False
+    """Some seeds are there, and not all: no number yet."""
 
 
 Numbers = Callable[[Condition, str, str], Number | None]
@@ -134,7 +138,7 @@ def _whole(verdicts: Iterable[str]) -> str:
     if FAILS in found:
         return FAILS
     if not {*found}.intersection(JUDGED):
-        return found[0]
+        return SOME_SEEDS if SOME_SEEDS in found else found[0]
     if not {*found} <= {*JUDGED}:
         return "open"
     return UNCLEAR if UNCLEAR in found else HOLDS
@@ -146,8 +150,8 @@ def _where(place: Condition) -> str:
 
 def _diverges(place: Condition, method: str, numbers: Numbers, missing: str) -> Comparison:
     found = numbers(place, method, "accuracy")
-    if found is None:
-        return Comparison(f"{_where(place)}: {method}", missing)
+    if found is None or found.incomplete:
+        return Comparison(f"{_where(place)}: {method}", SOME_SEEDS if found else missing)
     word = "diverged" if found.diverged else f"{found.mean:.1f}"
     verdict = HOLDS if found.diverged else FAILS
     return Comparison(f"{_where(place)}: {method} {word}", verdict, found.early)
@@ -164,6 +168,8 @@ def _compared(
     a, b = sides
     if a is None or b is None:
         return Comparison(names.format(*map(_text, sides)), missing)
+    if a.incomplete or b.incomplete:
+        return Comparison(names.format(*map(_text, sides)), SOME_SEEDS)
     text, early = names.format(_text(a), _text(b)), a.early or b.early
     if a.diverged or b.diverged or a.unreached or b.unreached:
         return Comparison(text, _without_means(claim, a, b), early)
