@@ -21,6 +21,7 @@ from fedgloss.files import read_json
 from fedgloss.jobs.importing import import_runs
 from fedgloss.report import names
 from fedgloss.report.figures import caption, draw
+from fedgloss.report.local_models import median
 from fedgloss.report.results import Results
 from fedgloss.report.tables import build as build_table
 from fedgloss.report.writing import texts
@@ -136,6 +137,12 @@ class Part:
     def lambda1(self, cell: str) -> float:
         """The largest Hessian eigenvalue of a run's model."""
         return (self.found.hessian(self.study.cell(cell)) or {})["lambda1"]
+
+    def local(self, cell: str, which: str) -> float:
+        """The median lambda_1 of a run's local models: `local`, on their own data, or `global`."""
+        found = median(self.found, self.study.cell(cell), which)
+        assert found is not None, cell
+        return found
 
     def at(self, cell: str, round: int, metric: str = "accuracy") -> float:
         """A metric of a run in one of its evaluated rounds."""
