@@ -159,7 +159,8 @@ def test_the_golden_tables_have_every_verdict() -> None:
 
 def test_the_golden_claims_have_every_outcome() -> None:
     said = (GOLDEN / "claims.csv").read_text(encoding="utf-8")
-    for word in ("holds", "fails", "unclear", "not run", "seeds missing", "not printed", "no number"):
+    there = ("holds", "fails", "unclear")
+    for word in (*there, "not run", "seeds missing", "not printed", "no number"):
         assert f",{word}," in said or f",{word}\n" in said, word
     table = (GOLDEN / "claims.md").read_text(encoding="utf-8")
     assert "| open (" in table

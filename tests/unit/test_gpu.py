@@ -35,7 +35,7 @@ SEARCH = {
         "held_out": {"share": 0.2},
         "choose": "best-mean",
         "search": [
-            {"labels": ["feddyn"], "hyperparameters": {"alpha": [0.01, 0.1]}},
+            {"labels": ["feddyn"], "hyperparameters": {"alpha": [0.1, 0.3]}},
             {"labels": ["fedsam"], "hyperparameters": {"rho_l": [0.05, 0.1]}},
         ],
     },
