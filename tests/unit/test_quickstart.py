@@ -9,6 +9,7 @@ import yaml
 from scipy import stats
 
 from fedgloss.report import figures, tables
+from fedgloss.study.chosen import digest
 from fedgloss.study.configuration import read_yaml
 from fedgloss.study.standings import rungs
 from fedgloss.study.study import load_study
@@ -83,6 +84,7 @@ def test_the_trials_in_the_evidence_are_those_of_the_search():
 @pytest.mark.parametrize("label", LABELS)
 def test_what_was_chosen_is_the_best_trial_of_those_with_all_seeds(label):
     chosen = read_yaml(EVIDENCE / "chosen.yaml")
+    assert chosen["fingerprint"] == digest(SEARCH.config), "of the search as it is"
     (winner,) = (t for t in TRIALS if t["algorithm"] == label and t["state"] == "chosen")
     rivals = [t for t in TRIALS if t["algorithm"] == label and t["seeds"] == winner["seeds"]]
     assert len(rivals) == SEARCH.asked.sweep.halving.kept(24)
