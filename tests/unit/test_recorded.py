@@ -121,6 +121,19 @@ def residual(**options):
     return gradients, lanes, AutogradGradients(model, F.cross_entropy), (model, (3, 5, 5), 4)
 
 
+def each_alone(plain, W, x, y, sizes):
+    """Autograd's gradients, each client's of tensors of its own.
+
+    Some processors take another path, a rounding apart, for a row that begins at an odd address.
+    """
+    return torch.cat(
+        [
+            plain(W[k : k + 1].clone(), x[k : k + 1].clone(), y[k : k + 1], sizes[k : k + 1])
+            for k in range(len(W))
+        ]
+    )
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_replayed_gradients_have_the_bits_of_autograd(name, dtype):
@@ -134,7 +147,7 @@ def test_replayed_gradients_have_the_bits_of_autograd(name, dtype):
     for seed in (0, 1):
         given = cohort(model, shape, classes, [2, 2], seed)
         found = gradients(*given)
-        assert torch.equal(found, plain(*given))
+        assert torch.equal(found, each_alone(plain, *given))
         assert torch.equal(found, gradients(*given))
     assert [(lane.recorded, lane.replayed) for lane in lanes] == [(1, 8)]
 
