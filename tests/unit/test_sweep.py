@@ -8,11 +8,11 @@ from itertools import pairwise
 from math import log
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 import sweeps
 from cells import contents, train_cell
@@ -483,7 +483,7 @@ def test_parallel_coordinates_of_a_part_have_the_ends_of_all_that_is_tried(tmp_p
     known = [s for s in standings_of(study, lambda *asked: 50.0, tmp_path).of("fedavg")]
     trials = [one.trial for one in known]
     some = [one for one in known if one.trial.point["training", "lr"] in (0.2, 0.3)]
-    panel = plt.figure().subplots()
+    panel = Figure().subplots()
     sweep_figure._parallel(panel, some, trials, ["#000000"] * len(some))
     assert {"0.1", "0.4"} < {text.get_text() for text in panel.texts}
     assert {round(line.get_ydata()[0], 3) for line in panel.lines[: len(some)]} == {0.333, 0.667}
