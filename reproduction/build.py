@@ -1,8 +1,8 @@
 """Build REPRODUCTION.md and its figures from archives: python reproduction/build.py [FOLDER].
 
-Every archive beside this file (`fedgloss collect`) is imported as `fedgloss import` would, into a
-folder of its own. Tables and figures are those of the archives' studies; the words around them
-are in REPRODUCTION.md.in. FOLDER, where all of it is written, is this one by default.
+Each of ARCHIVES, beside this file (`fedgloss collect`), is imported as `fedgloss import` would,
+into a folder of its own. Tables and figures are those of the archives' studies; the words around
+them are in REPRODUCTION.md.in. FOLDER, where all of it is written, is this one by default.
 """
 
 import os
@@ -29,8 +29,11 @@ from fedgloss.study.study import Cell, Study, load_study
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "REPRODUCTION.md.in"
-ARCHIVES = {"cifar10.zip": "config/reproduction.yaml", "early.zip": "config/cifar10-early.yaml"}
-"""The study that each archive is of, as commands in the tables name it."""
+ARCHIVES = {
+    "full": ("cifar10.zip", "config/reproduction.yaml"),
+    "early": ("early.zip", "config/cifar10-early.yaml"),
+}
+"""An archive and its study, as commands in the tables name it, by its name in the template."""
 FACTS = ("spectrum", "divergence", "released")
 """Files of measurements that are no runs of a study."""
 SHOWN = 12
@@ -50,15 +53,12 @@ def build(folder: Path) -> None:
         keep_trailing_newline=True,
     )
     with tempfile.TemporaryDirectory() as results:
-        full, early = (
-            Part(load_study(Path(config)), Path(results) / archive, folder / "figures")
-            for archive, config in ARCHIVES.items()
-        )
-        for archive, part in zip(ARCHIVES, (full, early), strict=True):
-            part.take_over(HERE / archive)
+        parts = {}
+        for name, (archive, config) in ARCHIVES.items():
+            parts[name] = Part(load_study(Path(config)), Path(results) / name, folder / "figures")
+            parts[name].take_over(HERE / archive)
         text = environment.get_template(TEMPLATE).render(
-            full=full,
-            early=early,
+            **parts,
             **{name: read_json(HERE / f"{name}.json") for name in FACTS},
         )
         (folder / "REPRODUCTION.md").write_text(text, encoding="utf-8")
