@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from measure import best, table
 from torch import Tensor
 
-from fedgloss.engine.backends.convolution import Filtered, OneByOne, Patches
+from fedgloss.engine.backends.convolution import Filtered, Patches, Separate
 
 K, B = 5, 64
 LAYERS = {
@@ -43,40 +43,6 @@ class Grouped:
         return None
 
 
-class Streams(OneByOne):
-    """One client after another, each on a CUDA stream of its own."""
-
-    def __init__(self, padding: int) -> None:
-        super().__init__(padding)
-        self.streams = [torch.cuda.Stream() for _ in range(K)]
-
-    def forward(self, x, weight, bias):
-        parts = [self._on(k, super().forward, x[k, None], weight[k, None], bias[k, None])
-                 for k in range(K)]  # fmt: skip
-        self._join()
-        return torch.cat([y for y, _ in parts]), x
-
-    def backward(self, d, x, weight, weight_gradient, bias_gradient, need_input):
-        parts = [
-            self._on(
-                k, super().backward, d[k, None], x[k, None], weight[k, None],
-                weight_gradient[k, None], bias_gradient[k, None], need_input,
-            )
-            for k in range(K)
-        ]  # fmt: skip
-        self._join()
-        return torch.cat(parts) if need_input else None
-
-    def _on(self, k, function, *arguments):
-        self.streams[k].wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.streams[k]):
-            return function(*arguments)
-
-    def _join(self) -> None:
-        for stream in self.streams:
-            torch.cuda.current_stream().wait_stream(stream)
-
-
 def convolutions(device, repeats: int) -> dict[str, float]:
     """Forward and backward passes of each layer by each way; 5 clients, batch 64."""
     rows, seconds = [], {}
@@ -86,14 +52,12 @@ def convolutions(device, repeats: int) -> dict[str, float]:
         bias = torch.randn(K, O, device=device)
         gradients = torch.empty_like(weight), torch.empty_like(bias)
         ways = {
-            "one by one": OneByOne(padding),
+            "separate": Separate(padding, 4 if device.type == "cuda" else 1),
             "patches": Patches(kernel, padding),
             "grouped": Grouped(padding),
         }
         if min(C, O) >= 32:
             ways["filtered"] = Filtered(kernel, padding, 5)
-        if device.type == "cuda":
-            ways["streams"] = Streams(padding)
 
         def run(way, inputs=(x, weight, bias), gradients=gradients, need_input=C > 3):
             y, saved = way.forward(*inputs)
@@ -102,7 +66,7 @@ def convolutions(device, repeats: int) -> dict[str, float]:
         tasks = {name: lambda way=way, run=run: run(way) for name, way in ways.items()}
         found = best(tasks, 2 * repeats)
         for name, value in found.items():
-            rows.append([layer, name, f"{1e3 * value:.2f}", f"{value / found['one by one']:.2f}"])
+            rows.append([layer, name, f"{1e3 * value:.2f}", f"{value / found['separate']:.2f}"])
             seconds[f"{layer}, {name}"] = value
-    table("Convolutions of 5 clients", ["layer", "way", "ms", "to one by one"], rows)
+    table("Convolutions of 5 clients", ["layer", "way", "ms", "to separate"], rows)
     return seconds

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -142,8 +142,9 @@ def profile(bench: Bench) -> dict:
     """The kernels of one FedGloSS + SAM round: calls and microseconds."""
     bench.needs_cuda()
     found = {}
-    for precision in bench.options.precisions:
-        recorded = bench.replay(simulations(bench, {"fedgloss": 1}, "fused", precision))
+    cases = {precision: ("fused", precision) for precision in bench.options.precisions}
+    for name, case in {**cases, "graph, tf32": ("graph", "tf32")}.items():
+        recorded = bench.replay(simulations(bench, {"fedgloss": 1}, *case))
         for _ in range(4):
             recorded.advance()
         bench.wait()
@@ -155,9 +156,9 @@ def profile(bench: Bench) -> dict:
             ((e.key[:60], e.count, e.self_device_time_total) for e in seen.key_averages()
              if e.self_device_time_total and e.device_type == torch.autograd.DeviceType.CUDA),
             key=lambda row: -row[2])  # fmt: skip
-        found[precision] = {"kernels": sum(r[1] for r in rows), "us": sum(r[2] for r in rows),
-                            "rows": rows[:40]}  # fmt: skip
-        print(precision, found[precision]["kernels"], found[precision]["us"])
+        found[name] = {"kernels": sum(r[1] for r in rows), "us": sum(r[2] for r in rows),
+                       "rows": rows[:40]}  # fmt: skip
+        print(name, found[name]["kernels"], found[name]["us"])
         for row in rows[:32]:
             print(f"{row[2]:9.0f} us {row[1]:5d}  {row[0]}", flush=True)
     return found
@@ -224,28 +225,41 @@ def other_models(bench: Bench) -> dict:
 
 
 def others(bench: Bench) -> dict:
-    """The other backends, ms a round of FedGloSS + SAM; by both ways to convolve on CUDA."""
+    """The other backends, ms a round of FedGloSS + SAM; `graph` by each way to convolve on CUDA."""
     found: dict = {}
+    as_it_is = contextlib.nullcontext
 
-    def of(backend: str, rounds: int) -> dict:
-        some = simulations(bench, {"fedgloss": 1}, backend, "float32")
-        return timed_rounds(bench, some, rounds, record=backend == "graph")
+    def of(backend: str, precision: str, rounds: int, changed: Callable) -> dict:
+        if backend == "recorded":
+            bench.needs_cuda()
+        precision = precision if bench.cuda else "float32"
+        with changed(), prepared(bench.device, precision=precision):
+            some = simulations(bench, {"fedgloss": 1}, backend, precision)
+            return timed_rounds(bench, some, rounds, record=backend == "graph")
 
-    for way, convolved in (("patches", contextlib.nullcontext()), ("cudnn", by_cudnn())):
-        with convolved:
-            for backend in ("graph", "stacked"):
-                bench.part(found, f"{backend}, {way}", lambda backend=backend: of(backend, 5))
-    bench.part(found, "autograd", lambda: of("autograd", 2))
+    for name, *case in (
+        ("graph, cudnn, a stream a client, tf32", "graph", "tf32", 20, as_it_is),
+        ("graph, cudnn, one stream, tf32", "graph", "tf32", 5, one_stream),
+        ("graph, patches, tf32", "graph", "tf32", 5, patches),
+        ("recorded, tf32", "recorded", "tf32", 5, as_it_is),
+        ("stacked, tf32", "stacked", "tf32", 5, as_it_is),
+        ("autograd, tf32", "autograd", "tf32", 2, as_it_is),
+        ("graph, cudnn, a stream a client, float32", "graph", "float32", 5, as_it_is),
+        ("recorded, float32", "recorded", "float32", 5, as_it_is),
+    ):
+        bench.part(found, name, partial(of, *case))
     return found
 
 
-@contextlib.contextmanager
-def by_cudnn() -> Iterator[None]:
-    """`stacked` convolves client after client, by PyTorch's own convolution."""
-    with mock.patch.object(
-        convolution.Convolution, "_way", lambda self, x: convolution.OneByOne(self.padding)
-    ):
-        yield
+def one_stream() -> contextlib.AbstractContextManager:
+    """Clients' convolutions one after another."""
+    return mock.patch.object(convolution, "abreast", lambda works, device: [w() for w in works])
+
+
+def patches() -> contextlib.AbstractContextManager:
+    """Every convolution as a product of matrices."""
+    way = lambda self, x: convolution.Patches(self.kernel, self.padding)  # noqa: E731
+    return mock.patch.object(convolution.Convolution, "_way", way)
 
 
 STAGES = {

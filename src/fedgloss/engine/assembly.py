@@ -113,7 +113,8 @@ def build_gradients(
         return AutogradGradients(model, loss, dtype)
     if backend == "recorded":
         return RecordedGradients(model, loss, dtype)
-    return StackedGradients(cast(nn.Sequential, model), loss, dtype)
+    by_graph = backend == "graph"
+    return StackedGradients(cast(nn.Sequential, model), loss, dtype, by_graph)
 
 
 def summary(run: Run, plan: Plan, model: nn.Module) -> Result:

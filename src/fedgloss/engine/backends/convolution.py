@@ -1,22 +1,29 @@
 """Convolutions of K models at once, without autograd, by the fastest of three ways.
 
-Images are channels-last, [K, B, H, W, C]. Small ones, and all on a GPU, become patches and one
-batched matrix product. On a CPU a wide layer on larger images is filtered along its width with
-fewer products than the definition asks for (`Filtered`); what is left goes to PyTorch's
-convolution, client after client. The choice is made per layer and input.
+Images are channels-last, [K, B, H, W, C]. Small ones become patches and one batched matrix product.
+On a CPU a wide layer on larger images is filtered along its width with fewer products than the
+definition asks for (`Filtered`); what is left goes to PyTorch's convolution, client by client. On a
+GPU all others do where a graph launches their many kernels, and become patches where Python has to.
+The choice is made per layer and input.
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-aten = torch.ops.aten
+from fedgloss.engine.backends.abreast import abreast
 
+aten = torch.ops.aten
+Made = TypeVar("Made")
+
+TENSOR_CORES_TAKE = 4
+"""Channels of float32 images have to be a multiple of this to be multiplied in TF32."""
 POINTS = tuple(map(Fraction, ("0", "-1", "1", "1/2", "-2", "-1/2", "2", "-1/4")))
 """Where polynomials are evaluated, besides infinity. The first n of these powers of two keep
 rounding errors small for every n (after Barabasz et al., arXiv 1803.10986)."""
@@ -28,6 +35,8 @@ transforms (benchmarks/engine.py)."""
 
 class Convolution:
     """A stride-1 convolution with zero padding."""
+
+    launched_by_graph = False
 
     def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
         self.weight, self.bias = f"{prefix}.weight", layer.bias is not None and f"{prefix}.bias"
@@ -55,15 +64,17 @@ class Convolution:
         weight, gradient = parameters[self.weight], gradients[self.weight]
         return way.backward(d, saved, weight, gradient, bias, need_input)
 
-    def _way(self, x: Tensor) -> "Patches | Filtered | OneByOne":
+    def _way(self, x: Tensor) -> "Patches | Filtered | Separate":
         C, O = self.channels  # noqa: E741
-        if (x.is_cuda or x.shape[2] * x.shape[3] * C <= 1024) and self.padding < self.kernel:
+        small = x.shape[2] * x.shape[3] * C <= 1024
+        launched_by_python = x.is_cuda and not self.launched_by_graph
+        if (small or launched_by_python) and self.padding < self.kernel:
             return Patches(self.kernel, self.padding)
         wide = min(C, O) >= 32 and x.dtype in (torch.float32, torch.float64)
         outputs = _filter_outputs(x.shape[3] + 2 * self.padding - self.kernel + 1, self.kernel)
         if wide and outputs and not x.is_cuda:
             return Filtered(self.kernel, self.padding, outputs)
-        return OneByOne(self.padding)
+        return Separate(self.padding, TENSOR_CORES_TAKE if x.is_cuda else 1)
 
 
 class Patches:
@@ -91,32 +102,52 @@ class Patches:
         return torch.bmm(patches, turned).unflatten(1, (B, H, W))
 
 
-class OneByOne:
-    """PyTorch's convolution, client after client."""
+class Separate:
+    """PyTorch's convolution, for each client by itself: on a GPU side by side.
 
-    def __init__(self, padding: int) -> None:
-        self.padding = padding
+    channels: of the images are made a multiple of this, by zeros.
+    """
+
+    def __init__(self, padding: int, channels: int = 1) -> None:
+        self.padding, self.channels = padding, channels
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        if extra := self._extra(weight):
+            x, weight = F.pad(x, (0, extra)), F.pad(weight, (0, 0, 0, 0, 0, extra))
         x = x.contiguous()
-        outputs = [
-            F.conv2d(channels_first(x[k]), weight[k], bias[k], padding=self.padding)
-            for k in range(len(x))
-        ]
-        return _stack([channels_last(output) for output in outputs]), x
+
+        def convolve(k: int) -> Tensor:
+            y = F.conv2d(channels_first(x[k]), weight[k], bias[k], padding=self.padding)
+            return channels_last(y)
+
+        return _stack(_of_each(convolve, x)), x
 
     def backward(self, d, x, weight, weight_gradient, bias_gradient, need_input):
-        inputs = []
         mask = [need_input, True, bias_gradient is not None]
-        for k in range(len(x)):
+        if extra := self._extra(weight):
+            weight = F.pad(weight, (0, 0, 0, 0, 0, extra))
+        C = weight_gradient.shape[2]
+
+        def differentiate(k: int) -> Tensor | None:
             images = channels_first(d[k]), channels_first(x[k])
-            input_gradient, weight_gradient[k], of_bias = _convolution_backward(
+            of_input, of_weight, of_bias = _convolution_backward(
                 *images, weight[k], self.padding, 1, mask
             )
+            weight_gradient[k] = of_weight[:, :C]
             if bias_gradient is not None:
                 bias_gradient[k] = of_bias
-            inputs.append(input_gradient)
-        return _stack([channels_last(x) for x in inputs]) if need_input else None
+            return channels_last(of_input)[..., :C] if need_input else None
+
+        inputs = _of_each(differentiate, x)
+        return _stack(inputs) if need_input else None
+
+    def _extra(self, weight: Tensor) -> int:
+        return -weight.shape[2] % self.channels
+
+
+def _of_each(work: Callable[[int], Made], x: Tensor) -> list[Made]:
+    """What `work` makes for each client of x [K, ...]."""
+    return abreast([partial(work, k) for k in range(len(x))], x.device)
 
 
 class Filtered:

@@ -189,7 +189,8 @@ def _is_untouched(module: nn.Module) -> bool:
 class StackedGradients:
     """The gradients of K copies of a sequential model, each on its own mini-batch.
 
-    dtype: the model computes in this type, where it is not that of the parameters.
+    dtype: the model computes in this type, where it is not that of the parameters. by_graph: its
+    kernels are launched by a graph.
     """
 
     def __init__(
@@ -197,12 +198,16 @@ class StackedGradients:
         model: nn.Sequential,
         loss: Callable[[Tensor, Tensor], Tensor],
         dtype: torch.dtype | None = None,
+        by_graph: bool = False,
     ) -> None:
         self.loss, self.dtype, self.shapes = loss, dtype, parameter_shapes(model)
         self.widest: dict[torch.Size, int] = {}
         self.layers = [
             LAYERS[type(layer)][0](layer, prefix) for prefix, layer in model.named_children()
         ]
+        for layer in self.layers:
+            if isinstance(layer, Convolution):
+                layer.launched_by_graph = by_graph
 
     @torch.no_grad()
     def __call__(
