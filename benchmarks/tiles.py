@@ -32,12 +32,12 @@ CANDIDATES = {
         (64, 256, 32, 8, 3), (64, 128, 64, 8, 3), (64, 256, 64, 8, 3), (64, 64, 128, 4, 2),
         (64, 64, 128, 4, 2, 264), (64, 64, 128, 4, 2, 1056), (64, 64, 128, 4, 3),
         (64, 64, 256, 4, 1), (64, 128, 128, 4, 2), (64, 128, 64, 4, 3, 264),
-        (64, 128, 64, 4, 3, 1056), (64, 64, 128, 8, 2),
+        (64, 128, 64, 4, 3, 1056), (64, 64, 128, 8, 2), (64, 128, 32, 4, 4), (64, 128, 64, 4, 2),
     ],
     "convolution_weight_gradient, thin": [
         (64, 128, 128, 4, 1), (64, 128, 128, 4, 1, 264), (64, 128, 128, 4, 1, 1056),
         (64, 128, 128, 8, 1), (64, 128, 256, 8, 1), (64, 128, 64, 4, 1), (64, 128, 64, 8, 1),
-        (64, 128, 32, 4, 1),
+        (64, 128, 32, 4, 1), (64, 64, 64, 4, 1), (64, 64, 128, 4, 1), (64, 128, 64, 4, 1, 528),
     ],
     "linear_forward": [
         (64, 32, 64, 4, 3), (64, 16, 128, 4, 3), (64, 32, 128, 4, 3), (64, 64, 64, 4, 3),
@@ -70,9 +70,9 @@ def part(gradients: FusedGradients, name: str, W: Tensor, x: Tensor, y: Tensor, 
         inputs.append(x)
         if block.is_convolution:
             last = not g.blocks[i + 1].is_convolution
-            x, code, packed = g._convolve(block, W, x, last)
+            x, code, turned = g._convolve(block, W, x, last, need_input=i > 0)
             x = x.flatten(2) if last else x
-            kept = (code, packed)
+            kept = (code, turned)
         else:
             x = g._linear(block, W, x, last=i + 1 == len(g.blocks))
         if block.prefix == LAYER[name]:
@@ -80,7 +80,7 @@ def part(gradients: FusedGradients, name: str, W: Tensor, x: Tensor, y: Tensor, 
     x, d = inputs[-1], torch.randn_like(x.float()).to(g.dtype)
     last = block.is_convolution and not g.blocks[i + 1].is_convolution
     if name.startswith("convolution_forward"):
-        return lambda: g._convolve(block, W, x, last)
+        return lambda: g._convolve(block, W, x, last, need_input=LAYER[name] == "3")
     if name.startswith("convolution"):
         need = "input" in name
         code = kept[0]

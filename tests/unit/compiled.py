@@ -4,6 +4,9 @@ Compiles the fused kernels that multiply matrices for a GPU of compute capabilit
 far as Triton's own representation, and prints a line for each operand of a product that its loop
 may overwrite while the product still reads it. Hopper's products are asynchronous: a loop starts
 one, waits for the one before it, and loads the tiles of a later round. STAGES: of all tiles.
+
+Another line names what is loaded number by number: where a product wants a tile's columns together
+and memory has its rows so, no two neighbours can be copied at once.
 """
 
 import re
@@ -16,7 +19,6 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource, compile
 
-from fedgloss.engine.backends import kernels
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.models import build_model
 
@@ -41,12 +43,12 @@ def as_far_as_needed(self, stages, options, language, complete=CUDABackend.add_s
 
 
 def launches(network, precision, batch, **changes):
-    """Each launch of a gradient of 5 models: name, arguments, constants."""
+    """Each launch of a gradient of 5 models: name, kernel, arguments, constants."""
     build, shape = NETWORKS[network]
     gradients, found = FusedGradients(build(), F.cross_entropy, precision), []
     gradients.tiles = {name: {**tile, **changes} for name, tile in gradients.tiles.items()}
     gradients._run = lambda name, grid, *arguments, **constants: found.append(
-        (name, arguments, constants)
+        (name, gradients.kernels[name], arguments, constants)
     )
     with torch.device("meta"):
         W, x = torch.empty(5, gradients.P), torch.empty(5, batch, *shape)
@@ -55,10 +57,9 @@ def launches(network, precision, batch, **changes):
     return found
 
 
-def compiled(name, arguments, constants):
+def compiled(kernel, arguments, constants):
     """A launch's kernel as Triton's representation for GPUs."""
     signature, known, aligned = {}, {}, {}
-    kernel = getattr(kernels, name)
     options = {key: constants[key] for key in ("num_warps", "num_stages")}
     for i, parameter in enumerate(kernel.arg_names):
         value = arguments[i] if i < len(arguments) else constants[parameter]
@@ -107,16 +108,35 @@ def overwritten(text):
                     yield f"{home}: room for {slots[home]} tiles, {ahead} are loaded ahead"
 
 
+LAYOUT = re.compile(r"(#\w+) = #ttg\.(blocked|nvmma_shared|swizzled_shared)<\{(.*?)\}>")
+COPY = re.compile(r"async_copy_global_to_local %(\w+).* : tensor<\S+, (#\w+)> -> <\S+, (#\w+),")
+
+
+def scattered(text):
+    """Tiles whose neighbours in memory do not lie together in what is multiplied."""
+    columns_together = {
+        name: "order = [0, 1]" in what or "transposed = true" in what
+        for name, _, what in LAYOUT.findall(text)
+    }
+    for tile, memory, multiplied in COPY.findall(text):
+        if columns_together[memory] != columns_together[multiplied]:
+            yield re.sub(r"_\d+$", "", tile)
+
+
 if __name__ == "__main__":
     CUDABackend.add_stages = as_far_as_needed
     for case in sys.argv[1:]:
         network, precision, batch, *stages = case.split()
         changes = {"num_stages": int(stages[0])} if stages else {}
         products = 0
-        for name, arguments, constants in launches(network, precision, int(batch), **changes):
+        for name, kernel, arguments, constants in launches(
+            network, precision, int(batch), **changes
+        ):
             if "PRECISION" in constants:
-                text = compiled(name, arguments, constants)
+                text = compiled(kernel, arguments, constants)
                 products += len(PRODUCT.findall(text))
                 for found in overwritten(text):
                     print(f"{case}: {name} {found}")
+                for tile in {*scattered(text)}:
+                    print(f"{case}: {name} loads {tile} number by number")
         print(f"{case}: {products} asynchronous products")

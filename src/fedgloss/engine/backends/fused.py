@@ -2,7 +2,7 @@
 
 It takes what `stacked.py` takes, as long as the network is blocks of a convolution, non-overlapping
 pooling and a ReLU (in either order), then a Flatten, then Linear layers with ReLUs, under the
-cross-entropy. Everything from the images' gather to the flat gradient [K, P] is sixteen kernels.
+cross-entropy. Everything from the images' gather to the flat gradient [K, P] is Triton kernels.
 """
 
 import importlib.util
@@ -54,15 +54,16 @@ TILES = {
         "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
         "convolution_input_gradient": _tile(256, 64, 32, 8, 3),
         "convolution_weight_gradient": _tile(64, 256, 32, 8, 2),
-        "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
+        "convolution_weight_gradient, thin": _tile(64, 128, 64, 4, 1),
         "linear_forward": _tile(64, 16, 128, 4, 3),
         "linear_input_gradient": _tile(64, 64, 32, 4, 3),
         "linear_weight_gradient": _tile(64, 64, 64, 4, 2),
     },
 }
 """How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
-benchmarks/gpu.py tries, on an H200 and the paper's CNN. One was not measured: with its third stage
-"convolution_weight_gradient" of four bytes would need more than half of a multiprocessor's memory.
+benchmarks/gpu.py tries, on an H200 and the paper's CNN. Not measured yet: weight gradients of four
+bytes since batch_last.py computes them. With a third stage two programs of the first would not fit
+a multiprocessor's memory, with a BLOCK_K of 128 the registers of the thin one would overflow.
 """
 PROGRAMS = 264
 """Two for each multiprocessor of an H100: how finely sums over positions are split."""
@@ -148,9 +149,10 @@ class FusedGradients:
     """The methods' own arithmetic is fused too (elementwise.py)."""
 
     def __init__(self, model: nn.Module, loss: Callable, precision: str = "tf32") -> None:
-        from fedgloss.engine.backends import kernels  # needs Triton
+        from fedgloss.engine.backends import batch_last, kernels  # need Triton
 
-        self.kernels, self.loss, self.precision = kernels, loss, precision
+        self.kernels = {**vars(kernels), **vars(batch_last)}
+        self.loss, self.precision = loss, precision
         self.dtype, self.multiply = STORAGE[precision]
         blocks = blocks_of(model)
         if blocks is None:
@@ -209,8 +211,8 @@ class FusedGradients:
         for i, block in enumerate(self.blocks):
             if block.is_convolution:
                 last = not self.blocks[i + 1].is_convolution
-                made, code, packed = self._convolve(block, W, x, channels_first=last)
-                kept.append((x, (code, packed)))
+                made, code, turned = self._convolve(block, W, x, last, need_input=i > 0)
+                kept.append((x, (code, turned)))
                 x = made.flatten(2) if last else made
             else:
                 kept.append((x, None))
@@ -240,7 +242,7 @@ class FusedGradients:
         return F.pad(x, (0, self._channels(x.shape[-1]) - x.shape[-1])).contiguous()
 
     def _run(self, name: str, grid: tuple[int, int, int], *arguments: Any, **constants: Any):
-        getattr(self.kernels, name)[grid](*arguments, **constants)
+        self.kernels[name][grid](*arguments, **constants)
 
     def _tile(self, name: str, thin: bool = False, **wanted: int) -> dict[str, int]:
         """The kernel's tile, cut down to what there is to do; thin: images of few channels."""
@@ -250,18 +252,21 @@ class FusedGradients:
         return tile
 
     def _convolve(
-        self, block: Block, W: Tensor, x: Tensor, channels_first: bool
+        self, block: Block, W: Tensor, x: Tensor, channels_first: bool, need_input: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """The outputs, where in its window each came from, and the kernels [R, C, k * k, O]."""
         layer = block.convolution
         (R, B, H, Wd, C), O = x.shape, layer.out_channels
         k, pad = layer.kernel_size[0], int(layer.padding[0])
         packed = torch.empty(R, O, k * k, C, dtype=self.dtype, device=W.device)
+        turned = torch.empty_like(packed).view(R, C, k * k, O) if need_input else packed
         flat = {"ALIGN": self.align}
         stride = self.P // self.align
         self._run(
             "pack_weights", (-(-O * k * k * C // 1024), R, 1),
-            W, packed, self.offsets[f"{block.prefix}.weight"], stride,
-            C=layer.in_channels, CHANNELS=C, O=O, TAPS=k * k, BLOCK=1024, **flat,
+            W, packed, turned, self.offsets[f"{block.prefix}.weight"], stride,
+            C=layer.in_channels, CHANNELS=C, O=O, TAPS=k * k, TURNED=need_input, BLOCK=1024,
+            **flat,
         )  # fmt: skip
         HP, WP = ((side + 2 * pad - k + 1) // block.pool for side in (H, Wd))
         shape = (R, B, O, HP, WP) if channels_first else (R, B, HP, WP, O)
@@ -278,27 +283,38 @@ class FusedGradients:
             BIAS=layer.bias is not None, CHANNELS_FIRST=channels_first, PRECISION=self.multiply,
             **flat, **tile,
         )  # fmt: skip
-        return y, code, packed
+        return y, code, turned
 
     def _convolve_back(
-        self, block: Block, x: Tensor, d: Tensor, code: Tensor, packed: Tensor, scale: Tensor,
+        self, block: Block, x: Tensor, d: Tensor, code: Tensor, turned: Tensor, scale: Tensor,
         out: Tensor, channels_first: bool, mask: bool, need_input: bool,
     ) -> Tensor:  # fmt: skip
         layer, pool = block.convolution, block.pool
         (R, B, H, Wd, C), O = x.shape, layer.out_channels
         k, pad = layer.kernel_size[0], int(layer.padding[0])
         HO, WO = (side + 2 * pad - k + 1 for side in (H, Wd))
-        if pool > 1 and need_input:
-            dense = torch.empty(R, B, HO, WO, O, dtype=self.dtype, device=x.device)
-            self._run(
-                "unpool", (-(-HO * WO * O // 1024), R, B),
-                d, code, dense,
-                B=B, HO=HO, WO=WO, O=O, POOL=pool, CHANNELS_FIRST=channels_first, BLOCK=1024,
-            )  # fmt: skip
-            d, pool, channels_first = dense, 1, False
-        elif channels_first and need_input:
+        if channels_first and need_input and pool == 1:
             d = d.view(R, B, O, HO, WO).permute(0, 1, 3, 4, 2).contiguous()
             channels_first = False
+        windows = pool > 1 and need_input  # the gradient of all that was pooled is needed itself
+        shape = (R, B, HO, WO, O)
+        pooled = {
+            "B": B,
+            "HO": HO,
+            "WO": WO,
+            "O": O,
+            "POOL": pool,
+            "CHANNELS_FIRST": channels_first,
+        }
+        dense = torch.empty(shape, dtype=self.dtype, device=x.device) if windows else d
+        if self.dtype == torch.float32:
+            beside = self._turn(x, d, code, dense, windows, pooled)
+        elif windows:
+            self._run(
+                "unpool", (-(-HO * WO * O // 1024), R, B), d, code, dense, **pooled, BLOCK=1024
+            )
+        if windows:
+            d, pool, channels_first = dense, 1, False
         tile = self._tile("convolution_weight_gradient", C < 16, BLOCK_M=O, BLOCK_N=k * k * C)
         positions = B * (HO // pool) * (WO // pool) * pool**2
         tiles = (-(-k * k * C // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]))
@@ -309,9 +325,11 @@ class FusedGradients:
         splits = max(splits, min(4, -(-positions // 32)))
         sums = torch.empty(R, splits, O, k * k * C, device=x.device)
         bias_sums = torch.empty(R, splits, O, device=x.device)
+        name, given = "convolution_weight_gradient", (x, d, code)
+        if self.dtype == torch.float32:
+            name, given = "weight_gradient_batch_last", (*beside, d, code)
         self._run(
-            "convolution_weight_gradient", (tiles[0], splits, R * tiles[1]),
-            x, d, code, sums, bias_sums,
+            name, (tiles[0], splits, R * tiles[1]), *given, sums, bias_sums,
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, POOL=pool, CHANNELS_FIRST=channels_first,
             SPLITS=splits, BIAS=layer.bias is not None, PRECISION=self.multiply, **tile,
         )  # fmt: skip
@@ -330,10 +348,26 @@ class FusedGradients:
         self._run(
             "convolution_input_gradient",
             (-(-B * H * Wd // tile["BLOCK_M"]), R, -(-C // tile["BLOCK_N"])),
-            d, packed, x, dx,
+            d, turned, x, dx,
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, MASK=mask, PRECISION=self.multiply, **tile,
         )  # fmt: skip
         return dx
+
+    def _turn(
+        self, x: Tensor, d: Tensor, code: Tensor, dense: Tensor, windows: bool, pooled: dict
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, d and code with the images of a mini-batch last; windows: d as `dense` is to be."""
+        beside = [torch.empty_like(tensor) for tensor in (x, dense)]
+        beside.append(code if windows or pooled["POOL"] == 1 else torch.empty_like(code))
+        (R, B), size, outputs = x.shape[:2], x[0, 0].numel(), dense[0, 0].numel()
+        columns = min(64, _power_of_two(B))
+        block = max(16, 4096 // columns)
+        self._run(
+            "turn_batches", (-(-size // block) + -(-outputs // block), R, -(-B // columns)),
+            x, beside[0], d, code, dense, *beside[1:],
+            SIZE=size, UNPOOL=windows, BLOCK_S=block, BLOCK_B=columns, **pooled,
+        )  # fmt: skip
+        return beside[0], beside[1], beside[2]
 
     def _linear(self, block: Block, W: Tensor, x: Tensor, last: bool) -> Tensor:
         R, B, I = x.shape

@@ -59,19 +59,26 @@ def gather_images(
 
 @triton.jit
 def pack_weights(
-    W, out, offset, row_stride,
+    W, out, turned, offset, row_stride,
     ALIGN: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr, O: tl.constexpr,
-    TAPS: tl.constexpr, BLOCK: tl.constexpr,
+    TAPS: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """[R, P] flat parameters -> one layer's kernels [R, O, TAPS, CHANNELS]."""
+    """[R, P] flat parameters -> one layer's kernels [R, O, TAPS, CHANNELS].
+
+    TURNED: [R, CHANNELS, TAPS, O] too. What a product sums over should lie together in memory (for
+    operands of four bytes a Hopper GPU demands it), and the inputs' gradient sums over O.
+    """
     r = tl.program_id(1).to(tl.int64)
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = e < O * TAPS * CHANNELS
     c, tap, o = e % CHANNELS, e // CHANNELS % TAPS, e // (CHANNELS * TAPS)
     source = W + r * row_stride * ALIGN + offset + (o * C + c) * TAPS + tap
     value = tl.load(source, mask=inside & (c < C), other=0.0)
-    place = out + r * (O * TAPS * CHANNELS) + e
-    tl.store(place, value.to(out.dtype.element_ty), mask=inside)
+    value = value.to(out.dtype.element_ty)
+    tl.store(out + r * (O * TAPS * CHANNELS) + e, value, mask=inside)
+    if TURNED:
+        place = (c * TAPS + tap) * O + o
+        tl.store(turned + r * (O * TAPS * CHANNELS) + place, value, mask=inside)
 
 
 @triton.jit
@@ -178,7 +185,10 @@ def convolution_input_gradient(
     KERNEL: tl.constexpr, PAD: tl.constexpr, MASK: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d [R, B, HO, WO, O] -> dx [R, B, H, W, C]; MASK: only where x, a ReLU's output, is not 0."""
+    """d [R, B, HO, WO, O], weight [R, C, KERNEL, KERNEL, O] -> dx [R, B, H, W, C].
+
+    MASK: only where x, a ReLU's output, is not 0.
+    """
     HO: tl.constexpr = H + 2 * PAD - KERNEL + 1
     WO: tl.constexpr = W + 2 * PAD - KERNEL + 1
     PARTS: tl.constexpr = (O + BLOCK_K - 1) // BLOCK_K
@@ -199,7 +209,7 @@ def convolution_input_gradient(
             known = known & (o < O)[None, :]
         gradients = tl.load(first[:, None] + (o - (i * WO + j) * O)[None, :], mask=known, other=0.0)
         kernels = tl.load(
-            weight + o[:, None] * (KERNEL * KERNEL * C) + tap * C + n[None, :],
+            weight + n[None, :] * (KERNEL * KERNEL * O) + tap * O + o[:, None],
             mask=(o < O)[:, None] & (n < C)[None, :],
             other=0.0,
         )
