@@ -82,20 +82,12 @@ def part(gradients: FusedGradients, name: str, W: Tensor, x: Tensor, y: Tensor, 
     if name.startswith("convolution_forward"):
         return lambda: g._convolve(block, W, x, last, need_input=LAYER[name] == "3")
     if name.startswith("convolution"):
-        need = "input" in name
-        code = kept[0]
-        return lambda: g._convolve_back(
-            block,
-            x,
-            d.view_as(code),
-            code,
-            kept[1],
-            scale,
-            out,
-            last,
-            False,
-            need or LAYER[name] == "3",
-        )
+        code, turned = kept
+        d, need_input = d.view_as(code), LAYER[name] == "3"
+        if "input" in name:
+            dense = g._convolution_weights(block, x, d, code, scale, out, last, need_input)
+            return lambda: g._convolution_inputs(block, x, dense, turned, False)
+        return lambda: g._convolution_weights(block, x, d, code, scale, out, last, need_input)
     if name == "linear_forward":
         return lambda: g._linear(block, W, x, last=False)
     if name == "linear_input_gradient":
@@ -140,13 +132,12 @@ def candidates(bench: Bench) -> dict:
 
 def tune(bench: Bench) -> dict:
     """Every kernel with every candidate tile, microseconds; the best ones are used from here on."""
-    bench.needs_cuda()
     found: dict = {}
     for precision in bench.options.precisions:
         gradients, *inputs = fused(bench, precision)
         for name, tiles in CANDIDATES.items():
             shipped, times = tuple(gradients.tiles[name].values()), {}
-            for tile in tiles:
+            for tile in bench.size(tiles, tiles[:1]):
                 gradients.tiles[name] = as_tile(tile)
                 with contextlib.suppress(Exception):
                     times[tile] = 1e6 * seconds(bench, part(gradients, name, *inputs))

@@ -27,7 +27,8 @@ from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends import kernels
 from fedgloss.engine.backends.autograd import AutogradGradients
-from fedgloss.engine.backends.fused import FusedGradients, blocks_of, can_fuse
+from fedgloss.engine.backends.blocks import blocks_of, can_fuse
+from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.elementwise import Lazy, _kernel, computed

@@ -25,7 +25,7 @@ from refusal import refused
 from sweeps import BLOCK, prepare_for, train
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_A_GPU = ("candidates", "tune", "profile")
+ON_A_GPU = ("candidates", "profile")
 """The stages that have nothing to measure without one."""
 SEARCH = {
     "study": "search",
@@ -114,6 +114,7 @@ def test_every_stage_runs_without_a_gpu(tmp_path):
     reasons = {name: facts[name] for name in facts["stages"] if isinstance(facts[name], str)}
     assert reasons == dict.fromkeys(ON_A_GPU, "not measured: needs CUDA")
     assert len(facts["stages"]) == 16  # and so none was left out for lack of time
+    assert len(facts["tune"]) == 2 * 8 and all(len(times) == 2 for times in facts["tune"].values())
     gaps = facts["agreement"]["float16"]
     assert len(gaps) == 3 and all(0 < gap < 0.2 for gap in gaps)
     assert facts["divergence"]["wild/digits/alpha-0.5/smallcnn/wild/seed-0"]["diverged_in"] < 10

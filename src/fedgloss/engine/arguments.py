@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import check_declared
-from fedgloss.engine.backends.fused import can_fuse
+from fedgloss.engine.backends.blocks import can_fuse
 from fedgloss.engine.backends.recorded import can_record
 from fedgloss.engine.backends.stacked import can_stack
 from fedgloss.engine.clients import ClientData

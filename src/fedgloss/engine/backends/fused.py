@@ -1,23 +1,19 @@
 """The gradients of K models at once on a GPU: a small convolutional network as Triton kernels.
 
-It takes what `stacked.py` takes, as long as the network is blocks of a convolution, non-overlapping
-pooling and a ReLU (in either order), then a Flatten, then Linear layers with ReLUs, under the
+It takes what `stacked.py` takes, as long as the network is blocks (blocks.py), under the
 cross-entropy. Everything from the images' gather to the flat gradient [K, P] is Triton kernels.
 """
 
-import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgloss.engine.backends.stacked import can_stack, plain_layers
+from fedgloss.engine.backends.blocks import Block, blocks_of
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes
-from fedgloss.engine.losses import is_cross_entropy
 from fedgloss.errors import InputError
 
 STORAGE = {
@@ -67,79 +63,6 @@ a multiprocessor's memory, with a BLOCK_K of 128 the registers of the thin one w
 """
 PROGRAMS = 264
 """Two for each multiprocessor of an H100: how finely sums over positions are split."""
-
-
-@dataclass
-class Block:
-    """A convolution or a linear layer with what follows it."""
-
-    prefix: str
-    layer: nn.Conv2d | nn.Linear
-    pool: int = 1
-    relu: bool = False
-
-    @property
-    def is_convolution(self) -> bool:
-        return isinstance(self.layer, nn.Conv2d)
-
-    @property
-    def convolution(self) -> nn.Conv2d:
-        """The layer of a block that is one."""
-        return cast(nn.Conv2d, self.layer)
-
-    @property
-    def linear(self) -> nn.Linear:
-        """The layer of any other."""
-        return cast(nn.Linear, self.layer)
-
-
-def blocks_of(model: nn.Module) -> list[Block] | None:
-    """The network as blocks, None where it is not of the kind above."""
-    if not plain_layers(model):
-        return None
-    blocks: list[Block] = []
-    flat = False
-    for prefix, child in model.named_children():
-        layer: Any = child  # of the one type that `kind` says
-        kind = type(layer)
-        if kind is nn.Conv2d and not flat:
-            k, p, one = layer.kernel_size, layer.padding, (1, 1)
-            square = isinstance(p, tuple) and k[0] == k[1] and p[0] == p[1] < k[0]
-            plain = layer.stride == layer.dilation == one and layer.groups == 1
-            if not (square and plain and layer.padding_mode == "zeros"):
-                return None
-            blocks.append(Block(prefix, layer))
-        elif kind is nn.Linear and (flat or not blocks):
-            blocks.append(Block(prefix, layer))
-            flat = True
-        elif kind is nn.MaxPool2d and blocks and blocks[-1].is_convolution and not flat:
-            size = layer.kernel_size
-            size = size if isinstance(size, int) else size[0] if size[0] == size[1] else 0
-            same = layer.stride in (size, (size, size)) and layer.padding in (0, (0, 0))
-            plain = layer.dilation in (1, (1, 1)) and not layer.ceil_mode
-            if size not in (2, 4) or blocks[-1].pool > 1 or not (same and plain):
-                return None
-            blocks[-1].pool = size
-        elif kind is nn.ReLU and blocks and not (flat and blocks[-1].is_convolution):
-            blocks[-1].relu = True
-        elif kind is nn.Flatten and not flat and (layer.start_dim, layer.end_dim) == (1, -1):
-            flat = True
-        else:
-            return None
-    ends_plainly = bool(blocks) and not blocks[-1].is_convolution and not blocks[-1].relu
-    return blocks if ends_plainly else None
-
-
-def can_fuse(model: nn.Module, loss: Callable, sample: Sequence[int]) -> bool:
-    """Whether this file can differentiate the model under the loss, and Triton is there.
-
-    sample: the shape of one.
-    """
-    if not is_cross_entropy(loss) or next(model.parameters()).dtype != torch.float32:
-        return False
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return can_stack(model, sample) and blocks_of(model) is not None
 
 
 class FusedGradients:
@@ -223,8 +146,9 @@ class FusedGradients:
             before = self.blocks[i - 1] if i else None
             mask = before is not None and before.relu and before.pool == 1
             if saved:
-                last = not self.blocks[i + 1].is_convolution
-                d = self._convolve_back(block, x, d, *saved, scale, out, last, mask, i > 0)
+                (code, turned), last = saved, not self.blocks[i + 1].is_convolution
+                d = self._convolution_weights(block, x, d, code, scale, out, last, need_input=i > 0)
+                d = self._convolution_inputs(block, x, d, turned, mask) if i else d
             else:
                 self._linear_weights(block, x, d, scale, out)
                 d = self._linear_inputs(block, W, x, d, mask) if i else d
@@ -285,10 +209,11 @@ class FusedGradients:
         )  # fmt: skip
         return y, code, turned
 
-    def _convolve_back(
-        self, block: Block, x: Tensor, d: Tensor, code: Tensor, turned: Tensor, scale: Tensor,
-        out: Tensor, channels_first: bool, mask: bool, need_input: bool,
+    def _convolution_weights(
+        self, block: Block, x: Tensor, d: Tensor, code: Tensor, scale: Tensor, out: Tensor,
+        channels_first: bool, need_input: bool,
     ) -> Tensor:  # fmt: skip
+        """Writes them into `out`; with `need_input` returns d [R, B, HO, WO, O] before pooling."""
         layer, pool = block.convolution, block.pool
         (R, B, H, Wd, C), O = x.shape, layer.out_channels
         k, pad = layer.kernel_size[0], int(layer.padding[0])
@@ -296,25 +221,19 @@ class FusedGradients:
         if channels_first and need_input and pool == 1:
             d = d.view(R, B, O, HO, WO).permute(0, 1, 3, 4, 2).contiguous()
             channels_first = False
-        windows = pool > 1 and need_input  # the gradient of all that was pooled is needed itself
-        shape = (R, B, HO, WO, O)
-        pooled = {
-            "B": B,
-            "HO": HO,
-            "WO": WO,
-            "O": O,
-            "POOL": pool,
-            "CHANNELS_FIRST": channels_first,
-        }
-        dense = torch.empty(shape, dtype=self.dtype, device=x.device) if windows else d
+        dense, unpool = d, pool > 1 and need_input
+        if unpool:
+            dense = torch.empty(R, B, HO, WO, O, dtype=self.dtype, device=x.device)
+        pooled = dict(B=B, HO=HO, WO=WO, O=O, POOL=pool, CHANNELS_FIRST=channels_first)
+        name, given = "convolution_weight_gradient", [x, dense, code]
         if self.dtype == torch.float32:
-            beside = self._turn(x, d, code, dense, windows, pooled)
-        elif windows:
-            self._run(
-                "unpool", (-(-HO * WO * O // 1024), R, B), d, code, dense, **pooled, BLOCK=1024
-            )
-        if windows:
-            d, pool, channels_first = dense, 1, False
+            name = "weight_gradient_batch_last"
+            given = [*self._turn(x, d, code, dense, unpool, pooled), dense, code]
+        elif unpool:
+            grid = (-(-HO * WO * O // 1024), R, B)
+            self._run("unpool", grid, d, code, dense, BLOCK=1024, **pooled)
+        if unpool:
+            pool, channels_first = 1, False
         tile = self._tile("convolution_weight_gradient", C < 16, BLOCK_M=O, BLOCK_N=k * k * C)
         positions = B * (HO // pool) * (WO // pool) * pool**2
         tiles = (-(-k * k * C // tile["BLOCK_N"]), -(-O // tile["BLOCK_M"]))
@@ -325,9 +244,6 @@ class FusedGradients:
         splits = max(splits, min(4, -(-positions // 32)))
         sums = torch.empty(R, splits, O, k * k * C, device=x.device)
         bias_sums = torch.empty(R, splits, O, device=x.device)
-        name, given = "convolution_weight_gradient", (x, d, code)
-        if self.dtype == torch.float32:
-            name, given = "weight_gradient_batch_last", (*beside, d, code)
         self._run(
             name, (tiles[0], splits, R * tiles[1]), *given, sums, bias_sums,
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, POOL=pool, CHANNELS_FIRST=channels_first,
@@ -341,33 +257,38 @@ class FusedGradients:
             ALIGN=self.align, C=layer.in_channels, CHANNELS=C, O=O, TAPS=k * k, SPLITS=splits,
             BIAS=layer.bias is not None, BLOCK=size,
         )  # fmt: skip
-        if not need_input:
-            return d
-        dx = torch.empty_like(x)
+        return dense
+
+    def _turn(
+        self, x: Tensor, d: Tensor, code: Tensor, dense: Tensor, unpool: bool, pooled: dict
+    ) -> list[Tensor]:
+        """x, d and code with the images of a mini-batch last; `unpool` fills `dense` on the way."""
+        turned = [torch.empty_like(x), torch.empty_like(dense)]
+        turned.append(code if unpool or pooled["POOL"] == 1 else torch.empty_like(code))
+        (R, B), size, outputs = x.shape[:2], x[0, 0].numel(), dense[0, 0].numel()
+        images = min(64, _power_of_two(B))
+        block = 4096 // images
+        self._run(
+            "turn_batches", (-(-size // block) + -(-outputs // block), R, -(-B // images)),
+            x, turned[0], d, code, dense, *turned[1:],
+            SIZE=size, UNPOOL=unpool, BLOCK_S=block, BLOCK_B=images, **pooled,
+        )  # fmt: skip
+        return turned
+
+    def _convolution_inputs(
+        self, block: Block, x: Tensor, d: Tensor, turned: Tensor, mask: bool
+    ) -> Tensor:
+        layer, dx = block.convolution, torch.empty_like(x)
+        (R, B, H, Wd, C), O = x.shape, layer.out_channels
         tile = self._tile("convolution_input_gradient", BLOCK_N=C, BLOCK_K=O)
         self._run(
             "convolution_input_gradient",
             (-(-B * H * Wd // tile["BLOCK_M"]), R, -(-C // tile["BLOCK_N"])),
             d, turned, x, dx,
-            B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, MASK=mask, PRECISION=self.multiply, **tile,
+            B=B, H=H, W=Wd, C=C, O=O, KERNEL=layer.kernel_size[0], PAD=int(layer.padding[0]),
+            MASK=mask, PRECISION=self.multiply, **tile,
         )  # fmt: skip
         return dx
-
-    def _turn(
-        self, x: Tensor, d: Tensor, code: Tensor, dense: Tensor, windows: bool, pooled: dict
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x, d and code with the images of a mini-batch last; windows: d as `dense` is to be."""
-        beside = [torch.empty_like(tensor) for tensor in (x, dense)]
-        beside.append(code if windows or pooled["POOL"] == 1 else torch.empty_like(code))
-        (R, B), size, outputs = x.shape[:2], x[0, 0].numel(), dense[0, 0].numel()
-        columns = min(64, _power_of_two(B))
-        block = max(16, 4096 // columns)
-        self._run(
-            "turn_batches", (-(-size // block) + -(-outputs // block), R, -(-B // columns)),
-            x, beside[0], d, code, dense, *beside[1:],
-            SIZE=size, UNPOOL=windows, BLOCK_S=block, BLOCK_B=columns, **pooled,
-        )  # fmt: skip
-        return beside[0], beside[1], beside[2]
 
     def _linear(self, block: Block, W: Tensor, x: Tensor, last: bool) -> Tensor:
         R, B, I = x.shape
