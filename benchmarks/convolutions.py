@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from measure import best, table
 from torch import Tensor
 
-from fedgloss.engine.backends.convolution import Filtered, Patches, Separate
+from fedgloss.engine.backends.convolution import Filtered, OneByOne, Patches
+from fedgloss.engine.backends.cudnn import SideBySide
 
 K, B = 5, 64
 LAYERS = {
@@ -52,7 +53,8 @@ def convolutions(device, repeats: int) -> dict[str, float]:
         bias = torch.randn(K, O, device=device)
         gradients = torch.empty_like(weight), torch.empty_like(bias)
         ways = {
-            "separate": Separate(padding, 4 if device.type == "cuda" else 1),
+            "one by one": OneByOne(padding),
+            "side by side": SideBySide(padding),
             "patches": Patches(kernel, padding),
             "grouped": Grouped(padding),
         }
@@ -66,7 +68,7 @@ def convolutions(device, repeats: int) -> dict[str, float]:
         tasks = {name: lambda way=way, run=run: run(way) for name, way in ways.items()}
         found = best(tasks, 2 * repeats)
         for name, value in found.items():
-            rows.append([layer, name, f"{1e3 * value:.2f}", f"{value / found['separate']:.2f}"])
+            rows.append([layer, name, f"{1e3 * value:.2f}", f"{value / found['one by one']:.2f}"])
             seconds[f"{layer}, {name}"] = value
-    table("Convolutions of 5 clients", ["layer", "way", "ms", "to separate"], rows)
+    table("Convolutions of 5 clients", ["layer", "way", "ms", "to one by one"], rows)
     return seconds

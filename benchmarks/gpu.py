@@ -32,7 +32,7 @@ from repeats import determinism
 from tiles import candidates, tune
 
 from cells import cells
-from fedgloss.engine.backends import convolution
+from fedgloss.engine.backends import convolution, cudnn
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.federation import Simulation, advance
 from fedgloss.engine.start import prepared
@@ -253,7 +253,7 @@ def others(bench: Bench) -> dict:
 
 def one_stream() -> contextlib.AbstractContextManager:
     """Clients' convolutions one after another."""
-    return mock.patch.object(convolution, "abreast", lambda works, device: [w() for w in works])
+    return mock.patch.object(cudnn, "abreast", lambda works, device: [w() for w in works])
 
 
 def patches() -> contextlib.AbstractContextManager:

@@ -11,15 +11,16 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fedgloss.engine.backends import convolution
-from fedgloss.engine.backends.convolution import Convolution, Filtered, Patches, Separate
+from fedgloss.engine.backends.convolution import Convolution, Filtered, OneByOne, Patches
+from fedgloss.engine.backends.cudnn import SideBySide
 from fedgloss.engine.backends.stacked import StackedGradients
 from fedgloss.models import build_model
 
 WAYS = {  # channels in and out, height, width, kernel, padding
     "patches": (Patches, (3, 5, 8, 9, 3, 1)),
     "patches, five wide": (Patches, (2, 4, 9, 12, 5, 2)),
-    "separate": (Separate, (3, 40, 24, 20, 5, 0)),
-    "separate, padded": (Separate, (8, 40, 16, 13, 3, 1)),
+    "one by one": (OneByOne, (3, 40, 24, 20, 5, 0)),
+    "one by one, padded": (OneByOne, (8, 40, 16, 13, 3, 1)),
     "filtered": (Filtered, (32, 32, 14, 14, 5, 0)),
     "filtered, padded": (Filtered, (32, 48, 9, 12, 5, 2)),
     "filtered, kernel 3": (Filtered, (40, 32, 12, 14, 3, 1)),
@@ -64,7 +65,7 @@ def test_every_way_equals_autograd(way, bias):
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("way", ["patches", "separate", "filtered, padded"])
+@pytest.mark.parametrize("way", ["patches", "one by one", "filtered, padded"])
 def test_the_inputs_gradient_is_made_where_it_is_needed(way):
     (_, none, *gradients), (_, _, *wanted) = both(way, torch.float64, need_input=False)
     assert none is None
@@ -97,20 +98,20 @@ def times(M, v: list[Fraction]) -> list[Fraction]:
     return [sum(a * b for a, b in zip(row, v, strict=True)) for row in M]
 
 
-def test_channels_are_filled_up_without_a_trace():
-    """A GPU multiplies images of 3 channels in TF32 once they have 4."""
+@pytest.mark.parametrize("need_input", [True, False])
+@pytest.mark.parametrize("C", [3, 4])
+def test_side_by_side_it_is_the_same(C, need_input):
+    """As on a GPU, where images of 3 channels are filled up to 4."""
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 3, 6, 7, 3), torch.randn(2, 5, 3, 3, 3)
-    bias, d = torch.randn(2, 5), torch.randn(2, 3, 4, 5, 5)
+    sizes = ((2, 3, 6, 7, C), (2, 5, C, 3, 3), (2, 5), (2, 3, 6, 7, 5))
+    x, weight, bias, d = (torch.randn(size, dtype=torch.float64) for size in sizes)
     found = []
-    for channels in (1, 4):
-        way = Separate(0, channels)
+    for way in (OneByOne(1), SideBySide(1)):
         y, saved = way.forward(x, weight, bias)
-        assert saved.shape[-1] == (3 if channels == 1 else 4)
         gradients = torch.full_like(weight, torch.nan), torch.full_like(bias, torch.nan)
-        found.append([y, way.backward(d, saved, weight, *gradients, True), *gradients])
-    for plain, filled in zip(*found, strict=True):
-        torch.testing.assert_close(filled, plain)
+        found.append([y, way.backward(d, saved, weight, *gradients, need_input), *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("by_graph", [True, False])
@@ -124,6 +125,6 @@ def test_on_a_gpu_it_depends_on_what_launches_the_kernels(by_graph):
         wide = torch.empty(5, 64, 32, 32, 3, device="cuda")
         small = torch.empty(5, 64, 4, 4, 16, device="cuda")
     assert [type(layer._way(wide)) for layer in convolutions] == [
-        Separate if by_graph else Patches
+        SideBySide if by_graph else Patches
     ] * 2
     assert type(convolutions[0]._way(small)) is Patches

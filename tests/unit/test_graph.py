@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.backends.cudnn import SideBySide
 from fedgloss.engine.backends.graph import WARM_UP, Replay
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, advance, federation
@@ -87,6 +88,22 @@ def test_replayed_rounds_equal_rounds(method, sizes):
     [other] = simulations([method], sizes)
     recorded = Replay([one], Tape)
     for _ in range(WARM_UP + 5):  # the warm-up of T_s ends on the way: radii are not frozen
+        recorded.advance()
+        advance([other])
+        compare([one], [other])
+    assert recorded.graph is not None
+
+
+def test_convolutions_side_by_side_are_recorded_too(monkeypatch):
+    """As a graph has them on a GPU."""
+    torch.manual_seed(0)
+    [other] = simulations(["fedgloss"], (12, 3, 17, 8))
+    torch.manual_seed(0)
+    [one] = simulations(["fedgloss"], (12, 3, 17, 8))
+    for layer in one.gradients.layers:
+        monkeypatch.setattr(layer, "_way", lambda x: SideBySide(1), raising=False)
+    recorded = Replay([one], Tape)
+    for _ in range(WARM_UP + 2):
         recorded.advance()
         advance([other])
         compare([one], [other])

@@ -2,28 +2,23 @@
 
 Images are channels-last, [K, B, H, W, C]. Small ones become patches and one batched matrix product.
 On a CPU a wide layer on larger images is filtered along its width with fewer products than the
-definition asks for (`Filtered`); what is left goes to PyTorch's convolution, client by client. On a
-GPU all others do where a graph launches their many kernels, and become patches where Python has to.
-The choice is made per layer and input.
+definition asks for (`Filtered`); what is left goes to PyTorch's convolution, client after client.
+On a GPU all others do so side by side where a graph launches their many kernels, and become patches
+where Python has to. The choice is made per layer and input.
 """
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache, partial
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgloss.engine.backends.abreast import abreast
+from fedgloss.engine.backends.cudnn import SideBySide
+from fedgloss.engine.backends.images import channels_first, channels_last, convolution_backward
 
-aten = torch.ops.aten
-Made = TypeVar("Made")
-
-TENSOR_CORES_TAKE = 4
-"""Channels of float32 images have to be a multiple of this to be multiplied in TF32."""
 POINTS = tuple(map(Fraction, ("0", "-1", "1", "1/2", "-2", "-1/2", "2", "-1/4")))
 """Where polynomials are evaluated, besides infinity. The first n of these powers of two keep
 rounding errors small for every n (after Barabasz et al., arXiv 1803.10986)."""
@@ -64,7 +59,7 @@ class Convolution:
         weight, gradient = parameters[self.weight], gradients[self.weight]
         return way.backward(d, saved, weight, gradient, bias, need_input)
 
-    def _way(self, x: Tensor) -> "Patches | Filtered | Separate":
+    def _way(self, x: Tensor) -> "Patches | Filtered | OneByOne | SideBySide":
         C, O = self.channels  # noqa: E741
         small = x.shape[2] * x.shape[3] * C <= 1024
         launched_by_python = x.is_cuda and not self.launched_by_graph
@@ -74,7 +69,7 @@ class Convolution:
         outputs = _filter_outputs(x.shape[3] + 2 * self.padding - self.kernel + 1, self.kernel)
         if wide and outputs and not x.is_cuda:
             return Filtered(self.kernel, self.padding, outputs)
-        return Separate(self.padding, TENSOR_CORES_TAKE if x.is_cuda else 1)
+        return (SideBySide if x.is_cuda else OneByOne)(self.padding)
 
 
 class Patches:
@@ -102,52 +97,32 @@ class Patches:
         return torch.bmm(patches, turned).unflatten(1, (B, H, W))
 
 
-class Separate:
-    """PyTorch's convolution, for each client by itself: on a GPU side by side.
+class OneByOne:
+    """PyTorch's convolution, client after client."""
 
-    channels: of the images are made a multiple of this, by zeros.
-    """
-
-    def __init__(self, padding: int, channels: int = 1) -> None:
-        self.padding, self.channels = padding, channels
+    def __init__(self, padding: int) -> None:
+        self.padding = padding
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        if extra := self._extra(weight):
-            x, weight = F.pad(x, (0, extra)), F.pad(weight, (0, 0, 0, 0, 0, extra))
         x = x.contiguous()
-
-        def convolve(k: int) -> Tensor:
-            y = F.conv2d(channels_first(x[k]), weight[k], bias[k], padding=self.padding)
-            return channels_last(y)
-
-        return _stack(_of_each(convolve, x)), x
+        outputs = [
+            F.conv2d(channels_first(x[k]), weight[k], bias[k], padding=self.padding)
+            for k in range(len(x))
+        ]
+        return _stack([channels_last(output) for output in outputs]), x
 
     def backward(self, d, x, weight, weight_gradient, bias_gradient, need_input):
+        inputs = []
         mask = [need_input, True, bias_gradient is not None]
-        if extra := self._extra(weight):
-            weight = F.pad(weight, (0, 0, 0, 0, 0, extra))
-        C = weight_gradient.shape[2]
-
-        def differentiate(k: int) -> Tensor | None:
+        for k in range(len(x)):
             images = channels_first(d[k]), channels_first(x[k])
-            of_input, of_weight, of_bias = _convolution_backward(
+            input_gradient, weight_gradient[k], of_bias = convolution_backward(
                 *images, weight[k], self.padding, 1, mask
             )
-            weight_gradient[k] = of_weight[:, :C]
             if bias_gradient is not None:
                 bias_gradient[k] = of_bias
-            return channels_last(of_input)[..., :C] if need_input else None
-
-        inputs = _of_each(differentiate, x)
-        return _stack(inputs) if need_input else None
-
-    def _extra(self, weight: Tensor) -> int:
-        return -weight.shape[2] % self.channels
-
-
-def _of_each(work: Callable[[int], Made], x: Tensor) -> list[Made]:
-    """What `work` makes for each client of x [K, ...]."""
-    return abreast([partial(work, k) for k in range(len(x))], x.device)
+            inputs.append(input_gradient)
+        return _stack([channels_last(x) for x in inputs]) if need_input else None
 
 
 class Filtered:
@@ -214,7 +189,7 @@ class Filtered:
         for t in range(T):
             torch.bmm(A.T.expand(N * R, n, m), tiles[:, t], out=M[t])
         M = M.view(T * N, 1, R, n * O)
-        V_gradient, U_gradient, _ = _convolution_backward(
+        V_gradient, U_gradient, _ = convolution_backward(
             channels_first(M), channels_first(V), U, 0, n, [need_input, True, False]
         )
         weight = torch.einsum("jw,joch->ochw", G, U_gradient.reshape(n, O, C, k))
@@ -294,15 +269,6 @@ def _filter_outputs(width: int, k: int) -> int | None:
     return m if m + k - 1 <= WORTHWHILE * m * k else None
 
 
-def _convolution_backward(
-    d: Tensor, x: Tensor, weight: Tensor, padding: int, groups: int, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    one, none = [1, 1], [0, 0]
-    return aten.convolution_backward(
-        d, x, weight, [len(weight)], one, [padding] * 2, one, False, none, groups, mask
-    )
-
-
 def _patches(x: Tensor, k: int, padding: int) -> tuple[Tensor, tuple[int, int, int]]:
     """Every k x k window of [K, B, H, W, C] as a row: [K, B*H'*W', k*k*C], and (B, H', W')."""
     x = F.pad(x, (0, 0, padding, padding, padding, padding)) if padding else x.contiguous()
@@ -316,13 +282,3 @@ def _patches(x: Tensor, k: int, padding: int) -> tuple[Tensor, tuple[int, int, i
 def _stack(tensors: list[Tensor]) -> Tensor:
     """torch.stack, without the copy where there is one tensor."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """[B, C, H, W] seen as [B, H, W, C]."""
-    return x.permute(0, 2, 3, 1)
-
-
-def channels_first(x: Tensor) -> Tensor:
-    """[B, H, W, C] seen as [B, C, H, W]: the same memory, PyTorch's channels-last format."""
-    return x.permute(0, 3, 1, 2)

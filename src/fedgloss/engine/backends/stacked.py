@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedgloss.engine.backends.convolution import Convolution, channels_first, channels_last
+from fedgloss.engine.backends.convolution import Convolution
+from fedgloss.engine.backends.images import channels_first, channels_last
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes, unflatten
 from fedgloss.engine.losses import is_cross_entropy
