@@ -37,7 +37,7 @@ def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
 TILES = {
     2: {
         "convolution_forward": _tile(256, 64, 64, 8, 3),
-        "convolution_forward, thin": _tile(128, 64, 32, 4, 2),
+        "convolution_forward, thin": _tile(256, 64, 32, 4, 2),
         "convolution_input_gradient": _tile(128, 64, 64, 4, 3),
         "convolution_weight_gradient": _tile(64, 128, 64, 4, 3),
         "convolution_weight_gradient, thin": _tile(64, 128, 128, 4, 1),
@@ -47,7 +47,7 @@ TILES = {
     },
     4: {
         "convolution_forward": _tile(256, 64, 32, 8, 3),
-        "convolution_forward, thin": _tile(128, 64, 32, 4, 3),
+        "convolution_forward, thin": _tile(256, 64, 32, 4, 2),
         "convolution_input_gradient": _tile(256, 64, 32, 8, 3),
         "convolution_weight_gradient": _tile(64, 256, 32, 8, 2),
         "convolution_weight_gradient, thin": _tile(64, 128, 64, 4, 1),
@@ -57,9 +57,10 @@ TILES = {
     },
 }
 """How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
-benchmarks/gpu.py tries, on an H200 and the paper's CNN. Not measured yet: weight gradients of four
-bytes since batch_last.py computes them. With a third stage two programs of the first would not fit
-a multiprocessor's memory, with a BLOCK_K of 128 the registers of the thin one would overflow.
+benchmarks/gpu.py tries, on an H200 and the paper's CNN. Not measured yet are three, whose kernels
+are others now: the thin forward one, in which a thread holds whole windows, and weight gradients of
+four bytes. (There a third stage would leave a multiprocessor room for one program of the first, and
+a BLOCK_K of 128 more numbers than registers to the thin one.)
 """
 PROGRAMS = 264
 """Two for each multiprocessor of an H100: how finely sums over positions are split."""

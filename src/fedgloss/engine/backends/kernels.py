@@ -91,7 +91,8 @@ def convolution_forward(
 ):  # fmt: skip
     """x [R, B, H, W, C], weight [R, O, KERNEL, KERNEL, C] -> y [R, B, H', W', O], code likewise.
 
-    CHANNELS_FIRST: y and code are [R, B, O, H', W'].
+    CHANNELS_FIRST: y and code are [R, B, O, H', W']. A tile's rows are first the windows' first
+    positions, then their second ones: with 64 windows to four warps a thread has all of a window.
     """
     HP: tl.constexpr = (H + 2 * PAD - KERNEL + 1) // POOL
     WP: tl.constexpr = (W + 2 * PAD - KERNEL + 1) // POOL
@@ -100,9 +101,9 @@ def convolution_forward(
     ROW: tl.constexpr = KERNEL * C
     LENGTH: tl.constexpr = KERNEL * ROW
     r = tl.program_id(1).to(tl.int64)
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m = tl.arange(0, BLOCK_M)
     n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    p, q = m // Q, m % Q
+    p, q = tl.program_id(0) * BLOCK_P + m % BLOCK_P, m // BLOCK_P
     b = p // (HP * WP)
     u = p // WP % HP * POOL + q // POOL - PAD
     v = p % WP * POOL + q % POOL - PAD
@@ -128,8 +129,8 @@ def convolution_forward(
         sums = tl.dot(patches, kernels, sums, input_precision=PRECISION)
     if POOL > 1:
         value, where = tl.max(
-            tl.reshape(sums, (BLOCK_P, Q, BLOCK_N)),
-            axis=1,
+            tl.reshape(sums, (Q, BLOCK_P, BLOCK_N)),
+            axis=0,
             return_indices=True,
             return_indices_tie_break_left=True,
         )
