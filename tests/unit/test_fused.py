@@ -25,11 +25,11 @@ from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameter
 from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
-from fedgloss.engine.backends import kernels
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.blocks import blocks_of, can_fuse
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
+from fedgloss.engine.backends.kernels import convolution
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.elementwise import Lazy, _kernel, computed
 from fedgloss.engine.federation import Simulation, advance, federation
@@ -38,7 +38,7 @@ from fedgloss.engine.rehearsal import rehearse
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 
-if type(kernels.gather_images).__name__ != "InterpretedFunction":
+if type(convolution.gather_images).__name__ != "InterpretedFunction":
     pytest.skip("Triton was imported before TRITON_INTERPRET was set", allow_module_level=True)
 
 
@@ -175,7 +175,7 @@ def seen_in_compiled(tmp_path_factory):
 
 @pytest.mark.parametrize("case", COMPILED)
 def test_no_product_reads_what_is_being_overwritten(case, seen_in_compiled):
-    """As compiled for an H100: else a result would depend on timing (see kernels.py)."""
+    """As compiled for an H100: else a result would depend on timing (see kernels/__init__.py)."""
     *lines, summary = (text for of, text in seen_in_compiled if of == case)
     assert not [line for line in lines if "room for" in line or "used again" in line]
     assert int(summary.split()[0]) > 0  # asynchronous products, or nothing was looked at

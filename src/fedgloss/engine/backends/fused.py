@@ -73,9 +73,9 @@ class FusedGradients:
     """The methods' own arithmetic is fused too (elementwise.py)."""
 
     def __init__(self, model: nn.Module, loss: Callable, precision: str = "tf32") -> None:
-        from fedgloss.engine.backends import batch_last, kernels  # need Triton
+        from fedgloss.engine.backends.kernels import batch_last, convolution, linear  # need Triton
 
-        self.kernels = {**vars(kernels), **vars(batch_last)}
+        self.kernels = {**vars(convolution), **vars(batch_last), **vars(linear)}
         self.loss, self.precision = loss, precision
         self.dtype, self.multiply = STORAGE[precision]
         blocks = blocks_of(model)

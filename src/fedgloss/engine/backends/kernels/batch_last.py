@@ -1,16 +1,16 @@
-"""Triton kernels for the weights' gradients of convolutions on operands of four bytes.
+"""The weights' gradients of convolutions on operands of four bytes.
 
 A weight's gradient is a sum over all positions of a mini-batch. A Hopper GPU multiplies operands of
 four bytes only if what is summed over lies together in memory, and copies best what is aligned too:
 neither holds for channels-last images, which a filter reads from any column on. With the images of
 a mini-batch beside one another, [H, W, C, B], both hold wherever the filter is. Operands of two
-bytes are taken as they are (kernels.py).
+bytes are taken as they are (convolution.py).
 """
 
 import triton
 import triton.language as tl
 
-from fedgloss.engine.backends.kernels import DEAD, _sums_of_gradients
+from fedgloss.engine.backends.kernels.positions import DEAD, sums_of_gradients
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def weight_gradient_batch_last(
         if tl.program_id(0) == 0:
             SHARE: tl.constexpr = (AREA * B + SPLITS - 1) // SPLITS
             end = tl.minimum((split + 1) * SHARE, AREA * B)
-            bias = _sums_of_gradients(
+            bias = sums_of_gradients(
                 d_first + r * (B * AREA * O), code_first + r * (B * AREA * O), o, split * SHARE,
                 end, SHARE, O, AREA, POOL, CHANNELS_FIRST, 128,
             )  # fmt: skip
