@@ -4,6 +4,7 @@ bfloat16 is left out: the interpreter computes nonsense in it.
 """
 
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -119,6 +120,37 @@ def test_gradients_are_those_of_autograd(name, precision, bound):
     for row, count in enumerate(counts):
         assert count or not found[row].any()
     assert torch.equal(found, gradients(*given))
+
+
+def any_network(rng):
+    """Up to three convolutions of any size, with what may follow them; the shape of an image."""
+    shape = C, H, W = rng.choice([1, 3, 4, 5, 17]), rng.randint(5, 12), rng.randint(5, 12)
+    layers = []
+    for _ in range(rng.randint(1, 3)):
+        k = rng.randint(1, min(5, H, W))
+        p, O = rng.randint(0, k - 1), rng.choice([1, 3, 4, 16, 33, 65])  # noqa: E741
+        layers.append(nn.Conv2d(C, O, k, padding=p, bias=rng.random() < 0.8))
+        C, H, W = O, H + 2 * p - k + 1, W + 2 * p - k + 1
+        pool = rng.choice([2, 4])
+        after = [nn.ReLU(), nn.MaxPool2d(pool)][: 2 if min(H, W) >= pool else 1]
+        chosen = rng.sample(after, rng.randint(0, len(after)))
+        layers += chosen
+        if any(isinstance(layer, nn.MaxPool2d) for layer in chosen):
+            H, W = H // pool, W // pool
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(C * H * W, 7)), shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_gradients_of_any_network_are_those_of_autograd(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    model, shape = any_network(rng)
+    assert can_fuse(model, F.cross_entropy, shape)
+    counts = [rng.choice([1, 4, 7, 16, 20]), *rng.sample([0, 1, 2, 5, 16], rng.randint(0, 2))]
+    W, x, y, _ = inputs(model, shape, counts)
+    found = FusedGradients(model, F.cross_entropy, "float32")(W, x, y % 7, counts)
+    assert relative_errors(found, exact(model, W, x, y % 7, counts)).max() < 5e-6
 
 
 @pytest.mark.parametrize("name", NETWORKS)
