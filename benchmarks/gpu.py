@@ -28,7 +28,7 @@ from anymodel import ResidentLoop, loaders, others_models
 from bench import BATCH, CLIENTS, Bench, NotMeasured, cnn, fused, seconds, simulations
 from curvature import curvature
 from divergence import divergence
-from repeats import determinism
+from repeats import determinism, repeated_rounds
 from tiles import candidates, tune
 
 from cells import cells
@@ -169,6 +169,14 @@ def agreement(bench: Bench) -> dict:
 
     A failure, if they differ by more than rounding explains: then nothing is worth training.
     """
+    found = gaps_to_autograd(bench, {p: ("fused", p) for p in bench.options.precisions})
+    if not all(gap < 0.2 for gaps in found.values() for gap in gaps):
+        raise ValueError(f"the kernels differ from autograd, by {found}")
+    return found
+
+
+def gaps_to_autograd(bench: Bench, cases: dict[str, tuple[str, str]]) -> dict[str, list[float]]:
+    """Of three methods' models after some rounds, for each case: a backend and a precision."""
     methods = {"fedgloss": 1, "fedavg": 1, "fedsmoo clipped at 1": 1}
     count = bench.size(6, 3)
     start = [s.w[0].clone() for s in simulations(bench, methods, "autograd", "float32")]
@@ -178,18 +186,16 @@ def agreement(bench: Bench) -> dict:
             for simulation in exact:
                 advance([simulation])
     found = {}
-    for precision in bench.options.precisions:
-        some = simulations(bench, methods, "fused", precision)
+    for name, case in cases.items():
+        some = simulations(bench, methods, *case)
         recorded = bench.replay(some)
         for _ in range(count):
             recorded.advance()
-        found[precision] = [
+        found[name] = [
             float((a.w[0] - b.w[0]).norm() / (b.w[0] - w).norm())
             for a, b, w in zip(some, exact, start, strict=True)
         ]
     print(found, flush=True)
-    if not all(gap < 0.2 for gaps in found.values() for gap in gaps):
-        raise ValueError(f"the kernels differ from autograd, by {found}")
     return found
 
 
@@ -248,6 +254,10 @@ def others(bench: Bench) -> dict:
         ("recorded, float32", "recorded", "float32", 5, as_it_is),
     ):
         bench.part(found, name, partial(of, *case))
+    # A missing wait between streams would show in numbers, or in their differing from run to run.
+    graph = {"graph, gap to autograd": ("graph", "tf32")}
+    bench.part(found, "agreement", partial(gaps_to_autograd, bench, graph))
+    bench.part(found, "repeats", lambda: repeated_rounds(bench, "graph", "tf32", {"fedgloss": 1}))
     return found
 
 

@@ -23,21 +23,26 @@ def determinism(bench: Bench) -> dict:
     layers. Where all parts agree and rounds do not, the graph or the state is to blame.
     """
     found = {}
-    alike, count, more = bench.size((ALIKE, 8, 2), (ALIKE[:1], 3, 1))
     for precision in bench.options.precisions:
         for name, again in parts_of_a_round(bench, precision).items():
             found[f"{precision}, {name}"] = again()
             print(precision, name, found[f"{precision}, {name}"], flush=True)
-        for methods in alike:
-            runs = [models(bench, methods, precision, [count]) for _ in range(1 + more)]
-            runs.append(models(bench, methods, precision, [count // 2, count - count // 2]))
-            gaps = [first_gap(runs[0], run) for run in runs[1:]]
-            found[f"{precision}, {methods}"] = {
-                "first round that differs, run again": gaps[:-1],
-                f"first round that differs, interrupted after {count // 2}": gaps[-1],
-            }
-            print(precision, methods, gaps, flush=True)
+        for methods in bench.size(ALIKE, ALIKE[:1]):
+            found[f"{precision}, {methods}"] = repeated_rounds(bench, "fused", precision, methods)
     return found
+
+
+def repeated_rounds(bench: Bench, backend: str, precision: str, methods: dict[str, int]) -> dict:
+    """The first round after which models differ, run again and interrupted; None: they never do."""
+    count, more = bench.size((8, 2), (3, 1))
+    runs = [models(bench, backend, precision, methods, [count]) for _ in range(1 + more)]
+    runs.append(models(bench, backend, precision, methods, [count // 2, count - count // 2]))
+    gaps = [first_gap(runs[0], run) for run in runs[1:]]
+    print(backend, precision, methods, gaps, flush=True)
+    return {
+        "first round that differs, run again": gaps[:-1],
+        f"first round that differs, interrupted after {count // 2}": gaps[-1],
+    }
 
 
 def parts_of_a_round(bench: Bench, precision: str) -> dict[str, Callable[[], dict]]:
@@ -104,13 +109,13 @@ def first_gap(a: list[list[bytes]], b: list[list[bytes]]) -> int | None:
 
 
 def models(
-    bench: Bench, methods: dict[str, int], precision: str, rounds: Sequence[int]
+    bench: Bench, backend: str, precision: str, methods: dict[str, int], rounds: Sequence[int]
 ) -> list[list[bytes]]:
     """The bytes of all models after each recorded round, interrupted after each of `rounds`."""
     found: list[list[bytes]] = []
     kept: list = []
     for count in rounds:
-        some = simulations(bench, methods, "fused", precision)
+        some = simulations(bench, methods, backend, precision)
         for simulation, state in zip(some, kept, strict=False):
             simulation.load_state([state], len(found))
         recorded = bench.replay(some)

@@ -1,4 +1,8 @@
-"""How the kernels of `fused` are cut into programs: every candidate, measured. Stages of gpu.py."""
+"""How the kernels of `fused` are cut into programs: every candidate, measured. Stages of gpu.py.
+
+A kernel is timed with what has to be launched for it alone: the weights' gradients with unpooling,
+turning and adding up. (In results/h200.json both gradients of the second layer were timed as one.)
+"""
 
 import argparse
 import contextlib

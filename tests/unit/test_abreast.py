@@ -16,7 +16,7 @@ class Gpu:
         self.asked, self.made = [], 0
         self.current = self.stream()
 
-    def stream(self, device=None):
+    def stream(self, device=None, priority=0):
         gpu, number = self, self.made
         self.made += 1
 

@@ -215,7 +215,7 @@ def test_no_product_reads_what_is_being_overwritten(case, seen_in_compiled):
 
 def test_a_convolutions_operands_in_tf32_are_loaded_as_they_lie_in_memory(seen_in_compiled):
     """Else number by number: with operands that had to be turned on the way, the weights' gradients
-    took five times as long as in float16, and the inputs' three times."""
+    took five times as long as in float16, and the inputs' nearly four times."""
     lines = [text for case, text in seen_in_compiled if case == "cnn tf32 64"]
     scattered = {line.split()[0] for line in lines if line.endswith("number by number")}
     assert scattered == {"linear_input_gradient"}  # whose weights are small, and come as they are

@@ -35,5 +35,9 @@ def abreast(works: Sequence[Callable[[], Made]], device: torch.device) -> list[M
 
 @lru_cache
 def _streams(caller: int, device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    """A caller's own: in a graph, a stream that two branches use makes one wait for the other."""
-    return [torch.cuda.Stream(device) for _ in range(count)]
+    """A caller's own: in a graph, a stream that two branches use makes one wait for the other.
+
+    PyTorch has 32 streams of each priority, which it hands out in turn. Callers are in streams of
+    the ordinary one; with more than 32 of the other in use, some do wait for others.
+    """
+    return [torch.cuda.Stream(device, priority=-1) for _ in range(count)]

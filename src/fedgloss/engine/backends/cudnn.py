@@ -26,10 +26,10 @@ class SideBySide:
         self, x: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[K, B, H, W, C] -> [K, B, H', W', O], and what the backward pass needs."""
-        extra = -weight.shape[2] % CHANNELS
-        x = F.pad(x, (0, extra)).contiguous()
-        lying = F.pad(weight.permute(0, 1, 3, 4, 2), (0, extra)).contiguous()  # as the images
-        weight = lying.permute(0, 1, 4, 2, 3)
+        weight = weight.permute(0, 1, 3, 4, 2)  # the images' order
+        if extra := -weight.shape[-1] % CHANNELS:
+            x, weight = F.pad(x, (0, extra)), F.pad(weight, (0, extra))
+        x, weight = x.contiguous(), weight.contiguous().permute(0, 1, 4, 2, 3)
         K, B, H, W, _ = x.shape
         smaller = 2 * self.padding - weight.shape[-1] + 1
         y = x.new_empty(K, B, H + smaller, W + smaller, weight.shape[1])

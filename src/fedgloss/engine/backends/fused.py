@@ -57,11 +57,16 @@ TILES = {
     },
 }
 """How each kernel is cut into programs, by the bytes of a stored number: the fastest of those that
-benchmarks/gpu.py tries, on an H200 and the paper's CNN. Not measured yet are three, whose kernels
-are others now: the thin forward one, in which a thread holds whole windows, and weight gradients of
-four bytes. (There a third stage would leave a multiprocessor room for one program of the first, and
-a BLOCK_K of 128 more numbers than registers to the thin one.)
+benchmarks/gpu.py tried on an H200, at the paper's CNN. Of the convolutions that was with kernels
+before these, and weight gradients of four bytes and the thin forward one have tiles that no GPU has
+timed: chosen for a Hopper's registers and memory, so that two programs fit a multiprocessor.
 """
+IN_STEPS = {
+    "convolution_forward, thin": _tile(128, 64, 32, 8, 3),
+    "convolution_weight_gradient, thin": _tile(64, 64, 32, 8, 1),
+}
+"""Those of float32 that is not multiplied in one step, but exactly or as three products of TF32:
+with the tiles above, a thread's numbers would not fit its registers."""
 PROGRAMS = 264
 """Two for each multiprocessor of an H100: how finely sums over positions are split."""
 
@@ -82,6 +87,8 @@ class FusedGradients:
         if blocks is None:
             raise InputError("backend: the fused kernels do not know this model; use 'stacked'")
         self.blocks, self.tiles = blocks, dict(TILES[self.dtype.itemsize])
+        if self.multiply != "tf32":
+            self.tiles |= IN_STEPS
         self.offsets, start = {}, 0
         for name, shape in parameter_shapes(model).items():
             self.offsets[name] = start
