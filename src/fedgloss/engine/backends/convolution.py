@@ -1,4 +1,4 @@
-"""Convolutions of K models at once, without autograd, by the fastest of three ways.
+"""Convolutions of K models at once, without autograd, by the fastest of several ways.
 
 Images are channels-last, [K, B, H, W, C]. Small ones become patches and one batched matrix product.
 On a CPU a wide layer on larger images is filtered along its width with fewer products than the

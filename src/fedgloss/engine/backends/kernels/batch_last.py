@@ -114,11 +114,8 @@ def weight_gradient_batch_last(
                 seen = seen & (uu >= 0) & (uu < H) & (vv >= 0) & (vv < W)
             first = (u * W + v) * (C * B) + b
             patches = tl.load(patch + first[:, None], mask=seen, other=0.0)
-            if POOL > 1:
-                part = tl.where(came_from == q, gradients, 0.0)
-                sums = tl.dot(part, patches, sums, input_precision=PRECISION)
-            else:
-                sums = tl.dot(gradients, patches, sums, input_precision=PRECISION)
+            part = tl.where(came_from == q, gradients, 0.0) if POOL > 1 else gradients
+            sums = tl.dot(part, patches, sums, input_precision=PRECISION)
     target = (r * SPLITS + split) * O + o
     known = (o < O)[:, None] & (n < LENGTH)[None, :]
     tl.store(sums_out + target[:, None] * LENGTH + n[None, :], sums, mask=known)
