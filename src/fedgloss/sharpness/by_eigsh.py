@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fedgloss.errors import InputError, reason
+from fedgloss.sharpness.arguments import require_finite
 from fedgloss.sharpness.arithmetic import arithmetic
 from fedgloss.sharpness.eigenvalues import Spectrum
 from fedgloss.sharpness.krylov import Watch, finite, norm, uniform, unwatched
-from fedgloss.sharpness.objective import Objective, require_finite
+from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.terms import Batches, Criterion, Terms, require_second_derivatives
 
 

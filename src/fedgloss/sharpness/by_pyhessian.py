@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from fedgloss.errors import InputError
+from fedgloss.sharpness.arguments import require_finite
 from fedgloss.sharpness.arithmetic import arithmetic
 from fedgloss.sharpness.eigenvalues import Spectrum
 from fedgloss.sharpness.krylov import Watch, dot, finite, norm, unwatched
-from fedgloss.sharpness.objective import Objective, require_finite
+from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.quadrature import Density
 from fedgloss.sharpness.terms import Batches, Criterion, Terms, require_second_derivatives
 from fedgloss.sharpness.trace import Trace

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fedgloss.rng import Stream
+from fedgloss.sharpness.arguments import require_finite, require_integer
 from fedgloss.sharpness.krylov import Watch, counted, tridiagonal, unwatched
-from fedgloss.sharpness.objective import Objective, require_finite, require_integer
+from fedgloss.sharpness.objective import Objective
 from fedgloss.sharpness.quadrature import Density
 
 

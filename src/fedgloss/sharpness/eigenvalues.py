@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedgloss.errors import InputError
 from fedgloss.rng import Stream
+from fedgloss.sharpness.arguments import require_finite, require_integer
 from fedgloss.sharpness.krylov import (
     Watch,
     dot,
@@ -22,7 +23,7 @@ from fedgloss.sharpness.krylov import (
     uniform,
     unwatched,
 )
-from fedgloss.sharpness.objective import Objective, require_finite, require_integer
+from fedgloss.sharpness.objective import Objective
 
 # A Hessian-vector product is known to a few units of rounding of ||H||; a residual below this
 # many is zero to working precision.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fedgloss.errors import InputError
 from fedgloss.rng import Stream
-from fedgloss.sharpness.objective import Objective, parameter_views, require_finite
+from fedgloss.sharpness.arguments import require_finite
+from fedgloss.sharpness.objective import Objective, parameter_views
 
 Values = tuple[float, float]
 """Loss and accuracy at a point."""

@@ -15,17 +15,12 @@ from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.flat import check_parameters, copied, flatten
 from fedgloss.engine.start import find_device, prepared
 from fedgloss.errors import InputError
+from fedgloss.sharpness.arguments import require_finite, require_integer, require_positive
 from fedgloss.sharpness.density import spectral_density
 from fedgloss.sharpness.eigenvalues import Spectrum, top_eigenvalues
 from fedgloss.sharpness.landscape import filter_normalized_directions, surface
 from fedgloss.sharpness.landscape import line as line_between
-from fedgloss.sharpness.objective import (
-    Objective,
-    parameter_views,
-    require_finite,
-    require_integer,
-    require_positive,
-)
+from fedgloss.sharpness.objective import Objective, parameter_views
 from fedgloss.sharpness.quadrature import Density
 from fedgloss.sharpness.trace import Trace
 from fedgloss.sharpness.trace import trace as trace_of

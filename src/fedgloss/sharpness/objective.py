@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from fedgloss.engine.flat import copied, flatten, parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import Loss
 from fedgloss.errors import InputError, reason
-from fedgloss.records import is_finite
+from fedgloss.sharpness.arguments import require_integer, require_tensor
 from fedgloss.sharpness.arithmetic import (
     Holder,
     arithmetic,
@@ -34,31 +33,6 @@ PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.Linear)
 STEP = 1e-7
 """Of a difference quotient in float64, relative to |w|: short, since ReLU has kinks; rounding then
 is about 1e-8 of the result."""
-
-
-def require_finite(w: Tensor) -> None:
-    """Raise InputError unless w is a tensor of which every entry is finite."""
-    require_tensor(w)
-    if not bool(torch.isfinite(w).all()):
-        raise InputError("w: has NaN or infinite entries (allowed: finite parameters)")
-
-
-def require_tensor(w: Tensor) -> None:
-    """Raise InputError for a vector of another kind, NumPy's for example."""
-    if not isinstance(w, Tensor):
-        raise InputError(f"w: is a {type(w).__name__} (allowed: a tensor [P])")
-
-
-def require_integer(name: str, value: int, least: int) -> None:
-    """Raise InputError unless the named argument is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name}: {value!r} (allowed: an integer, at least {least})")
-
-
-def require_positive(name: str, value: float) -> None:
-    """Raise InputError unless the named argument is a finite number above 0."""
-    if not is_finite(value) or value <= 0:
-        raise InputError(f"{name}: {value!r} (allowed: a finite number above 0)")
 
 
 def parameter_views(model: nn.Module, w: Tensor) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.rng import Stream
+from fedgloss.sharpness.arguments import require_finite, require_integer
 from fedgloss.sharpness.krylov import (
     Watch,
     counted,
@@ -24,7 +25,7 @@ from fedgloss.sharpness.krylov import (
     orthonormal_span,
     unwatched,
 )
-from fedgloss.sharpness.objective import Objective, require_finite, require_integer
+from fedgloss.sharpness.objective import Objective
 from fedgloss.student import quantile
 
 LEAST = 6
