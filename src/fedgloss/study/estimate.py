@@ -93,6 +93,8 @@ def training(
         passes += ((given["rounds"] - last) // every + last) / given["rounds"]
     rounds = (until or given["rounds"]) - rounds_done
     epochs = rounds * participants * given["epochs"] * passes
+    if row["gpu"] and settings.precision in ("float16", "bfloat16"):
+        epochs *= row.get("half", 1)
     return Need(row["seconds"] * epochs, row["gpu"], row["mem_mb"], row["basis"], row["cell_mb"])
 
 

@@ -66,6 +66,8 @@ class TrainingNeed(Known):
     gpu: Size
     mem_mb: Annotated[int, Field(ge=1)]
     cell_mb: Size
+    half: Annotated[float, Field(gt=0, le=1)] = 1
+    """The share of `seconds` that it takes with float16 or bfloat16 operands."""
     cpu: TrainingOnCpu | None = None
 
 
