@@ -156,6 +156,13 @@ class Part:
         assert columns is not None, cell
         return statistics.stdev(columns["accuracy"][-last:])
 
+    def mean(self, cell: str, first: int, last: int) -> float:
+        """The mean accuracy over a run's evaluations from one round to another, both counted."""
+        columns = self.found.metrics(self.study.cell(cell))
+        assert columns is not None, cell
+        rows = zip(columns["round"], columns["accuracy"], strict=True)
+        return statistics.mean(value for round, value in rows if first <= round <= last)
+
     def gain(self, method: str, other: str, seed: int, dataset: str = "cifar10") -> float:
         """Points by which a method, on this data, is above another one on clean CIFAR-10."""
         cells = (f"{dataset}/alpha-0/cnn/{method}", f"cifar10/alpha-0/cnn/{other}")
