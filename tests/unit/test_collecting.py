@@ -9,7 +9,7 @@ import pytest
 
 from cells import tree
 from fedgloss.cli import main
-from fedgloss.files import read_json, sha256
+from fedgloss.files import read_json, sha256, write_json
 from fedgloss.jobs.collecting import collect
 from fedgloss.jobs.importing import import_runs
 from fedgloss.report.results import Results
@@ -74,6 +74,27 @@ def test_without_weights_it_serves_the_tables(place, study):
     again = place / "again.zip"
     collect(study, fresh, again)
     assert again.read_bytes() == (place / "all.zip").read_bytes()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_of_a_run_that_is_replaced_only_what_is_of_the_new_one_stays(same, place, study):
+    """Its models, and what was measured on them: tables would show them as the new run's."""
+    ours = place / "ours" / RUN
+    shutil.copytree(place / "theirs" / RUN, ours)
+    write_json(place / "ours" / HESSIAN, {"lambda1": 1.0})
+    manifest = read_json(ours / "manifest.json")
+    if same:
+        (ours / "metrics.csv").unlink()
+    else:
+        (ours / "final.safetensors").write_bytes(b"another")
+        manifest["outputs"]["final.safetensors"] = sha256(ours / "final.safetensors")
+        manifest["settings"]["seed"] = 7
+        write_json(ours / "manifest.json", manifest)
+    models = {file.name for file in ours.glob("*.safetensors")}
+    assert fates(study, packed(place, study), place / "ours")["fedgloss"].startswith("replaced: ")
+    left = {file.name for file in ours.glob("*.safetensors")}
+    assert left == (models if same else models - {"final.safetensors"})
+    assert (place / "ours" / HESSIAN).exists() == same
 
 
 def test_whole_runs_are_not_replaced_by_runs_without_weights(place, study):

@@ -172,6 +172,17 @@ def test_eigenvalues_that_the_study_no_longer_asks_for_are_made_again(asked, job
     assert [job.kind for job in remaining(study, tmp_path)] == jobs
 
 
+def test_what_was_measured_on_an_earlier_run_of_a_cell_is_measured_again(tmp_path):
+    study = study_of("fedavg", tables={"sharp": SHARP})
+    for cell in study.cells:
+        finish(study, cell, tmp_path)
+        run = tmp_path / "runs" / "s" / str(cell)
+        hashes = [sha256(run / "average.safetensors")] if cell == study.cells[0] else ["0" * 64]
+        file = tmp_path / "analysis" / "s" / str(cell) / "hessian.json"
+        write_json(file, {**MEASURED, "sha256": hashes})
+    assert [(job.kind, job.cells) for job in remaining(study, tmp_path)] == [("hessian", 1)]
+
+
 def test_a_diverged_run_has_no_eigenvalues_to_count(tmp_path):
     study = study_of("fedavg", tables={"sharp": SHARP})
     none = {"status": "diverged", "data": "paper", "model": "average", "lambda1": None}

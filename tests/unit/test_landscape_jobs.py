@@ -19,7 +19,7 @@ from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.flat import parameter_shapes
 from fedgloss.engine.start import initial_model
-from fedgloss.files import read_json
+from fedgloss.files import read_json, sha256
 from fedgloss.sharpness.objective import Objective
 from fedgloss.tensors import load_tensors
 
@@ -77,6 +77,7 @@ def test_the_centre_is_the_models_loss_over_all_training_images(name, made, inpu
         "status": "completed",
         "model": name,
         "data": "all",
+        "sha256": [sha256(run / f"{name}.safetensors")],
         "images": len(everyone),
         "of": len(everyone),
     }
@@ -99,7 +100,8 @@ def test_a_local_model_is_seen_on_its_clients_data_and_on_all(on, place, made, i
 
 @pytest.mark.parametrize("start", ["average", "round-8"])
 def test_the_line_ends_at_the_models_losses(start, made, run, inputs) -> None:
-    rows, _ = made("line", other_run=run, points=5, model=start)
+    rows, facts = made("line", other_run=run, points=5, model=start)
+    assert facts["sha256"] == [sha256(run / f"{name}.safetensors") for name in (start, "final")]
     data, w = load(inputs["data"]), {}
     held = torch.cat(load_partition(inputs["partition"]).clients).sort().values
     model = initial_model("smallcnn", data, 0)

@@ -324,6 +324,28 @@ def test_a_surface_that_cannot_be_read_is_not_drawn_and_the_caption_says_why(
     )
 
 
+def test_what_was_measured_on_an_earlier_run_is_left_out_and_named(tmp_path: Path) -> None:
+    """Neither an import nor a run trained again alone makes the eigenvalues again."""
+    found, old = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
+    hashes = json.loads((found.run(old) / "manifest.json").read_text())["outputs"]
+    analysis = tmp_path / "analysis" / "toy" / str(old)
+
+    def measured_on(digest: str) -> Results:
+        for name in ("hessian", f"landscape-{AROUND.name}"):
+            file = analysis / f"{name}.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "sha256": [digest]}))
+        return Results(make_study(), tmp_path)
+
+    found = measured_on(hashes["average.safetensors"])
+    assert found.hessian(old) and found.view(old, AROUND)
+    found = measured_on("0" * 64)
+    assert found.status(old) == "completed"
+    assert found.hessian(old) is None and found.view(old, AROUND) is None
+    said = "is not of the models that are there now (SHA-256); delete it to have it made again"
+    assert found.unlike(old, "hessian") == f"{old}: hessian.json: {said}"
+    assert found.unseen(old, AROUND) == f"landscape-{AROUND.name}.csv: {said}"
+
+
 def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:
     found, old = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
     partition = tmp_path / "partitions" / "cifar10" / "alpha-0" / "partition.json"

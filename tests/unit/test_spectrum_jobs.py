@@ -1,6 +1,7 @@
 """What the jobs of a run's spectrum write: methods, images, errors, and the local models."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import load_partition
-from fedgloss.files import write_json
+from fedgloss.files import read_json, sha256, write_json
 from fedgloss.jobs.measured import training_objective
 from fedgloss.jobs.spectrum import hessian, locals_of_last_round
 from fedgloss.progress import Products
@@ -105,7 +106,7 @@ def test_on_a_processor_auto_takes_a_part_of_a_large_one(run, tmp_path, monkeypa
 def test_both_choices_stand_side_by_side_the_first_on_top(run, tmp_path):
     both = hessian_of(run, tmp_path, choices=("paper", "official_code"))
     alone = [hessian_of(run, tmp_path, choices=(name,)) for name in ("paper", "official_code")]
-    asked = {"status", "data", "model", "method", "images"}
+    asked = {"status", "data", "model", "method", "images", "sha256"}
     assert both["data"] == "paper" and both["lambda1"] == alone[0]["lambda1"]
     assert both["official_code"] == {k: v for k, v in alone[1].items() if k not in asked}
     assert both["official_code"]["samples"] == len(load(run[0]["data"]).test_labels)
@@ -155,23 +156,46 @@ def test_a_diverged_run_has_no_local_spectrum(run, tmp_path):
     assert hessian_of(other, tmp_path)["lambda1"] is None
 
 
+def test_what_is_measured_is_known_by_the_hash_of_the_models(run, tmp_path):
+    folder = run[0]["run"]
+    assert locals_of(run, tmp_path)["sha256"] == [sha256(folder / "locals.safetensors")]
+    both = hessian_of(run, tmp_path, count=1, models=("final", "average"))
+    names = ("final.safetensors", "average.safetensors")
+    assert both["sha256"] == [sha256(folder / name) for name in names]
+
+
+def test_a_model_that_is_not_the_runs_is_refused(run, tmp_path):
+    """An import, or a hand, may have left another run's beside the manifest."""
+    folder = shutil.copytree(run[0]["run"], tmp_path / "run")
+    shutil.copy(folder / "final.safetensors", folder / "average.safetensors")
+    other = ({**run[0], "run": folder}, None)
+    with refused("run/average.safetensors: is not the file that manifest.json describes"):
+        hessian_of(other, tmp_path)
+
+
 def test_local_models_of_another_kind_are_refused(run, tmp_path):
     from fedgloss.tensors import load_tensors, save_tensors
 
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "manifest.json").write_text((run[0]["run"] / "manifest.json").read_text())
+    manifest = read_json(run[0]["run"] / "manifest.json")
     tensors = load_tensors(run[0]["run"] / "locals.safetensors")
     other = ({**run[0], "run": folder}, None)
+
+    def written(changed):
+        save_tensors(folder / "locals.safetensors", changed)
+        manifest["outputs"]["locals.safetensors"] = sha256(folder / "locals.safetensors")
+        write_json(folder / "manifest.json", manifest)
+
     for changed, words in (
         ({key: t for key, t in tensors.items() if key != "clients"}, "participants"),
         ({key: t[:, :1] if t.dim() > 1 else t for key, t in tensors.items()}, "this model"),
     ):
-        save_tensors(folder / "locals.safetensors", changed)
+        written(changed)
         with refused("locals.safetensors: does not hold the", words):
             locals_of(other, tmp_path)
     broken = {key: t * np.nan if key != "clients" else t for key, t in tensors.items()}
-    save_tensors(folder / "locals.safetensors", broken)
+    written(broken)
     with refused("locals.safetensors", "NaN or infinite"):
         locals_of(other, tmp_path)
 

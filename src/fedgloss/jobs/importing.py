@@ -90,6 +90,9 @@ def _import(study: Study, source: Path, results: Path, whole: bool) -> Iterator[
             elif there and not reason and (edited := _edited(ours)):
                 reason = f"a run of this cell is here whose {edited} was edited; remove it first"
             elif reason is None:
+                if not _equal(ours, theirs):  # what was measured here is of another run
+                    measured = Layout(results).hessian(study.name, cell).parent
+                    shutil.rmtree(measured, ignore_errors=True)
                 _copy(theirs, ours, whole)
                 reason = f"{REPLACED}{outdated}" if outdated else "imported"
             yield cell, reason
@@ -108,8 +111,10 @@ def _edited(run: Path) -> str | None:
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
-    """Whether two whole runs of a cell left the same files."""
-    return read_json(ours / MANIFEST)["outputs"] == read_json(theirs / MANIFEST)["outputs"]
+    """Whether two runs of a cell left the same files; theirs is whole, ours need not be there."""
+    manifest = read_json(ours / MANIFEST) if (ours / MANIFEST).is_file() else None
+    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+    return bool(outputs == read_json(theirs / MANIFEST)["outputs"])
 
 
 def _add_inputs(study: Study, source: Path, results: Path) -> None:
@@ -176,9 +181,15 @@ def _names(manifest: Mapping[str, Any], whole: bool) -> Sequence[str]:
 
 
 def _copy(theirs: Path, ours: Path, whole: bool) -> None:
-    """Copy a verified run, its manifest last; what arrives is verified again."""
+    """Copy a verified run, its manifest last; what arrives is verified again.
+
+    Models that are here stay only if they are this run's.
+    """
     manifest = read_json(theirs / MANIFEST)
     (ours / MANIFEST).unlink(missing_ok=True)  # never beside files it does not describe
+    for model in ours.glob("*.safetensors"):
+        if sha256(model) != manifest["outputs"].get(model.name):
+            model.unlink()
     for name in (*_names(manifest, whole), MANIFEST):
         _copy_file(theirs / name, ours / name, manifest["outputs"].get(name))
 

@@ -22,6 +22,7 @@ from fedgloss.jobs.measured import (
     chosen,
     client_of,
     data_and_model,
+    hashes_of,
     is_local,
     majority,
     manifest_of,
@@ -63,14 +64,15 @@ def landscape(
     is counted.
     """
     manifest = manifest_of(job.run)
+    of = {"sha256": hashes_of(job.run, manifest, job.model)}
     if manifest["status"] == "diverged":
-        _write(job.out, {"status": "diverged"}, ["x", "y", "loss", "accuracy"], ())
+        _write(job.out, {"status": "diverged", **of}, ["x", "y", "loss", "accuracy"], ())
         return
     with prepared(device, threads) as where:
         dataset, model = data_and_model(job.data, job.run, manifest, where)
         w = parameters(job.run, job.model, model, where)
         clients = load_partition(job.partition, dataset)
-        facts: dict[str, Any] = {"status": "completed", "model": job.model, "data": job.on}
+        facts: dict[str, Any] = {"status": "completed", "model": job.model, "data": job.on, **of}
         if is_local(job.model):
             facts |= _client(client_of(job.run, job.model), clients, dataset, job)
         elif job.on == "own":
@@ -102,8 +104,14 @@ def line(job: "LineJob", device: str = "auto", threads: int = 1, watch: Watch = 
     Beside it, as JSON, what it is of, as for a surface.
     """
     manifests = [manifest_of(run) for run in (job.run, job.other_run)]
+    of = {
+        "sha256": [
+            *hashes_of(job.run, manifests[0], job.model),
+            *hashes_of(job.other_run, manifests[1], job.other_model),
+        ]
+    }
     if any(manifest["status"] == "diverged" for manifest in manifests):
-        _write(job.out, {"status": "diverged"}, ["t", "loss", "accuracy"], ())
+        _write(job.out, {"status": "diverged", **of}, ["t", "loss", "accuracy"], ())
         return
     with prepared(device, threads) as where:
         dataset, model = data_and_model(job.data, job.run, manifests[0], where)
@@ -113,7 +121,7 @@ def line(job: "LineJob", device: str = "auto", threads: int = 1, watch: Watch = 
         ]
         held = union_of(load_partition(job.partition, dataset))
         objective, counts = _objective(dataset, model, held, job, where)
-        facts = {"status": "completed", "data": "all", **counts}
+        facts = {"status": "completed", "data": "all", **of, **counts}
         with _kept(job, facts, ends, dataset, threads, len(along(job.points)), watch) as through:
             found = line_between(objective, ends[0], ends[1], job.points, through)
             _write(job.out, facts, [*found], zip(*found.values(), strict=True))

@@ -14,6 +14,7 @@ from fedgloss.data.subset import balanced_subset
 from fedgloss.engine.flat import parameter_shapes
 from fedgloss.engine.start import initial_model
 from fedgloss.errors import InputError
+from fedgloss.files import sha256
 from fedgloss.records import COUNT, STATUS, TEXT, read_record
 from fedgloss.sharpness.auto import AUTO
 from fedgloss.sharpness.objective import Objective
@@ -23,6 +24,7 @@ MANIFEST = {
     "status": STATUS,
     "inputs": {"data": TEXT},
     "settings": {"model": TEXT, "seed": COUNT},
+    "outputs": TEXT.by_name,
 }
 """What an analysis needs to know of a run."""
 
@@ -44,6 +46,23 @@ def data_and_model(
         return dataset, initial_model(settings["model"], dataset, settings["seed"]).to(where)
     except InputError as error:
         raise InputError(f"{run}/manifest.json: settings.model: {error}") from None
+
+
+def hashes_of(run: Path, manifest: dict[str, Any], *names: str) -> list[str]:
+    """The SHA-256 of the files of these models (see `parameters`): what a measurement is of.
+
+    Raises InputError if one is not there, or not the file that the run wrote. A diverged run is not
+    measured, and its models are not looked at: it may not have come to one that it was to keep.
+    """
+    files = [*dict.fromkeys(map(_file_of, names))]
+    written = {name: digest for name, digest in manifest["outputs"].items() if name in files}
+    for name in files if manifest["status"] != "diverged" else ():
+        if name not in written or not (run / name).is_file():
+            raise InputError(f"{run / name}: the run has left no such file")
+        if sha256(run / name) != written[name]:
+            said = "is not the file that manifest.json describes (SHA-256)"
+            raise InputError(f"{run / name}: {said}")
+    return [written[name] for name in files if name in written]
 
 
 def union_of(clients: Partition) -> Tensor:
@@ -99,7 +118,7 @@ def parameters(run: Path, name: str, model: nn.Module, where: torch.device) -> T
             if key.startswith("model.")
         }
     else:
-        path = run / f"{name}.safetensors"
+        path = run / _file_of(name)
         tensors = load_tensors(path)
     # By parameter: in the model's state, one that is shared has several names.
     shapes = parameter_shapes(model)
@@ -109,6 +128,11 @@ def parameters(run: Path, name: str, model: nn.Module, where: torch.device) -> T
     if not bool(torch.isfinite(w).all()):
         raise InputError(f"{path}: has parameters that are NaN or infinite")
     return w
+
+
+def _file_of(name: str) -> str:
+    """The file of a run that holds one of its models."""
+    return "locals.safetensors" if is_local(name) else f"{name}.safetensors"
 
 
 def is_local(name: str) -> bool:
@@ -124,7 +148,7 @@ def client_of(run: Path, name: str) -> int:
 
 def _locals(run: Path, name: str) -> tuple[Path, dict[str, Tensor], int]:
     """The file of a run's local models, what it holds, and the place in it of one of them."""
-    path, place = run / "locals.safetensors", int(name.removeprefix("local-")) - 1
+    path, place = run / _file_of(name), int(name.removeprefix("local-")) - 1
     tensors = load_tensors(path)
     clients = tensors.get("clients")
     if clients is None or any(len(t) != len(clients) for t in tensors.values() if t.dim()):

@@ -18,6 +18,7 @@ from fedgloss.jobs.measured import (
     chosen,
     client_of,
     data_and_model,
+    hashes_of,
     majority,
     manifest_of,
     parameters,
@@ -72,6 +73,7 @@ def hessian(
         "model": job.models[0],
         "method": job.method,
         "images": job.images,
+        "sha256": hashes_of(job.run, manifest, *job.models),
     }
     if manifest["status"] == "diverged":
         write_json(job.out, {**result, "lambda1": None, "eigenvalues": [], "residuals": []})
@@ -182,6 +184,7 @@ def locals_of_last_round(
         "status": manifest["status"],
         "method": job.method,
         "images": job.images,
+        "sha256": hashes_of(job.run, manifest, "local-1"),
     }
     if manifest["status"] == "diverged":
         write_json(job.out, {**result, "locals": []})

@@ -2,7 +2,8 @@
 
 So is what is outdated: a run whose settings, data or code are no longer the study's, or whose
 manifest or metrics are not those it wrote, and what was measured on it. So is a measurement that
-cannot be read. No table or figure counts these; `outdated`, `unlike` and `unseen` say why.
+cannot be read, or is of other models than the run that is there wrote. No table or figure counts
+these; `outdated`, `unlike` and `unseen` say why.
 """
 
 import statistics
@@ -23,7 +24,7 @@ from fedgloss.report.reading import (
     read_view,
 )
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, measured_otherwise
+from fedgloss.study.outdated import Expectations, measured_elsewhere, measured_otherwise
 from fedgloss.study.views import View, cells_in
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Results:
                 return None, None
             try:
                 found = read_hessian(file) if kind == "hessian" else read_locals(file)
+                self._check_measured(file, found, [cell])
             except InputError as error:
                 return None, f"{cell}: {_broken(error, file)}"
             why = measured_otherwise(found, self.study.hessian)
@@ -132,11 +134,20 @@ class Results:
             if not file.exists() or any(map(self.outdated, cells_in(cell, view))):
                 return None, None
             try:
-                return read_view(file, axes), None
+                shown = read_view(file, axes)
+                self._check_measured(file, shown.facts, cells_in(cell, view))
+                return shown, None
             except InputError as error:
                 return None, _broken(error, file)
 
         return cache(seen)
+
+    def _check_measured(
+        self, file: Path, found: Mapping[str, Any], cells: Iterable["Cell"]
+    ) -> None:
+        """InputError if what was measured is not of these cells' runs."""
+        if why := measured_elsewhere(found, map(self.manifest, cells)):
+            raise InputError(f"{file}: {why}")
 
 
 def _broken(error: InputError, file: Path) -> str:

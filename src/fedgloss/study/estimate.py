@@ -18,8 +18,8 @@ from fedgloss.files import read_json
 from fedgloss.sharpness.auto import AUTO
 from fedgloss.study.configuration import CONSTANTS, read_yaml, validate
 from fedgloss.study.invocation import cells_below
-from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import measured_otherwise
+from fedgloss.study.layout import MANIFEST, Layout
+from fedgloss.study.outdated import measured_elsewhere, measured_otherwise
 from fedgloss.study.schema.resources import Resources
 from fedgloss.study.schema.shown import Figure, Table
 from fedgloss.study.settings import Settings
@@ -246,6 +246,7 @@ class _Measured:
 
     def __init__(self, study: Study, entries: Iterable[Table | Figure], layout: Layout) -> None:
         self.study, self.layout = study, layout
+        self._manifest = cache(lambda cell: read_json(layout.run(study.name, cell) / MANIFEST))
         self.sharp: set[str] = set()
         self.local: set[Cell] = set()
         self.views: dict[tuple[Cell, View], None] = {}
@@ -259,13 +260,28 @@ class _Measured:
                     self.local.add(cell)
 
     def has_hessian(self, cell: Cell) -> bool:
-        return _is_measured(self.study, self.layout.hessian(self.study.name, cell))
+        found = self._found(self.layout.hessian(self.study.name, cell), [cell])
+        return found is not None and _is_measured(self.study, found)
 
     def has_locals(self, cell: Cell) -> bool:
-        return self.layout.locals(self.study.name, cell).is_file()
+        return self._found(self.layout.locals(self.study.name, cell), [cell]) is not None
 
     def has_view(self, cell: Cell, view: View) -> bool:
-        return self.layout.view(self.study.name, cell, view.kind, view.name).is_file()
+        file = self.layout.view(self.study.name, cell, view.kind, view.name)
+        facts = self._found(file.with_suffix(".json"), cells_in(cell, view))
+        return file.is_file() and facts is not None
+
+    def _found(self, file: Path, cells: Iterable[Cell]) -> dict[str, Any] | None:
+        """What a measurement's file says; None if there is none of the runs that are there."""
+        if not file.is_file():
+            return None
+        try:
+            found = read_json(file)
+            manifests = [self._manifest(cell) for cell in cells]
+        except InputError:  # tables leave it out, and name it
+            return None
+        is_one = isinstance(found, dict) and not measured_elsewhere(found, manifests)
+        return found if is_one else None
 
     def is_there(self, cell: Cell) -> bool:
         """Whether nothing needs a cell's model any more."""
@@ -289,16 +305,10 @@ def rounds_done(states: States, cell: Cell) -> int:
     return min(states.rounds(cell), states.study.settings(cell).training["rounds"])
 
 
-def _is_measured(study: Study, file: Path) -> bool:
-    """Whether a cell's eigenvalues are there, all that the study's `hessian` section asks for."""
-    if not file.is_file():
-        return False
+def _is_measured(study: Study, found: Mapping[str, Any]) -> bool:
+    """Whether a cell's eigenvalues are all that the study's `hessian` section asks for."""
     asked = study.hessian
-    try:
-        found = read_json(file)
-    except InputError:  # tables leave it out, and name it
-        return False
-    if not isinstance(found, dict) or measured_otherwise(found, asked):
+    if measured_otherwise(found, asked):
         return False
     if found.get("status") == "diverged":
         return True

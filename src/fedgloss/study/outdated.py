@@ -7,7 +7,7 @@ nor counted. Nor is a run done whose files are gone, or not those that it wrote.
 
 import json
 import os.path
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,24 @@ def measured_otherwise(found: Mapping[str, Any], asked: "Hessian") -> str | None
         if found.get(key, value) != value:
             return f"`{key}` is {found[key]} there, {value} in the study"
     return None
+
+
+def measured_elsewhere(
+    found: Mapping[str, Any], manifests: Iterable[Mapping[str, Any] | None]
+) -> str | None:
+    """Why what was measured is not of the runs with these manifests, in words; None if it is.
+
+    It has the SHA-256 of the models that it is of, unless it was made before they were noted: then
+    it is taken for these runs'.
+    """
+    written: list[Any] = []
+    for manifest in manifests:
+        outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+        written += outputs.values() if isinstance(outputs, dict) else ()
+    of = found.get("sha256", [])
+    if isinstance(of, list) and all(digest in written for digest in of):
+        return None
+    return "is not of the models that are there now (SHA-256)"
 
 
 def as_json(value: Any) -> Any:
