@@ -18,6 +18,7 @@ from fedgloss.data.dataset import load
 from fedgloss.data.partition.partition import make_partition
 from fedgloss.engine.checkpoint import Interrupted
 from fedgloss.errors import InputError
+from fedgloss.jobs.results import write_results
 from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.study.settings import Settings
 
@@ -119,6 +120,25 @@ def test_stopped_together_they_go_on_together_or_alone(inputs, alone, tmp_path):
     for cell, other in zip(cells, alone, strict=True):
         assert contents(cell.out) == contents(other), cell.out.name
         assert not cell.checkpoints.exists()
+
+
+def test_checkpoints_of_all_stay_until_the_results_of_all_are_written(
+    inputs, tmp_path, monkeypatch
+):
+    """Of a job that fails, the workflow removes the results of all its cells."""
+    settings = [{**cell_settings("fedavg"), "seed": seed} for seed in (0, 1)]
+    cells = [cell_files(s, inputs, tmp_path, tmp_path / "checkpoints") for s in settings]
+
+    def failing(out, *rest):
+        if out == cells[1].out:
+            raise OSError("no space left on device")
+        write_results(out, *rest)
+
+    monkeypatch.setattr("fedgloss.jobs.train.write_results", failing)
+    with pytest.raises(OSError, match="no space"):
+        train_cells(cells, inputs["data"], device="cpu", checkpoint_rounds=2)
+    assert (cells[0].out / "manifest.json").exists()
+    assert all([*cell.checkpoints.glob("round-*.safetensors")] for cell in cells)
 
 
 def test_a_cell_that_diverges_leaves_the_others_alone(inputs, alone, tmp_path):

@@ -170,6 +170,7 @@ def train_cells(
             if result.status == "completed" and run.test is not None:
                 by_class = class_accuracies(plan.task, result.w, *run.test)
             write_results(cell.out, cell.settings, result, by_class, provenance)
+        for run in runs:  # not before all are written: of a job that fails, no cell's results stay
             if run.checkpoints:
                 run.checkpoints.clear()
         return results
