@@ -290,7 +290,7 @@ def test_a_page_that_would_contradict_a_tables_file_is_refused(tmp_path: Path) -
     study = make_study()
     write(tables.build(study, "table3", folder), folder / "tables" / "toy")
     write_cell(folder, cell("cifar10", "fedgloss", SEEDS[1]), 83.0)
-    with pytest.raises(InputError, match=r"table3\.md: older than the runs"):
+    with pytest.raises(InputError, match=r"table3\.md: not what the study and its runs give now"):
         page(folder, tmp_path)
     assert not (tmp_path / "toy.html").exists()
 

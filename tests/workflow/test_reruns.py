@@ -269,6 +269,15 @@ def test_another_title_draws_one_table_again(finished):
     assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
 
 
+def test_another_name_of_a_label_makes_again_what_shows_it(finished):
+    """The page would refuse tables that say otherwise than it does."""
+    edit(finished / "config" / "smoke.yaml", "fedgloss: {", "fedgloss: {name: Another name, ")
+    assert rules(planned(finished, SMOKE)) == DOWNSTREAM
+    build(finished, SMOKE)
+    for file in ("tables/smoke/accuracy.md", "report/smoke.html"):
+        assert "Another name" in (finished / "results" / file).read_text(encoding="utf-8")
+
+
 def test_another_seed_trains_that_seed_alone(finished):
     edit(finished / "config" / "smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]")
     jobs = planned(finished, SMOKE)

@@ -77,8 +77,23 @@ def entry_cells(wildcards):
 
 
 def entry_text(wildcards):
-    """A rule's parameter: what the study says about its table or figure, as JSON."""
-    return json.dumps(entry_of(wildcards).given())
+    """A rule's parameter: what the study says about its table or figure, as JSON.
+
+    With what it calls the methods, data sets and models that are shown there.
+    """
+    entry = entry_of(wildcards)
+    cells = STUDY.cells_behind(entry)
+    bases = {label: trial.base for label, trial in STUDY.trials.items()}
+    labels = {
+        "algorithms": {bases.get(cell.algorithm, cell.algorithm) for cell in cells},
+        "datasets": {cell.dataset for cell in cells},
+        "models": {cell.model for cell in cells},
+    }
+    names = {
+        section: {label: STUDY.display(section, label) for label in sorted(some)}
+        for section, some in labels.items()
+    }
+    return json.dumps({**entry.given(), "names": names})
 
 
 def run_files_of_part(wildcards):

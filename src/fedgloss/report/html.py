@@ -123,7 +123,8 @@ def _table(study: "Study", name: str, folder: Path) -> Table | Grid:
     table = build(study, name, folder)
     file = Layout(folder).table(study.name, name)["md"]
     if file.exists() and file.read_bytes() != texts(table)["md"].encode():
-        raise InputError(f"{file}: older than the runs it is about; make the table again first")
+        said = "not what the study and its runs give now; make the table again first"
+        raise InputError(f"{file}: {said}")
     return table
 
 
