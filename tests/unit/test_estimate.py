@@ -193,6 +193,19 @@ def test_a_diverged_run_has_no_eigenvalues_to_count(tmp_path):
     assert not list(remaining(study, tmp_path))
 
 
+def test_a_table_and_a_figure_of_one_name_are_two(tmp_path):
+    curves = {"kind": "curves", "metric": "accuracy", "rows": ["fedgloss"]}
+    study = study_of("fedavg", "fedgloss", tables={"one": SHARP}, figures={"one": curves})
+
+    def left(target):
+        jobs = remaining(study, tmp_path, target)
+        return [*dict.fromkeys((job.kind, job.cell.algorithm) for job in jobs)]
+
+    table, figure = [("train", "fedavg"), ("hessian", "fedavg")], [("train", "fedgloss")]
+    assert left("table_one") == table and left("figure_one") == figure
+    assert {*left("one")} == {*left("")} == {*table, *figure}
+
+
 def test_targets_choose_cells_and_what_is_made_of_them(tmp_path):
     study = load_study(PAPER)
 

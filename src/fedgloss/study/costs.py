@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from fedgloss.study.estimate import Job, Need, named_by, remaining
+from fedgloss.study.estimate import Job, Need, entries_of, named_by, remaining
 from fedgloss.study.study import Study
 
 WORDS = {
@@ -44,10 +44,10 @@ def estimate(study: Study, results: Path, target: str = "", details: bool = Fals
 
 def _elsewhere(study: Study, target: str, jobs: Sequence[Job]) -> Iterator[str]:
     """A line about a table or figure whose jobs are listed under others, if there is one."""
-    entries = named_by(study, target) if target else {**study.tables, **study.figures}
+    entries = named_by(study, target) if target else entries_of(study)
     if len({job.part for job in jobs}) == 1:
         return
-    for name, entry in entries.items():
+    for (_, name), entry in entries.items():
         behind = {*study.cells_behind(entry)}
         if any(job.part != name and job.cell in behind for job in jobs):
             yield (

@@ -6,7 +6,6 @@ of those it takes.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -202,18 +201,18 @@ def job(
 
 def remaining(study: Study, results: Path, target: str = "") -> Iterator[Job]:
     """The jobs on a GPU's or a cluster's bill whose results are not there yet."""
-    entries = {**study.tables, **study.figures}
+    entries = entries_of(study)
     if named := named_by(study, target):
         entries = named
         behind = (cell for entry in entries.values() for cell in study.cells_behind(entry))
         cells = [*dict.fromkeys(behind)]
     else:
-        cells = cells_below(study, target, [*entries])
+        cells = cells_below(study, target, [name for _, name in entries])
     states = States(study, results)
     ends = states.standings.foreseen() if study.trials else dict.fromkeys(cells)
     cells = [cell for cell in cells if cell in ends]
     parts: dict[Cell, str] = {}
-    for part, entry in entries.items():
+    for (_, part), entry in entries.items():
         for cell in study.cells_behind(entry):
             parts.setdefault(cell, part)
     measured = _Measured(study, entries.values(), Layout(results))
@@ -292,12 +291,28 @@ class _Measured:
         )
 
 
-def named_by(study: Study, target: str) -> dict[str, Table | Figure]:
-    """The tables and figures that a target of the workflow builds; none if it is about cells."""
-    entries: dict[str, Table | Figure] = {**study.tables, **study.figures}
-    places = {name: e for name, e in entries.items() if e.paper and target in (e.paper, "paper")}
-    name = re.sub("^(table|figure)_", "", target)
-    return places or {own: entry for own, entry in entries.items() if own == name}
+Entries = dict[tuple[str, str], Table | Figure]
+"""Tables and figures by "table" or "figure" and their name: one of each may have the same."""
+
+
+def entries_of(study: Study) -> Entries:
+    """A study's tables, then its figures."""
+    tables: Entries = {("table", name): entry for name, entry in study.tables.items()}
+    return tables | {("figure", name): entry for name, entry in study.figures.items()}
+
+
+def named_by(study: Study, target: str) -> Entries:
+    """The tables and figures that a target of the workflow builds; none if it is about cells.
+
+    A name without `table_` or `figure_` before it is that of both.
+    """
+    entries = entries_of(study)
+    places = {key: e for key, e in entries.items() if e.paper and target in (e.paper, "paper")}
+    return places or {
+        (kind, name): entry
+        for (kind, name), entry in entries.items()
+        if target in (name, f"{kind}_{name}")
+    }
 
 
 def rounds_done(states: States, cell: Cell) -> int:
