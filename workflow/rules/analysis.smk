@@ -12,7 +12,7 @@ ruleorder: hessian_methods > hessian_seeds > hessian
 
 
 rule hessian:
-    """The largest Hessian eigenvalues at the averaged model of a cell."""
+    """The largest Hessian eigenvalues of a cell, at the models that its study names."""
     input:
         manifests=run_files("manifest.json"),
         # A model changes with its run, and a run leaves a new manifest.
@@ -132,7 +132,7 @@ rule landscape:
 
 
 rule line:
-    """The loss on the straight line from a cell's averaged model to another."""
+    """The loss on the straight line from a model of a cell, averaged or kept, to another."""
     input:
         manifest=viewed_files("line", "manifest.json"),
         average=ancient(viewed_files("line", "average.safetensors")),
