@@ -126,3 +126,15 @@ def test_an_orphaned_trainer_leaves_to_that_of_the_next_snakemake(slow, tmp_path
     assert found(slow) == expected(slow, tmp_path / "alone")
     assert not strays(slow)
     assert planned(slow, *SLOW) == []
+
+
+def test_a_cell_that_ends_after_snakemake_was_killed_is_not_trained_again(slow):
+    """Its files are whole, if marked as incomplete; on record are an earlier run's settings."""
+    build(slow, *SLOW, "--config", "training={rounds: 3, last: 1}")
+    first = Snake.start(slow, *SLOW)
+    orphan = first.wait_for_trainer()
+    first.kill(with_jobs=False)
+    psutil.wait_procs([orphan])
+    unlock(slow, by_command=False)
+    assert planned(slow, *SLOW) == []
+    assert not strays(slow)

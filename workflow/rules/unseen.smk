@@ -1,0 +1,38 @@
+"""Runs that ended while no Snakemake was there to see it: they are not trained again.
+
+A job that outlives a killed Snakemake leaves its run whole, its manifest last. Snakemake still has its
+files marked as incomplete, and would train it again. What it has noted of such a run is forgotten, as
+by --cleanup-metadata: like an imported one it then counts as made.
+
+REQUIRES  STUDY, LAYOUT (study.smk), EXPECTED (packing.smk)
+PROVIDES  nothing
+"""
+
+from base64 import urlsafe_b64encode
+
+from fedgloss.study.layout import MANIFEST, RUN_FILES
+
+LONGEST = 254
+"""Characters of a file's name; Snakemake puts what is longer into folders."""
+
+
+def noted(kind, file):
+    """Where Snakemake notes something of a file; kind: incomplete or metadata."""
+    name = urlsafe_b64encode(str(file).encode()).decode()
+    *folders, last = [name[i : i + LONGEST] for i in range(0, len(name), LONGEST)]
+    return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), last)
+
+
+def forget_marks_of_whole_runs():
+    """Forget what is noted of runs that are marked as incomplete, and whole."""
+    for cell in STUDY.cells:
+        files = [LAYOUT.run(STUDY.name, cell) / name for name in (MANIFEST, *RUN_FILES)]
+        marked = [file for file in files if noted("incomplete", file).is_file()]
+        if marked and EXPECTED.is_there(cell):
+            for kind in ("metadata", "incomplete"):  # once unmarked, nothing more is forgotten
+                for file in files:
+                    noted(kind, file).unlink(missing_ok=True)
+
+
+if workflow.is_main_process:
+    forget_marks_of_whole_runs()
