@@ -42,7 +42,8 @@ def own(tmp_path, monkeypatch):
 
     def study(model="ownnets:net", label="mine", **pets):
         partition = {"scheme": "iid", "clients": 4}
-        dataset = {"source": "folder", "root": "pets", "partition": partition, **pets}
+        folder = {} if "source" in pets else {"source": "folder", "root": "pets"}
+        dataset = {"partition": partition, **folder, **pets}
         alone = {"dataset": "pets", "alphas": ["iid"], "model": label, "algorithms": ["fedavg"]}
         config = {"study": "own", "seeds": [0], "training": TRAINING, "grid": [alone]}
         config["models"] = {"mine": {"model": model}}

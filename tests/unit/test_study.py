@@ -547,11 +547,25 @@ def test_a_figure_shows_what_is_recorded(metric, record, study_file):
     load_study(study_file("last: 2", f"last: 2, record: [{record}]", text))
 
 
-@pytest.mark.parametrize("key", ["images", "size"])
-def test_keys_of_other_sources_are_refused(key):
-    digits = {**DIGITS, key: {"images": "official_overlap", "size": 8}[key]}
-    with refused(f"datasets.digits.{key}", "not for digits"):
-        with_datasets(digits=digits)
+@pytest.mark.parametrize(
+    ("key", "value", "sources"),
+    [
+        ("root", "data/digits", "cifar10, cifar100, folder and landmarks"),
+        ("download", True, "cifar10 and cifar100"),
+        ("images", "official_overlap", "cifar10 and cifar100"),
+        ("size", 8, "folder and landmarks"),
+    ],
+)
+def test_keys_of_other_sources_are_refused(key, value, sources):
+    with refused(f"datasets.digits.{key}: is for {sources}, not for digits"):
+        with_datasets(digits={**DIGITS, key: value})
+
+
+def test_what_is_downloaded_is_cifar():
+    with_datasets(digits={**DIGITS, "download": False})
+    folder = {"source": "folder", "root": "pets", "download": True}
+    with refused("datasets.digits.download: is for cifar10 and cifar100, not for folder"):
+        with_datasets(digits={**DIGITS, **folder})
 
 
 # Methods of one's own

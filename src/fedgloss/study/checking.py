@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 MODELS = ("smallcnn", "cnn", "resnet18", "resnet18-cifar", "mobilenetv2")
 """As `fedgloss.models` has them, which cannot be asked without waiting for torch."""
-ONLY = {"images": ("cifar10", "cifar100"), "size": ("folder", "landmarks")}
+ONLY = {
+    "root": ("cifar10", "cifar100", "folder", "landmarks"),
+    "download": ("cifar10", "cifar100"),
+    "images": ("cifar10", "cifar100"),
+    "size": ("folder", "landmarks"),
+}
 """Keys of a data set that some sources alone know."""
 
 
@@ -110,8 +115,9 @@ def splits(study: "Study") -> Iterator[tuple[tuple[str, str], inputs.Split]]:
 def _check_source(where: str, definition: schema.Dataset) -> None:
     source = definition.source
     for key, sources in ONLY.items():
-        if getattr(definition, key) not in (None, "clean") and source not in sources:
-            raise InputError(f"{where}.{key}: is for {' and '.join(sources)}, not for {source}")
+        if getattr(definition, key) not in (None, False, "clean") and source not in sources:
+            allowed = f"{', '.join(sources[:-1])} and {sources[-1]}"
+            raise InputError(f"{where}.{key}: is for {allowed}, not for {source}")
     if source != "digits" and definition.root is None:
         raise InputError(f"{where}.root: missing, must be given for source {source}")
 

@@ -79,7 +79,9 @@ def missing_data(
         if definition.root is None or _is_prepared(study, name, results):
             continue
         root = Path(definition.root)
-        absent = [file for file in ORIGINALS[definition.source] if not (root / file).exists()]
+        absent = [
+            file for file in ORIGINALS.get(definition.source, ()) if not (root / file).exists()
+        ]
         if definition.source == "cifar100" and (root / "train").is_dir():
             absent = []  # as class folders
         if absent:
