@@ -101,6 +101,21 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
+class _Command(_Parser):
+    """Reads what may be left out, such as a table's name, after an option too."""
+
+    _begun = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        if self._begun:  # Python before 3.12 comes here again, for options and the rest in turn
+            return super().parse_known_args(args, namespace)
+        self._begun = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._begun = False
+
+
 def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
     """How argparse reads a finite number that is not smaller than `least`."""
 
@@ -130,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "fedgloss", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"fedgloss {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Command)
 
     def command(name: str, run: Callable, help: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, description=help[0].upper() + help[1:] + ".")
@@ -313,7 +328,3 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--results", type=Path, default=HERE.results, help="results folder (default results)"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

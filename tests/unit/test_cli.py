@@ -104,6 +104,29 @@ def test_commands_refuse_bad_studies(command, refuse, tmp_path):
     refuse(command, '{"study": 1', *rest, words=["not valid"])
 
 
+def test_what_may_be_left_out_may_also_stand_after_an_option():
+    """A table's name, for one; and a job's file before an option that takes several files."""
+
+    def read(*arguments):
+        found = vars(cli._parser().parse_args(arguments))
+        return {key: str(value) for key, value in found.items() if key != "run"}
+
+    for command, names in (
+        ("table", ["accuracy"]),
+        ("figure", ["curves", "kept"]),
+        ("estimate", ["table1"]),
+        ("job", ["digits/alpha-0/smallcnn/fedavg/seed-0", "line"]),
+        ("compare", ["other.yaml"]),
+    ):
+        expected = read(command, SMOKE, *names, "--results", "r")
+        assert expected["results"] == "r"
+        assert read(command, SMOKE, "--results", "r", *names) == expected
+        assert read(command, "--results", "r", SMOKE, *names) == expected
+        assert read(command, SMOKE, names[0], "--results", "r", *names[1:]) == expected
+    paused = read("train", "a.json", "b.json", "--until", "2", "--paused", "a", "b")
+    assert paused == read("train", "--paused", "a", "b", "--until", "2", "a.json", "b.json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
