@@ -6,6 +6,7 @@ Four clients of unequal size, two to three of them a round, weight decay, two pa
 import pytest
 import torch
 
+from fedgloss.algorithms import build_algorithm
 from problem import random_problem
 
 SCHEDULE = [[0, 1], [1, 2, 3], [0, 3], [2, 1], [3, 0, 1]]
@@ -60,6 +61,16 @@ def test_naivefedgloss_without_server_sam_is_fedgloss(sigma_scaling):
         "variants": {"sigma_scaling": sigma_scaling},
     }
     assert_same(history("naivefedgloss", **options), history("fedgloss", **options))
+
+
+@pytest.mark.parametrize(("client", "method"), [("sam", "fedgloss"), ("sgd", "fedgloss-sgd")])
+def test_by_default_naivefedgloss_warms_up_as_the_fedgloss_it_is_compared_with(client, method):
+    """The released schedule is none at all with client SGD: rho would be 1e-4 of itself."""
+    hyper = {"rho": RHO, "beta": BETA, "T_s": 2000, "rho0": 0.001, "eta_s": 1.0}
+    hyper |= {"rho_l": RHO_L} if client == "sam" else {}
+    naive, other = build_algorithm("naivefedgloss", {"client": client}), build_algorithm(method)
+    for t in (0, 1, 1000, 2000, 2001):
+        assert naive.schedule(hyper, t)["rho"] == other.schedule(hyper, t)["rho"]
 
 
 def test_fedspeed_of_fl_simulator_is_feddyn_sam():

@@ -102,7 +102,7 @@ def naivefedgloss(
     *,
     client: Literal["sam", "sgd"] = "sam",
     sigma_scaling: Scaling = "official_code",
-    rho_schedule: ServerSchedule = "official_code",
+    rho_schedule: Literal["as_fedgloss", ServerSchedule] = "as_fedgloss",
     rho_l_schedule: ClientSchedule = "ramp",
     first_exchange: Literal["stateless", "dual"] = "stateless",
 ) -> Algorithm:
@@ -110,9 +110,13 @@ def naivefedgloss(
 
     Both exchanges use the same participants, in fresh mini-batch order. `first_exchange`: it uses
     the clients' dual variables without changing them (`stateless`), or updates them (`dual`); the
-    paper does not say. The other variants are those of the FedGloSS run it is compared with.
+    paper does not say. The other variants are those of the FedGloSS run it is compared with, and so
+    are their defaults: `rho_schedule` `as_fedgloss` is that of `fedgloss` with client SAM
+    (`official_code`), and that of `fedgloss_sgd` with client SGD (`paper_ramp`).
     """
     use_sam = client == "sam"
+    if rho_schedule == "as_fedgloss":
+        rho_schedule = "official_code" if use_sam else "paper_ramp"
     return server_sharpness(
         "naivefedgloss",
         (lambda grad, W, h: sam(grad, W, h.rho_l)) if use_sam else lambda grad, W, h: grad(W),
