@@ -9,7 +9,7 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 
 import fedgloss
 from fedgloss.algorithms import build_algorithm
-from fedgloss.algorithms.core import Algorithm, mean, total
+from fedgloss.algorithms.core import Algorithm, Named, mean, total
 from fedgloss.flower import client_app, serve
 from local_grid import FEDERATED, LocalGrid
 from problems import TOLERANCE, assert_close, problem
@@ -68,3 +68,53 @@ def test_a_method_of_ones_own_sees_the_same_facts_of_the_round():
     ours = serve(LocalGrid(app, len(clients)), deployment, keep_history=True, **course)
     theirs = fedgloss.train(deployment.model, clients, own, **course, **work)
     assert_close(ours.history, theirs.history, 1e-5)
+
+
+def signs_and_a_scalar():
+    """Clients send the signs of their steps, in int8, and in bfloat16 half of them; the server
+    sends one number beside its model."""
+
+    def broadcast(w, s, h):
+        return Named(w=w, radius=0.01 + 0.001 * h.t, round=h.t.to(torch.int32))
+
+    def direction(grad, W, down, c, h):
+        return grad(W) + down.radius * W, c
+
+    def finish(W, down, c, h):
+        moved = W - down.w
+        return c, Named(sign=moved.sign().to(torch.int8), half=moved[..., ::2].to(torch.bfloat16))
+
+    def aggregate(w, down, up, s, h):
+        half = mean(up.half.to(w.dtype), h.p).mean(dim=-1, keepdim=True)
+        step = down.radius * (1 + down.round) + h.share.mean(dim=-2, keepdim=True) * half
+        return w + step * mean(up.sign.to(w.dtype), h.p), s
+
+    return Algorithm("signs", direction, aggregate, broadcast, finish)
+
+
+@pytest.mark.parametrize("wire", ["exact", "bfloat16"])
+def test_messages_of_any_type_cross_the_wire_as_the_library_has_them(wire):
+    own = signs_and_a_scalar()
+    deployment, clients, work, course = problem("cnn", "fedavg")
+    deployment = replace(deployment, algorithm=own, wire=wire)
+    app = client_app(deployment, lambda context: clients[context.node_config["partition-id"]])
+    grid = LocalGrid(app, len(clients))
+    ours = serve(grid, deployment, keep_history=True, **course)
+    theirs = fedgloss.train(deployment.model, clients, own, **course, **work)
+    down, up = grid.sent[1, "batches"][0], grid.replies[1, "batches"][0]
+    kinds = {n: (a.dtype, a.shape) for m in (down, up) for n, a in m.content["message"].items()}
+    assert kinds == {
+        "w": ("float32", (410,)),
+        "radius": ("float32", ()),
+        "round": ("int32", ()),
+        "sign": ("int8", (410,)),
+        "half": ("bfloat16", (205,)),
+    }
+    assert ours.bytes_up == theirs.bytes_up == course["rounds"] * 3 * (410 + 2 * 205)
+    if wire == "exact":
+        assert_close(ours.history, theirs.history, 1e-5)
+        assert ours.bytes_down == theirs.bytes_down == course["rounds"] * 3 * (4 * 410 + 8)
+    else:  # vectors of the model's type alone are rounded
+        apart = ours.history[0] - theirs.history[0]
+        assert 0 < apart.norm() < 0.05 * theirs.history[0].norm()
+        assert ours.bytes_down == course["rounds"] * 3 * (2 * 410 + 8)

@@ -186,6 +186,14 @@ def of_another_shape_than_it_says(content):
     content["message"]["w"].shape = (7,)
 
 
+def of_another_type_than_it_says(content):
+    content["message"]["w"].dtype = "float64"
+
+
+def of_a_type_that_is_none(content):
+    content["message"]["w"].dtype = "load"
+
+
 def of_another_name(content):
     content["message"]["v"] = content["message"].pop("w")
 
@@ -218,6 +226,8 @@ def without_samples(content):
         (of_words, "'w' of its message cannot be read"),
         (of_noise, "'w' of its message cannot be read"),
         (of_another_shape_than_it_says, "'w' of its message cannot be read (it is not what"),
+        (of_another_type_than_it_says, "'w' of its message cannot be read (it is not what"),
+        (of_a_type_that_is_none, "'w' of its message cannot be read"),
         (of_another_name, "its message has ['v'], expected ['w']"),
         (without_message, "its answer has no message"),
         (without_facts, "its answer is not one of fedgloss.flower's"),

@@ -5,9 +5,9 @@ every tensor has them in its first dimension, S = 1 for one alone. A global vect
 cohort of K participants [S, K, P], one number per participant [S, K, 1]. A hyperparameter is a
 scalar tensor, or [S, 1, 1] where federations may differ in it. Everything broadcasts, so the
 methods read as in the papers, where S goes without saying. Reduce over dim=-2 (clients) or dim=-1
-(parameters), with keepdim=True, or with `mean`, `total`, `unit`; a sum over all dimensions is right for
-one federation alone and mixes those that are trained together. A method of one's own is tried for
-that before round 1 (engine/rehearsal.py).
+(parameters), with keepdim=True, or with `mean`, `total`, `unit`; a sum over all dimensions is right
+for one federation alone and mixes those that are trained together. A method of one's own is tried
+for that before round 1 (engine/rehearsal.py).
 
 A method is cut where the network would cut it. The server sends a message (`broadcast`); clients
 see that message, their own state and their own data, nothing else (`direction`, `finish`); the

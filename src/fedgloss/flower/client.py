@@ -120,12 +120,12 @@ def _train(
         number(facts["p"]),
         number(facts["share"]),
     )
-    kept, counted = Kept(context.state, str(facts["run"])), int(number(facts["counted"]))
+    kept, counted = Kept(context.state, str(facts["run"]), like), int(number(facts["counted"]))
     before, probe = f"{counted}", f"{call.t}/probe"
     keeps_probe = algorithm.probe is not None and algorithm.probe.clients_keep
     start = probe if call.purpose == "batches" and keeps_probe else before
     names = algorithm.client_state
-    c = kept.load(start, names, like) if start == probe or counted >= 0 else None
+    c = kept.load(start, names) if start == probe or counted >= 0 else None
     lost = bool(names) and c is None and (counted >= 0 or start == probe)
     if c is None:
         c = Named(**{name: torch.zeros_like(like) for name in names})
@@ -146,7 +146,7 @@ def _train(
     told = MetricRecord(
         {"client": k, "samples": len(data.inputs), "gradients": evaluations, "lost": int(lost)}
     )
-    return RecordDict({MESSAGE: pack(up, settled.wire), FACTS: told})
+    return RecordDict({MESSAGE: pack(up, like, settled.wire), FACTS: told})
 
 
 def _client_number(context: Context, m: int) -> int:

@@ -63,7 +63,8 @@ class Deployment:
     backend: str = "auto"
     """What trains a client."""
     wire: str = "exact"
-    """How messages are sent: in the model's type, or rounded to `bfloat16`, at half the bytes."""
+    """How messages are sent: as they are, or `bfloat16`: vectors of the model's type are rounded, at
+    half the bytes."""
 
 
 Deploying = Deployment | Callable[[Context], Deployment]

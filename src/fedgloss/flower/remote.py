@@ -16,7 +16,7 @@ from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Settled
 from fedgloss.flower.exchange import Answer, Clients
 from fedgloss.flower.log import LOG, Stopped, in_short
-from fedgloss.flower.records import check_shapes, pack, size, unpack
+from fedgloss.flower.records import check_form, pack, size, unpack
 
 
 class _Exchange(NamedTuple):
@@ -110,9 +110,9 @@ class RemoteServer(Server):
         with prepared(self.w.device):
             h = self._facts(clients.samples, ids)
             down = self.message(s, h, start)
-            record = pack(down, self.settled.wire)
+            record = pack(down, self.w, self.settled.wire)
             # The method goes on from what the clients got, rounded or not.
-            down = unpack(record, self.w[0, :, :0], self.settled.wire)
+            down = unpack(record, self.w, self.settled.wire)
             read = self._reader(self._expected(down, h))
         answers = clients.exchange(record, self._told(purpose, ids, h), read, self.t)
         lost = [f"client {k} has lost its state" for k in answers if answers[k].lost]
@@ -170,8 +170,8 @@ class RemoteServer(Server):
         """How a client's record becomes its message; InputError for what is not as expected."""
 
         def read(record: ArrayRecord) -> Named:
-            up = unpack(record, self.w[0, :, :0], self.settled.wire)
-            check_shapes(up, expected)
+            up = unpack(record, self.w, self.settled.wire)
+            check_form(up, expected)
             return up
 
         return read
