@@ -1,6 +1,7 @@
 """What is refused: settings that differ, arguments, and answers that are of another form."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ pytest.importorskip("flwr", reason="needs the extra flower")
 
 from flwr.app import Array
 
+from fedgloss.engine.clients import Pipeline
 from fedgloss.errors import InputError
 from fedgloss.flower import Deployment, Stopped, client_app, serve
+from fedgloss.flower.deployment import differences, settle
 from local_grid import CLIENTS, LocalGrid, on_grid, on_images, small_cnn
 
 
@@ -33,6 +36,12 @@ def run(grid, deployment, **options):
         ),
         ({"variants": "paper"}, "variants.rho_schedule: official_code on the server"),
         ({"wire": "bfloat16"}, "wire: exact on the server, bfloat16 here"),
+        ({"loss": torch.nn.functional.nll_loss}, "loss: torch.nn.functional.cross_entropy on the"),
+        ({"loss": torch.nn.CrossEntropyLoss(label_smoothing=0.1)}, "CrossEntropyLoss ("),
+        (
+            {"pipeline": Pipeline((0.5,), (0.2,), "batch_aug")},
+            "pipeline.augmentation: nothing on the server, 'batch_aug' here",
+        ),
         ({"model": torch.nn.Linear(4, 2)}, "model: 410 parameters of float32 in 4 tensors"),
     ],
 )
@@ -48,6 +57,35 @@ def test_a_client_with_other_settings_takes_no_part(other, line, said):
     assert result.participants == [0, 2, 3]
     [refusal] = [entry for entry in said().splitlines() if "takes no part" in entry]
     assert line in refusal
+
+
+def smoothed(share):
+    return lambda outputs, y: torch.nn.functional.cross_entropy(outputs, y, label_smoothing=share)
+
+
+def test_losses_and_pipelines_are_the_same_if_they_were_made_alike():
+    """The two sides' own objects; what they were made with decides."""
+
+    def terms(**changes):
+        deployment = on_images("fedavg")[0]
+        return settle(replace(deployment, **changes)).terms
+
+    def apart(name, *choices):
+        ours, again, other = (terms(**{name: make()}) for make in (*choices[:1], *choices))
+        assert differences(ours, again) == ""
+        return differences(ours, other)
+
+    smoothing = torch.nn.CrossEntropyLoss
+    weights = torch.ones(10)
+    assert "loss" in apart("loss", lambda: smoothing(label_smoothing=0.1), smoothing)
+    assert "loss" in apart("loss", lambda: smoothing(weights), lambda: smoothing(2 * weights))
+    assert "loss" in apart("loss", lambda: smoothed(0.1), lambda: smoothed(0.2))
+    assert "loss" in apart(
+        "loss",
+        *(lambda b=b: partial(torch.nn.functional.smooth_l1_loss, beta=b) for b in (1.0, 2.0)),
+    )
+    pipelines = (lambda pad=pad: Pipeline((0.5,), (0.2,), "batch_aug", pad) for pad in (4, 2))
+    assert apart("pipeline", *pipelines) == "pipeline.padding: 2 on the server, 4 here"
 
 
 def test_where_every_client_is_refused_the_run_stops_and_says_why():

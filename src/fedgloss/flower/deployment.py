@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from fedgloss.algorithms import resolve_variants
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.engine.arguments import check_loss, resolve_algorithm
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.digest import identify
 from fedgloss.engine.federation import Federation
 from fedgloss.engine.flat import check_model, copied, flatten
 from fedgloss.engine.numbers import check_choice, check_rates, resolve_course
@@ -63,8 +66,8 @@ class Deployment:
     backend: str = "auto"
     """What trains a client."""
     wire: str = "exact"
-    """How messages are sent: as they are, or `bfloat16`: vectors of the model's type are rounded, at
-    half the bytes."""
+    """How messages are sent: as they are, or `bfloat16`: vectors of the model's type are rounded,
+    at half the bytes."""
 
 
 Deploying = Deployment | Callable[[Context], Deployment]
@@ -136,11 +139,14 @@ def settle(given: Deployment) -> Settled:
     variants: Mapping[str, str] = {}
     if isinstance(given.algorithm, str):
         variants = resolve_variants(given.algorithm, given.variants)
+    pipeline = vars(given.pipeline) if given.pipeline else {}
     terms = {
         "algorithm": algorithm.name,
         **{f"variants.{name}": str(value) for name, value in variants.items()},
         **{f"hyperparameters.{name}": repr(float(value)) for name, value in hyper.items()},
         "model": _described(model, w),
+        "loss": _loss(given.loss),
+        **{f"pipeline.{name}": repr(value) for name, value in pipeline.items()},
         "clients": str(m),
         "lr": repr(float(given.lr)),
         "weight_decay": repr(float(given.weight_decay)),
@@ -170,3 +176,21 @@ def _described(model: nn.Module, w: Tensor) -> str:
     kind = str(w.dtype).removeprefix("torch.")
     mark = hashlib.sha256(str(shapes).encode()).hexdigest()[:8]
     return f"{w.numel()} parameters of {kind} in {len(shapes)} tensors ({mark})"
+
+
+def _loss(loss: Any) -> str:
+    """A loss by its name and what it was made with, which is alike under any version of Python."""
+    mark: Any = None
+    if isinstance(loss, nn.Module):
+        public = {
+            name: [type(part).__qualname__, {k: v for k, v in vars(part).items() if k[0] != "_"}]
+            for name, part in loss.named_modules()
+        }
+        loss, mark = type(loss), [public, dict(loss.state_dict())]
+    elif isinstance(loss, partial):
+        loss, mark = loss.func, [loss.args, loss.keywords]
+    elif closure := getattr(loss, "__closure__", None):
+        mark = [cell.cell_contents for cell in closure]
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    name = f"{named.__module__}.{named.__qualname__}"
+    return name if mark is None else f"{name} ({identify(mark)[:8]})"
