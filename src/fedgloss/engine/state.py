@@ -6,10 +6,11 @@ participants' rows, so what does not fit the GPU lives in pinned host memory, an
 that in a memory-mapped file, read ahead while the round before is trained.
 """
 
+import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,11 @@ from torch import Tensor
 
 SHARE = 0.4
 """Of the free memory of a GPU or a host, what clients' state may take."""
+LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""The files of a control group with its limit and what it uses, in versions 2 and 1."""
 
 
 class ClientState:
@@ -68,14 +74,35 @@ def choose_place(nbytes: int, device: torch.device) -> str:
     return ("host" if device.type == "cuda" else "device") if fits else "file"
 
 
-def available_memory() -> float:
-    """Bytes of host memory that this process may still use: the machine's, or its job's limit."""
+def available_memory(root: Path = Path("/")) -> float:
+    """Bytes of host memory that this process may still use: the machine's, or its job's limit.
+
+    root: below which /proc and /sys are.
+    """
     left = float("inf")
-    meminfo = Path("/proc/meminfo")
+    meminfo = root / "proc/meminfo"
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
         left = int(fields["MemAvailable"].split()[0]) * 1024.0
-    limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
-    if limit.exists() and limit.read_text().strip().isdigit():
-        left = min(left, int(limit.read_text()) - int(used.read_text()))
+    for folder in _control_groups(root):
+        for limit, used in LIMITS:
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max": none
+                limit_left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                left = min(left, limit_left)
     return left
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """The control groups that may limit this process's memory: its own and those around it.
+
+    A container may not see its own by the name that the machine has for it, but at the top.
+    """
+    top = root / "sys/fs/cgroup"
+    tops = {"": top, "memory": top / "memory"}  # in version 2, all controllers are in one tree
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for name in {*controllers.split(",")} & {*tops}:
+                parts = [part for part in path.split("/") if part]
+                for n in range(len(parts), -1, -1):
+                    yield tops[name].joinpath(*parts[:n])
