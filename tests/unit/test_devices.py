@@ -1,5 +1,6 @@
 """Which of several GPUs a job takes: no GPU is needed to see jobs choose by number."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from cells import cell_settings, prepare_inputs, train_cell
-from fedgloss.engine import devices
+from fedgloss.engine import devices, switches
+from fedgloss.engine.start import prepared
 from refusal import refused
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -128,3 +130,25 @@ def test_what_is_no_device_for_training_is_refused_on_every_machine(device, inpu
     with refused("device: ", f"{device!r}", "allowed: auto, cpu, cuda, cuda:N"):
         device_of(inputs, tmp_path / "refused", device)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_programs_current_gpu_is_its_own_again_afterwards(monkeypatch):
+    """Streams and graphs are made on the current one; of two that are not there, here."""
+    current = [0]
+
+    def exchange(index):
+        before, current[0] = current[0], index
+        return before
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: exchange(device.index))
+    monkeypatch.setattr(switches, "put_back", contextlib.nullcontext)
+    for name in ("compute_alike", "multiply_float32"):
+        monkeypatch.setattr(switches, name, lambda how: None)
+    with pytest.raises(KeyError), prepared("cuda:1"):
+        assert current == [1]
+        raise KeyError
+    assert current == [0]

@@ -50,9 +50,10 @@ def prepared(
         _keep_freed_memory()
         switches.compute_alike(chosen.type == "cuda")
         switches.multiply_float32("tf32" if precision in ("tf32", "float16") else "ieee")
-        if chosen.index is not None and chosen.type == "cuda":
-            torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
-        with torch.inference_mode(False), torch.autocast(chosen.type, enabled=False):
+        on_gpu = chosen.index is not None and chosen.type == "cuda"
+        # Streams and graphs are made on the current device.
+        current = torch.cuda.device(chosen) if on_gpu else contextlib.nullcontext()
+        with current, torch.inference_mode(False), torch.autocast(chosen.type, enabled=False):
             yield chosen
 
 
