@@ -412,6 +412,33 @@ def test_images_as_they_are_stored_need_a_pipeline():
         run(clients=stored)
 
 
+def entropy_of_any(outputs, y):
+    return nn.functional.cross_entropy(outputs, y.long())
+
+
+class Tokens(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Embedding(5, 6), nn.Flatten(), nn.Linear(12, 3))
+
+    def forward(self, x):
+        return super().forward(x.long())
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64])
+def test_types_of_which_torch_has_no_maximum_are_refused_in_one_line(kind):
+    """As tokens, and as classes but those of a cross entropy, which are any integers."""
+    images, classes = torch.zeros(3, 1, 4, 4), torch.tensor([0, 2, 1])
+    tokens = torch.tensor([[0, 1], [4, 2], [3, 3]])
+    name = str(kind).removeprefix("torch.")
+    with refused(f"clients: targets are {name}", "allowed: uint8, signed integers"):
+        run(clients=[(images, classes.to(kind))] * 4, loss=entropy_of_any)
+    with refused(f"clients: inputs are {name}", "allowed: uint8, signed integers"):
+        run(clients=[(tokens.to(kind), classes)] * 4, model=Tokens())
+    with refused(f"test: inputs are {name}"):
+        run(clients=[(tokens, classes)] * 4, model=Tokens(), test=(tokens.to(kind), classes))
+    run(clients=[(images, classes.to(kind))] * 4)
+
+
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:48] for _, message in BAD])
 def test_bad_input_is_named_in_one_line(change, message):
     with pytest.raises(fedgloss.InputError) as caught:

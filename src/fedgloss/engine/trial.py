@@ -21,6 +21,8 @@ from fedgloss.engine.losses import ignored_label
 from fedgloss.engine.task import Task
 from fedgloss.errors import InputError, reason
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+"""Types without minimum and maximum; as classes of a cross entropy they are int64 by now."""
 SAME = 1e-3
 """Two passes of one model differ by less, relative to the largest output, where a GPU adds in
 another order; what a forward keeps from pass to pass makes a larger difference."""
@@ -185,6 +187,13 @@ class _Trial:
 
     def check_targets(self, what: str, inputs: Tensor, targets: Tensor) -> None:
         """Refuse labels that the model has no output for."""
+        for name, tensor in (("inputs", inputs), ("targets", targets)):
+            if tensor.dtype in UNSIGNED and (name == "targets" or self.pipeline is None):
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"{what}: {name} are {kind}, with which PyTorch can hardly compute; allowed:"
+                    " uint8, signed integers such as int64, bool, and floats"
+                )
         if targets.is_floating_point() or targets.dtype == torch.bool or not targets.numel():
             return
         flat = targets.flatten(1).max(dim=1).values if targets.ndim > 1 else targets
