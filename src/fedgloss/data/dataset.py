@@ -1,7 +1,7 @@
 """Prepared datasets: `data.safetensors` (uint8 images) and `manifest.json` (what it is).
 
-`prepare` writes them once; `load` maps them into memory and needs torch and numpy alone. The
-manifest is written last, so a folder that has one is complete.
+`prepare` writes them once; `load` maps them into memory and needs torch and numpy alone. `prepare`
+writes the manifest last; a folder with a manifest alone is one that `fedgloss import` has made.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Training runs of a study, from files to files.
 
-The only configuration is the cells' resolved settings (`fedgloss settings` prints them); nothing
+The only configuration is the cells' resolved settings (`fedgloss job` prints them); nothing
 has a default here, so that what is recorded in a manifest is all there is.
 """
 

@@ -50,10 +50,10 @@ def to_yaml(standings: Standings) -> str:
 
 
 def _entry(standings: Standings, best: Standing) -> dict[str, Any]:
-    """What was chosen, as an entry of `algorithms` that leaves nothing to constants.
+    """What was chosen, as an entry of `algorithms`.
 
     Variants and hyperparameters are those that the trial had, whatever gave them, but for
-    hyperparameters that differ from one column to another: there constants have a say again.
+    hyperparameters that differ from one column to another: these are left to the constants.
     """
     study = standings.study
     definition = study.definition(best.trial.label)
