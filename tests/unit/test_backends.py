@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import fedgloss
 from cells import cell_settings, prepare_inputs, train_cell
 from fedgloss.engine.assembly import build_gradients
+from fedgloss.engine.backends import stacked
 from fedgloss.engine.flat import flatten
 from fedgloss.models import build_model
 
@@ -57,6 +59,45 @@ def test_five_rounds_of_the_papers_cnn_agree_in_double_precision(method):
         after_five_rounds(method, backend, torch.float64) for backend in ("autograd", "stacked")
     )
     assert distance(together, one_by_one) < 1e-10
+
+
+def smoothed(outputs, targets):
+    """A loss that no backend knows."""
+    return F.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, smoothed])
+@pytest.mark.parametrize("method", HYPERPARAMETERS)
+def test_clients_who_finish_early_may_be_trained_in_groups(method, loss, monkeypatch):
+    """A group whose clients take fewer steps than others ends with them."""
+    generator = torch.Generator().manual_seed(0)
+    clients = [
+        (torch.randn(n, 9, generator=generator).double(), torch.arange(n) % 5)
+        for n in (13, 2, 7, 4, 5)
+    ]
+    model = nn.Sequential(nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 5)).double()
+
+    def run(backend="stacked", cached_bytes=stacked.CACHED_BYTES):
+        monkeypatch.setattr(stacked, "CACHED_BYTES", cached_bytes)
+        return fedgloss.train(
+            model,
+            clients,
+            method,
+            rounds=3,
+            clients_per_round=4,
+            batch_size=3,
+            hyperparameters=HYPERPARAMETERS[method],
+            loss=loss,
+            backend=backend,
+        )
+
+    by_autograd, together = run("autograd"), run()
+    of_one = 3 * 20 * 8  # a mini-batch behind the first layer
+    for bytes_at_once in (1, 2 * of_one, 3 * of_one):
+        apart = run(cached_bytes=bytes_at_once)
+        assert distance(apart.history, by_autograd.history) < 1e-12
+        assert distance(apart.history, together.history) < 1e-12
+        assert apart.gradients_per_step == together.gradients_per_step
 
 
 def gradients(backend, dtype):

@@ -99,18 +99,24 @@ class Cohort:
         return Batch(self._inputs(index, draws), self._targets(index), counts, seeds)
 
     def part(self, participants: slice) -> "Cohort":
-        """The same for some of each federation's participants."""
+        """The same for some of each federation's participants.
+
+        Its steps are those of the busiest of them, unless the host must not decide anything.
+        """
         S, K = self.index.shape[:2]
         kept = range(K)[participants]
         rows = [s * K + k for s in range(S) for k in kept]
+        sizes = tuple(self.sizes[row] for row in rows)
+        steps = self.steps if self.counts is not None else max(map(len, sizes))
+        here = slice(None), participants, slice(steps)
         return replace(
             self,
             ids=tuple(tuple(ids[k] for k in kept) for ids in self.ids),
-            sizes=tuple(self.sizes[row] for row in rows),
+            sizes=sizes,
             streams=tuple(self.streams[row] for row in rows),
-            index=self.index[:, participants],
-            draws=None if self.draws is None else self.draws[:, participants],
-            counts=None if self.counts is None else self.counts[:, participants],
+            index=self.index[here],
+            draws=None if self.draws is None else self.draws[here],
+            counts=None if self.counts is None else self.counts[here],
         )
 
     def placed(self, tensors: Iterator[Tensor]) -> "Cohort":
