@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
+from fedgloss.algorithms.core import Algorithm, mean
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.cudnn import SideBySide
@@ -30,7 +31,7 @@ OTHER_RATES = ((0.05, None), (0.02, None))
 def simulations(
     methods, sizes=(12, 12, 12, 12), measure=(), rates=OTHER_RATES, model=None, **changes
 ):
-    """One simulation for each method; two cells each, of other seeds.
+    """One simulation for each method, by name or itself; two cells each, of other seeds.
 
     rates: their learning rates, and at which norm they are clipped. model: for images of 8 x 8.
     """
@@ -42,7 +43,7 @@ def simulations(
     gradients = build_gradients("stacked", model, F.cross_entropy)
     result = []
     for method in methods:
-        algorithm = build_algorithm(method)
+        algorithm = method if isinstance(method, Algorithm) else build_algorithm(method)
         known = {k: v for k, v in HYPERPARAMETERS.items() if k in algorithm.hyperparameters}
         cells = [
             federation(
@@ -91,6 +92,32 @@ def test_replayed_rounds_equal_rounds(method, sizes):
         recorded.advance()
         advance([other])
         compare([one], [other])
+    assert recorded.graph is not None
+
+
+def heavy_ball(w, down, up, s, h):
+    """A server that keeps the model of the round before, and the one before that."""
+    new = w - mean(down.w - up.w, h.p) + 0.5 * (h.t > 0) * (w - s.last)
+    return new + 0.1 * (h.t > 1) * (s.last - s.older), s.replace(last=w, older=s.last)
+
+
+def test_a_server_may_keep_tensors_of_earlier_rounds():
+    """What the next round reads of them is what they were, not what was written there since."""
+    method = Algorithm(
+        "heavy-ball",
+        lambda grad, W, down, c, h: (grad(W), c),
+        heavy_ball,
+        global_state=("last", "older"),
+    )
+    one, elsewhere, other = (simulations([method])[0] for _ in range(3))
+    for simulation in (elsewhere, other):  # their network is one for all three
+        simulation.load_state([one.state(s) for s in (0, 1)], 0)
+    recorded, on_and_off = Replay([one], Tape), Replay([elsewhere], Tape)
+    for t in range(WARM_UP + 5):
+        recorded.advance()
+        advance([elsewhere]) if t == WARM_UP + 2 else on_and_off.advance()
+        advance([other])
+        compare([one, elsewhere], [other, other])
     assert recorded.graph is not None
 
 

@@ -101,6 +101,52 @@ class Handover:
             self.copied[turn].record()
 
 
+class _Branch:
+    """A simulation's part of a graph, and what the host must do before and after it."""
+
+    def __init__(self, simulation: Simulation, draw: Draw) -> None:
+        """draw: where the draws of each round are handed over."""
+        self.simulation, self.draw = simulation, draw
+        self.state: list[Tensor] = []
+        """Where the graph reads the state and writes it."""
+        self.trained = simulation.locals[1]
+        self.measured: list[tuple[int, int, dict[str, Tensor]]] = []
+        """Of each federation: bytes down and up in a round, and where measurements are left."""
+
+    def work(self) -> None:
+        """The round as it is recorded, from and to tensors that stay where they are."""
+        simulation, self.measured = self.simulation, []
+        self.state = _state(simulation)
+        before = [(measured.bytes_down, measured.bytes_up) for measured in simulation.measured]
+        for measured in simulation.measured:
+            measured.latest = {}
+        play_together([simulation], [self.draw])
+        _overwrite(self.state, _state(simulation))
+        _restore(simulation, self.state)
+        # Another recording of the same simulation (with or without an extra exchange) leaves the
+        # clients' models and the measurements elsewhere.
+        self.trained = simulation.locals[1]
+        for measured, (down, up) in zip(simulation.measured, before, strict=True):
+            sent = measured.bytes_down - down, measured.bytes_up - up
+            self.measured.append((*sent, dict(measured.latest)))
+            measured.bytes_down, measured.bytes_up = down, up  # nothing was sent yet
+
+    def enter(self) -> None:
+        """Before a replay; the simulation may have gone on elsewhere, or been restored."""
+        _overwrite(self.state, _state(self.simulation))
+        _restore(self.simulation, self.state)
+
+    def leave(self) -> None:
+        """After a replay."""
+        self.simulation.locals = (self.simulation.locals[0], self.trained)
+        for measured, (down, up, latest) in zip(
+            self.simulation.measured, self.measured, strict=True
+        ):
+            measured.bytes_down += down
+            measured.bytes_up += up
+            measured.latest |= latest
+
+
 class Replay:
     """Rounds of simulations that are trained together, replayed from a graph.
 
@@ -117,10 +163,7 @@ class Replay:
         self.room = _room(self.simulations)
         self.graph: Graph | None = None
         self.handover: Handover | None = None
-        self.draws: list[Draw] = []
-        self.states: list[list[Tensor]] = []
-        self.left: list[tuple[Tensor, list[dict[str, Tensor]]]] = []
-        self.costs: list[list[tuple[int, int]]] = []
+        self.branches: list[_Branch] = []
         self.rounds = 0
 
     def advance(self) -> None:
@@ -130,14 +173,23 @@ class Replay:
         if self.handover is None:
             self.handover = Handover(draws, self.simulations[0].w.device)
             views = self.handover.views(draws)
-            self.draws = [draw.placed(views, full_gradient=_unknown) for draw in draws]
+            self.branches = [
+                _Branch(simulation, draw.placed(views, full_gradient=_unknown))
+                for simulation, draw in zip(self.simulations, draws, strict=True)
+            ]
         if self.graph is None and self.rounds >= WARM_UP:
-            self._record()
+            graph = self.new_graph()
+            graph.record([branch.work for branch in self.branches])
+            self.graph = graph
         self.handover.fill(draws)
         if self.graph is None:
             self._warm_up()
         else:
-            self._replay(self.graph)
+            for branch in self.branches:
+                branch.enter()
+            self.graph.replay()
+            for branch in self.branches:
+                branch.leave()
         for simulation, draw in zip(self.simulations, draws, strict=True):
             simulation.locals = (draw.ids, simulation.locals[1])
             simulation.t += 1
@@ -145,7 +197,8 @@ class Replay:
 
     def _warm_up(self) -> None:
         """Rounds as they are: libraries set themselves up in them."""
-        for simulation, draw in zip(self.simulations, self.draws, strict=True):
+        for branch in self.branches:
+            simulation, draw = branch.simulation, branch.draw
             if simulation.w.is_cuda:  # on another stream, as recording does
                 stream = torch.cuda.Stream()
                 stream.wait_stream(torch.cuda.current_stream())
@@ -154,56 +207,6 @@ class Replay:
                 torch.cuda.current_stream().wait_stream(stream)
             else:
                 play_together([simulation], [draw])
-
-    def _record(self) -> None:
-        """Record the round, from and to tensors that stay where they are."""
-        self.states = [_state(simulation) for simulation in self.simulations]
-        before = [[(m.bytes_down, m.bytes_up) for m in s.measured] for s in self.simulations]
-        for measured in (m for simulation in self.simulations for m in simulation.measured):
-            measured.latest = {}
-        graph = self.new_graph()
-
-        def branch(simulation: Simulation, draw: Draw, state: list[Tensor]) -> Callable[[], None]:
-            def work() -> None:
-                play_together([simulation], [draw])
-                for kept, new in zip(state, _state(simulation), strict=True):
-                    kept.copy_(new)
-
-            return work
-
-        parts = zip(self.simulations, self.draws, self.states, strict=True)
-        graph.record([branch(*part) for part in parts])
-        self.costs = []
-        for simulation, state, counts in zip(self.simulations, self.states, before, strict=True):
-            _restore(simulation, state)
-            costs = []
-            for measured, (down, up) in zip(simulation.measured, counts, strict=True):
-                costs.append((measured.bytes_down - down, measured.bytes_up - up))
-                measured.bytes_down, measured.bytes_up = down, up  # nothing was sent yet
-            self.costs.append(costs)
-        # Where the graph writes the clients' models and the measurements, which another recording
-        # of the same simulations (with or without an extra exchange) may have put elsewhere since.
-        self.left = [
-            (simulation.locals[1], [dict(measured.latest) for measured in simulation.measured])
-            for simulation in self.simulations
-        ]
-        self.graph = graph
-
-    def _replay(self, graph: Graph) -> None:
-        for simulation, state in zip(self.simulations, self.states, strict=True):
-            for kept, now in zip(state, _state(simulation), strict=True):
-                if kept is not now:  # the simulation went on elsewhere, or was restored
-                    kept.copy_(now)
-            _restore(simulation, state)
-        graph.replay()
-        for simulation, costs, (trained, latest) in zip(
-            self.simulations, self.costs, self.left, strict=True
-        ):
-            simulation.locals = (simulation.locals[0], trained)
-            for measured, (down, up), found in zip(simulation.measured, costs, latest, strict=True):
-                measured.bytes_down += down
-                measured.bytes_up += up
-                measured.latest |= found
 
 
 def _check(simulation: Simulation) -> None:
@@ -253,3 +256,16 @@ def _state(simulation: Simulation) -> list[Tensor]:
 def _restore(simulation: Simulation, state: list[Tensor]) -> None:
     simulation.w, simulation.previous, simulation.diverged_in, *server = state
     simulation.s = Named(**dict(zip(simulation.s, server, strict=True)))
+
+
+def _overwrite(kept: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+    """kept <- new, all at once: a new value may be what is kept of another, as the last model is
+    for a server that remembers it."""
+    places = {tensor.untyped_storage().data_ptr() for tensor in kept}
+    changed = [
+        (place, value.clone() if value.untyped_storage().data_ptr() in places else value)
+        for place, value in zip(kept, new, strict=True)
+        if value is not place
+    ]
+    for place, value in changed:
+        place.copy_(value)
