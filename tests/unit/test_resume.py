@@ -14,8 +14,13 @@ from torch import nn
 import fedgloss
 from fedgloss.algorithms import build_algorithm
 from fedgloss.algorithms.core import Algorithm, mean
+from fedgloss.engine import rounds
 from fedgloss.engine.clients import ClientData
+from fedgloss.engine.federation import Simulation
 from fedgloss.engine.folders import resume_folder
+from fedgloss.engine.rounds import Run
+from fedgloss.engine.server import Server
+from fedgloss.engine.state import ClientState
 from refusal import refused
 
 SIZES = (7, 4, 9, 5)
@@ -184,6 +189,92 @@ def test_a_method_that_fails_late_loses_no_round(function, tmp_path, monkeypatch
     result = train(resume=tmp_path / "kept", on_round=lambda t, row: done.append(t), **options)
     assert done[0] == 4, "rounds 1 to 3 are kept"
     assert_equal(result, expected)
+
+
+def interrupting(monkeypatch, owner, function, call, after):
+    """Ctrl-C in this call of the function, before or after what it does."""
+    inner, calls = getattr(owner, function), iter(range(1, 10**6))
+
+    def interrupted(*arguments, **options):
+        hit = next(calls) == call
+        if hit and not after:
+            raise KeyboardInterrupt
+        result = inner(*arguments, **options)
+        if hit:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, function, interrupted)
+
+
+SHORT = RUNS["fedgloss"] | {"rounds": 4, "last": 2, "keep": [2]}
+INSIDE = {
+    (ClientState, "gather"): (2, 4),
+    (Server, "aggregate"): (2, 4),
+    (Simulation, "_count"): (2, 4),
+    (ClientState, "scatter"): (2, 4),
+    (Simulation, "note_round"): (2, 4),
+    (rounds, "advance"): (2, 4),
+    (rounds, "evaluate"): (2, 4),
+    (rounds, "sharpness"): (2, 4),
+    (Run, "after_round"): (2, 4),
+    (Run, "finish"): (1,),
+    (Run, "save"): (1,),
+}
+"""Where Ctrl-C may come, and in which calls."""
+
+
+@pytest.fixture(scope="module")
+def short():
+    return train(**SHORT)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "function"), INSIDE, ids=[name for _, name in INSIDE])
+def test_interrupted_inside_a_round_it_is_bit_equal(
+    owner, function, after, short, tmp_path, monkeypatch
+):
+    """A round half written down is not kept; one that is done is, evaluated or not."""
+    for call in INSIDE[owner, function]:
+        options = SHORT | {"resume": tmp_path / str(call)}
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupting(patch, owner, function, call, after)
+            train(**options)
+        assert_equal(train(**options), short)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), {"fedgloss": (1, 9), "a hopeless loss": (1,), "pooled": (9,)}.items()
+)
+def test_an_evaluation_that_fails_loses_no_round(name, calls, tmp_path, monkeypatch, capsys):
+    """It is made again, that of the last round too."""
+    whole = train(**RUNS[name])
+    for call in calls:
+        options, told = RUNS[name] | {"resume": tmp_path / str(call)}, []
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupting(patch, rounds, "evaluate", call, after=False)
+            train(**options)
+        t = call * options.get("evaluate_every", 1)
+        assert f"round-{t:07d}.safetensors" in names(tmp_path / str(call))
+        result = train(on_round=lambda t, row, told=told: told.append(t), **options)
+        assert told == [*range(t, 10 if whole.diverged_in is None else t + 1)]
+        assert f"goes on after round {t} of 9" in capsys.readouterr().err
+        assert_equal(result, whole)
+
+
+def test_a_metric_that_fails_late_loses_no_round(tmp_path, monkeypatch):
+    def late(outputs, targets):
+        calls.append(1)
+        if os.environ.get("FAIL") and len(calls) == 6:
+            raise ValueError("late")
+        return len(outputs)
+
+    calls: list[int] = []
+    monkeypatch.setenv("FAIL", "1")
+    with refused("metrics: 'mine': ValueError: late"):
+        train(metrics={"mine": late}, resume=tmp_path / "kept")
+    monkeypatch.delenv("FAIL")
+    assert "round-0000005.safetensors" in names(tmp_path / "kept")
 
 
 def test_the_last_stop_may_be_in_the_round_that_diverges(tmp_path):

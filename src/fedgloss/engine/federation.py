@@ -203,7 +203,8 @@ class Simulation(Server):
         c, up, down, evaluated = yield from self._exchange(cohort, s, c, h)
         sent.append((down, up))
         self.aggregate(down, up, s, h)
-        # Nothing of a caller's own is called from here on: a round is done whole or not at all.
+        # Nothing of a caller's own is called from here on. What else may end a round in the middle,
+        # Ctrl-C, leaves `begun` ahead of `t`, and the round is not kept.
         for messages in sent:
             self._count(*messages)
         for name, state in self.clients.items():

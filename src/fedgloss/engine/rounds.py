@@ -54,44 +54,53 @@ class Run:
         self.kept: dict[int, Tensor] = {}
         self.diverged_in: int | None = None
         self.finished = self.end_is_saved = False
+        self.t = self.begun = 0
+        """Rounds whose results are here, with an evaluation if it is due; `begun` is one more while
+        those of another are written down."""
         # Filled in when the run is finished.
         self.w, self.state, self.measured = federation.w, dict[str, Tensor](), Measured()
         self.participants: list[int] = []
         self.locals = federation.w[None][:0]
-        self.t = 0
 
     def after_round(self, plan: Plan, server: Server, s: int) -> Row:
-        """Keep what a completed round adds; returns its row of metrics if it was evaluated."""
+        """Keep what a completed round adds; returns its row of metrics if it was evaluated.
+
+        Nothing is changed where the evaluation fails. Where the run is over, `finish` must follow.
+        """
         t, w, course = server.t, server.w[s, 0], plan.course
-        if course.keep_history:
-            self.history.append(w.clone())
-        if t in course.keep:
-            self.kept[t] = w.clone()
-        if t > course.rounds - course.last:
-            self.average += w.double() / min(course.last, course.rounds)
-        evaluates = course.evaluates(t)
+        evaluates, diverged_in = course.evaluates(t), None
         if evaluates or w.device.type == "cpu":
             broken = int(server.diverged_in[s])
-            self.diverged_in = broken + 1 if broken >= 0 else None
+            diverged_in = broken + 1 if broken >= 0 else None
         row: Row = None
-        if evaluates and self.diverged_in is None:
+        if evaluates and diverged_in is None:
             row = {"round": t}
             if self.test is not None:
                 row |= evaluate(plan.task, w, *self.test)
             row |= server.measured[s].row(w, course.record)
             if "sharpness" in course.record and self.test is not None:
                 row |= sharpness(plan.task, w, row["loss"], server.previous[s, 0], *self.test)
-            self.metrics.append(row)
             if not row.get("loss", 0.0) < hopeless_value(plan.task.loss):
-                self.diverged_in = t
-        if self.diverged_in is not None:
-            self.metrics = [row for row in self.metrics if row["round"] < self.diverged_in]
-            self.kept = {t: w for t, w in self.kept.items() if t < self.diverged_in}
+                diverged_in = t
+        self.begun = t
+        if course.keep_history:
+            self.history.append(w.clone())
+        if t in course.keep:
+            self.kept[t] = w.clone()
+        if t > course.rounds - course.last:
+            self.average += w.double() / min(course.last, course.rounds)
+        if row is not None:
+            self.metrics.append(row)
+        self.diverged_in = diverged_in
+        if diverged_in is not None:
+            self.metrics = [row for row in self.metrics if row["round"] < diverged_in]
+            self.kept = {t: w for t, w in self.kept.items() if t < diverged_in}
+        elif t < course.rounds:
+            self.t = t
         return row
 
     def finish(self, server: Server, s: int, rounds: int) -> None:
         """Take the final state out of the server; what it does afterwards is not this run's."""
-        self.finished, self.t = True, server.t
         self.w, self.measured = server.w[s, 0].clone(), replace(server.measured[s])
         self.state = {name: value[s, 0].clone() for name, value in server.s.items()}
         for name, state in server.clients.items():  # written in place, round after round
@@ -99,6 +108,7 @@ class Run:
             self.state[name] = vectors if server.t == rounds else vectors.clone()
         self.participants = server.locals[0][s]
         self.locals = server.locals[1][s].clone()
+        self.finished, self.t = True, server.t
         if self.checkpoints and self.checkpoints.for_calls:
             self.save(server, s)
 
@@ -112,6 +122,7 @@ class Run:
             "diverged_in": self.diverged_in,
             "metrics": self.metrics,
             "bytes": [measured.bytes_down, measured.bytes_up],
+            "t": self.t,
         }
         if self.finished:
             extra |= {"gradients": measured.gradients_per_step, "participants": self.participants}
@@ -120,6 +131,11 @@ class Run:
             tensors = {"w": self.w, "locals": self.locals, **state}
         else:
             tensors = server.state(s)
+            if self.t < server.t:  # what is to be evaluated yet, and may be the last round
+                latest = {name: float(value) for name, value in measured.latest.items()}
+                extra |= {"gradients": measured.gradients_per_step, "latest": latest}
+                extra["participants"] = server.locals[0][s]
+                tensors["locals"] = server.locals[1][s]
         t = self.t if self.finished else server.t
         kept = {f"{KEPT}{t}": w for t, w in self.kept.items()}
         self.checkpoints.save(t, {**tensors, **kept, "average": self.average}, extra, self.history)
@@ -138,11 +154,17 @@ class Run:
             self.history = [*tensors.pop("history", self.w[None][:0]).to(device)]
         self.metrics, self.diverged_in = extra["metrics"], extra["diverged_in"]
         self.measured = Measured(*extra["bytes"])
+        self.t = self.begun = extra["t"]
+        if "locals" in tensors:
+            self.participants, self.locals = extra["participants"], tensors.pop("locals").to(device)
+            self.measured.gradients_per_step = extra["gradients"]
+            self.measured.latest = {
+                name: torch.tensor(value, dtype=torch.float64)
+                for name, value in extra.get("latest", {}).items()
+            }
         self.finished = self.end_is_saved = extra["finished"]
         if self.finished:
-            self.t, self.participants = t, extra["participants"]
-            self.measured.gradients_per_step = extra["gradients"]
-            self.w, self.locals = tensors["w"].to(device), tensors["locals"].to(device)
+            self.w = tensors["w"].to(device)
             for name in (name for name in tensors if name.startswith("state.")):
                 short = name.removeprefix("state.")
                 place = "cpu" if short in extra["on_host"] else device
@@ -166,26 +188,26 @@ def run_rounds(
     """
     stacks, replays = _resume(runs, plan), dict[tuple[tuple[int, bool], ...], Replay]()
     while live := [stack for stack in stacks if stack.alive(plan)]:
-        t = min(stack.simulation.t for stack in live)
-        now = [stack for stack in live if stack.simulation.t == t]  # those behind catch up first
-        simulations = [stack.simulation for stack in now]
-        if plan.new_graph:
-            # A round that is measured is another one to record.
-            key = tuple((id(s), s.measures_perturbation) for s in simulations)
-            if key not in replays:
-                replays[key] = Replay(simulations, plan.new_graph)
-            replays[key].advance()
-        else:
-            with _kept_if_it_fails(stacks, plan):  # a caller's method, model or loss may
+        t = min(stack.t for stack in live)
+        now = [stack for stack in live if stack.t == t]  # those behind catch up first
+        # Others were interrupted in the evaluation of the round, which they have behind them.
+        simulations = [stack.simulation for stack in now if stack.simulation.t == t]
+        with _kept_if_it_fails(stacks):  # a caller's method, model, loss or metric may
+            if plan.new_graph and simulations:
+                # A round that is measured is another one to record.
+                key = tuple((id(s), s.measures_perturbation) for s in simulations)
+                if key not in replays:
+                    replays[key] = Replay(simulations, plan.new_graph)
+                replays[key].advance()
+            elif simulations:
                 advance(simulations)
-        rows = dict[int, Row]()
-        for stack in now:
-            for s, run in enumerate(stack.runs):
-                if not run.finished:
-                    rows[id(run)] = run.after_round(plan, stack.simulation, s)
-                    if run.diverged_in is not None or t + 1 == plan.course.rounds:
-                        run.finish(stack.simulation, s, plan.course.rounds)
-        with _kept_if_it_fails(stacks, plan):
+            rows = dict[int, Row]()
+            for stack in now:
+                for s, run in enumerate(stack.runs):
+                    if not run.finished:
+                        rows[id(run)] = run.after_round(plan, stack.simulation, s)
+                        if run.diverged_in is not None or t + 1 == plan.course.rounds:
+                            run.finish(stack.simulation, s, plan.course.rounds)
             on_round(t + 1, [rows.get(id(run)) for run in runs])
             stop = t + 1 < plan.course.rounds and should_stop()
         for stack in stacks if stop else now:
@@ -207,7 +229,12 @@ class _Stack:
 
     def alive(self, plan: Plan) -> bool:
         unfinished = not all(run.finished for run in self.runs)
-        return unfinished and self.simulation.t < plan.course.rounds
+        return unfinished and self.t < plan.course.rounds
+
+    @property
+    def t(self) -> int:
+        """The rounds that all unfinished runs have taken in."""
+        return min(run.t for run in self.runs if not run.finished)
 
     def save(self, plan: Plan, now: bool) -> None:
         t = self.simulation.t
@@ -218,30 +245,34 @@ class _Stack:
 
 
 @contextmanager
-def _kept_if_it_fails(stacks: Sequence[_Stack], plan: Plan) -> Iterator[None]:
+def _kept_if_it_fails(stacks: Sequence[_Stack]) -> Iterator[None]:
     """Whatever the block raises, Ctrl-C too, a library's run keeps the rounds that are done.
 
+    A round may be done and not be evaluated yet; of one that is half written down nothing is kept.
     A job's is not saved here: it goes on from its last checkpoint.
     """
     try:
         yield
     except BaseException:
         for stack in stacks:
-            for_calls = [run.checkpoints and run.checkpoints.for_calls for run in stack.runs]
-            if any(for_calls) and stack.simulation.t:
-                stack.save(plan, True)
+            server = stack.simulation
+            for s, run in enumerate(stack.runs):
+                whole = server.begun == server.t and run.begun == run.t
+                if run.checkpoints and run.checkpoints.for_calls and server.t and whole:
+                    run.save(server, s)
         raise
 
 
 def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
     """Each run from its newest checkpoint, those that can be stacked together."""
-    stacks: dict[tuple[int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
+    stacks: dict[tuple[int, int, int], list[tuple[Run, dict[str, Tensor] | None]]] = {}
     for run in runs:
         t, tensors = run.restore(plan) or (0, None)
         if not run.finished:
-            stacks.setdefault((id(run.federation.algorithm), t), []).append((run, tensors))
+            key = id(run.federation.algorithm), t, run.t
+            stacks.setdefault(key, []).append((run, tensors))
     result = []
-    for (_, t), members in stacks.items():
+    for (_, t, _), members in stacks.items():
         simulation = Simulation(
             [run.federation for run, _ in members],
             plan.gradients,
@@ -253,5 +284,7 @@ def _resume(runs: Sequence[Run], plan: Plan) -> list[_Stack]:
         simulation.measured = [run.measured for run, _ in members]
         if t:
             simulation.load_state([tensors for _, tensors in members if tensors], t)
+            of_last_round = torch.stack([run.locals for run, _ in members])
+            simulation.locals = ([run.participants for run, _ in members], of_last_round)
         result.append(_Stack([run for run, _ in members], simulation))
     return result

@@ -23,6 +23,7 @@ class Server:
         """w: the initial models, [S, 1, P]. measure: as `record` of `fedgloss.train`."""
         self.algorithm, self.measure, self.clients = algorithm, tuple(measure), {}
         self.t, self.w, S = 0, w, len(w)
+        self.begun = 0  # rounds; one more than t from its aggregation on until all of it is noted
         self.s = Named(**{name: torch.zeros_like(w) for name in algorithm.global_state})
         self.previous = torch.zeros_like(w)  # the last pseudo-gradient, to be measured
         self.diverged_in = torch.full((S,), -1, device=w.device)
@@ -42,7 +43,9 @@ class Server:
     def aggregate(self, down: Named, up: Named, s: Named, h: Named) -> None:
         """The new global model and state (l. 22-24), from the messages down [S, 1, ...] and up
         [S, K, ...]. Nothing is changed where the method fails."""
-        self.w, self.s = self.algorithm.aggregate(self.w, down, up, s, h)
+        w, s = self.algorithm.aggregate(self.w, down, up, s, h)
+        self.begun = self.t + 1
+        self.w, self.s = w, s
 
     def note_round(self, sent_w: Tensor, trained: Tensor, h: Named) -> None:
         """Measure an aggregated round. sent_w: the model that its clients started from, [S, 1, P].
@@ -80,5 +83,6 @@ class Server:
             return torch.stack([state[name] for state in states]).to(self.w.device)
 
         self.t, self.w, self.previous = t, stacked("w"), stacked("previous")
+        self.begun = t
         self.diverged_in = stacked("diverged_in")
         self.s = Named(**{name: stacked(f"server.{name}") for name in self.s})

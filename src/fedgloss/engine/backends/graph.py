@@ -133,6 +133,7 @@ class _Branch:
 
     def enter(self) -> None:
         """Before a replay; the simulation may have gone on elsewhere, or been restored."""
+        self.simulation.begun = self.simulation.t + 1
         _overwrite(self.state, _state(self.simulation))
         _restore(self.simulation, self.state)
 
