@@ -122,6 +122,26 @@ def test_csv_has_every_number_in_full(folder: Path) -> None:
     assert (here[0]["run"], here[0]["code"], here[0]["rounds"]) == (run, code, "10000")
     assert (here[0]["device"], here[0]["precision"]) == ("cpu", "float32, TF32 off")
     assert here[0]["metrics_sha256"] == sha256(folder / run / "metrics.csv")
+def test_names_in_any_script_compile_or_are_spelled_by_their_codes() -> None:
+    assert latex.tex("smaller ρ, Δ, Ω, Α and ά") == (
+        r"smaller $\rho$, $\Delta$, $\Omega$, A and $\alpha$"
+    )
+    assert latex.tex("x₂ é — µ ﬁ") == "x$_2$ é — µ fi"
+    assert latex.tex("中 😀 ą") == "U+4E2D U+1F600 a"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_every_letter_that_is_left_as_it_is_compiles(tmp_path: Path) -> None:
+    every = [*latex.KNOWN, *latex.TEX, *map(chr, range(0x370, 0x400)), "中", "`ρ`"]
+    text = "\n\n".join(map(latex.tex, sorted(every)))
+    (tmp_path / "main.tex").write_text(
+        r"\documentclass{article}\begin{document}" + text + r"\end{document}", encoding="utf-8"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
     assert ours["run"] == "" and here[4]["line"]
     cross = [r for r in rows if (r["algorithm"], r["dataset"]) == ("feddyn-sam", "cifar100")]
     assert [(r["source"], r["mean"], r["diverged"], r["status"]) for r in cross] == [

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -163,19 +164,36 @@ def _latex_row(table: Table, row: Row, shown: Sequence[Column]) -> str:
 
 
 _MATH = {"±": r"\pm", "×": r"\times", "≈": r"\approx", "∼": r"\sim", "≠": r"\neq"}
-_MATH |= {"α": r"\alpha", "λ": r"\lambda", "₁": "_1", "·": r"\cdot", "†": r"\dagger"}
-_MATH |= {"δ": r"\delta", "ε": r"\varepsilon", "→": r"\to"}
-_MATH |= {sign: sign for sign in "<>=|"}
+_MATH |= {"·": r"\cdot", "†": r"\dagger", "→": r"\to", "−": "-", "≤": r"\leq", "≥": r"\geq"}
+_MATH |= {sign: sign for sign in "<>=|"} | {chr(ord("₀") + i): f"_{i}" for i in range(10)}
+_GREEK = (
+    *("alpha", "beta", "gamma", "delta", "varepsilon", "zeta", "eta", "theta", "iota", "kappa"),
+    *("lambda", "mu", "nu", "xi", "", "pi", "rho", "varsigma", "sigma", "tau", "upsilon"),
+    *("varphi", "chi", "psi", "omega"),
+)
+_MATH |= {chr(ord("α") + i): rf"\{name}" for i, name in enumerate(_GREEK) if name}
+_CAPITALS = ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi")
+_MATH |= dict(zip("ΓΔΘΛΞΠΣΥΦΨΩ", (rf"\{name}" for name in (*_CAPITALS, "Omega")), strict=True))
 TEX = {sign: f"${math}$" for sign, math in _MATH.items()}
 TEX |= {sign: f"\\{sign}" for sign in "_%&#${}"}
 TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {"–": r"\textendash\allowbreak{}"}
+TEX |= dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))  # which look like Latin ones
 TEX |= {"“": r"\textquotedblleft{}", "”": r"\textquotedblright{}"}  # backticks are for code
+KNOWN = {*map(chr, range(0xA0, 0x180)), *"‘’—…"} - {*"«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"}
+"""Beyond ASCII and TEX, what pdfTeX sets without a package."""
+
+
+def _letter(c: str) -> str:
+    if c in TEX or c.isascii() or c in KNOWN:
+        return TEX.get(c, c)
+    parts = [TEX.get(p, p) for p in unicodedata.normalize("NFKD", c) if p in TEX or p.isascii()]
+    return "".join(parts) or f"U+{ord(c):04X}"
 
 
 def tex(text: str) -> str:
-    """Plain text with `code` in backticks as LaTeX."""
-    escaped = "".join(TEX.get(c, c) for c in text)
+    """Plain text with `code` in backticks as LaTeX; what pdfTeX cannot set as U+4E2D, say."""
+    escaped = "".join(map(_letter, unicodedata.normalize("NFC", text)))
 
     def code(found: re.Match[str]) -> str:
         # A line may break in paths and names, and two hyphens are not a dash.
