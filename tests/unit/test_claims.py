@@ -16,7 +16,8 @@ from fedgloss.study import claims as papers_claims
 from fedgloss.study.claims import compared
 from fedgloss.study.configuration import validate
 from fedgloss.study.schema.claims import Claims
-from fedgloss.study.study import load_study
+from fedgloss.study.study import check_study, load_study
+from refusal import refused
 from test_local_models import local, write_locals
 from test_report_results import C10, SEEDS, make_study, write_results
 
@@ -276,3 +277,10 @@ def test_a_study_that_no_claim_is_about_has_no_such_table(tmp_path):
 def test_every_method_of_a_claim_is_one():
     named = {method for c in CLAIMS for _, method, _ in compared(c)}
     assert named - {*METHODS} == {"fedgloss-without-admm"}  # a label of config/paper.yaml
+@pytest.mark.parametrize(("key", "value"), [("rows", ["fedavg"]), ("columns", [C10])])
+def test_claims_are_of_the_whole_grid(key, value):
+    claims = {"claims": {"kind": "claims", key: value}}
+    with refused("tables.claims: kind claims is of the whole grid; leave out columns and rows"):
+        check_study({**make_study().config, "tables": claims, "figures": {}}, "own.yaml")
+
+

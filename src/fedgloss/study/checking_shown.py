@@ -55,8 +55,10 @@ def _check_kind(study: "Study", where: str, entry: Table | Figure) -> None:
         allowed = "sweep" if study.asked.sweep else "a study with the section sweep"
         why = "trials see no test images" if study.asked.sweep else "nothing is searched here"
         raise InputError(f"{where}.kind: {entry.kind}: {why}; allowed: {allowed}")
-    if entry.kind == "sweep" and len(study.cells_of(entry)) < len(study.cells):
-        raise InputError(f"{where}: a sweep is shown as a whole; leave out columns and rows")
+    if entry.kind in ("sweep", "claims") and len(study.cells_of(entry)) < len(study.cells):
+        raise InputError(
+            f"{where}: kind {entry.kind} is of the whole grid; leave out columns and rows"
+        )
     for column in entry.columns if entry.baseline else ():
         if not study.baselines(column, entry.baseline or ""):
             raise InputError(
