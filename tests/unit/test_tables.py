@@ -380,3 +380,58 @@ def test_where_all_are_alike_none_is_the_best(tmp_path: Path) -> None:
     table = tables.build(study, "table3", tmp_path)
     assert not any(entry.best for row in table.rows for entry in row.entries)
     assert not any("accura" in line for line in html._winners(study, [table]))
+
+
+def edited(folder: Path, change) -> Path:
+    """Results whose eigenvalues on CIFAR-10 are changed, each by its place."""
+    for i, file in enumerate(sorted(folder.glob("analysis/toy/cifar10/*/*/*/*/hessian.json"))):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(change(i, record)))
+    return folder
+
+
+def note_on_lambda1(folder: Path, **config: object) -> str:
+    return next(n for n in build(folder, "table7", **config).notes if n.startswith("λ₁: "))
+
+
+def test_lambda1_names_the_model_that_the_file_is_of(tmp_path: Path) -> None:
+    folder = edited(write_results(tmp_path), lambda i, record: record | {"model": "final"})
+    note = note_on_lambda1(folder, hessian={"models": ["final"]})
+    assert "mean loss at the global model after the last round, over all" in note
+    assert "average" not in note
+
+
+def test_the_sampling_errors_of_lambda1_are_told_from_the_least_to_the_largest(
+    tmp_path: Path,
+) -> None:
+    def cut(i: int, record: dict) -> dict:
+        share = 0.004 if i else 0.025
+        largest = {"sampling_error": share * (record["lambda1"] or 0)}
+        return record | {"samples": 2500, "population": 50000} | largest
+
+    assert ", sampling error 0.4 to 2.5 % of λ₁" in note_on_lambda1(
+        edited(write_results(tmp_path), cut)
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (
+            {"evaluate_every": 1000, "last": 1000},
+            "T/2: test accuracy of the evaluation in round 5,000.",
+        ),
+        ({"evaluate_every": 500, "last": 1000}, "evaluations in the last 1,000 rounds before half"),
+        (
+            {"evaluate_every": 1000, "last": 1000, "rounds": 7500},
+            "test accuracy of the evaluation in round 3,000.",
+        ),
+    ],
+)
+def test_accuracy_at_half_says_of_which_evaluations_it_is(
+    training: dict, words: str, tmp_path: Path
+) -> None:
+    half = {"kind": "methods", "columns": [C10], "rows": ROWS, "show": ["accuracy_at_half"]}
+    changed = {"training": {**training, "record": ["communication"]}, "tables": {"t": half}}
+    folder = write_results(tmp_path, make_study(**changed))
+    assert words in " ".join(build(folder, "t", **changed).notes)

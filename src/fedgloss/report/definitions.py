@@ -29,10 +29,22 @@ def accuracy(manifests: Iterable[Mapping[str, Any]]) -> str:
     last, rounds = training_values(manifests, "last"), training_values(manifests, "rounds")
     return f"mean test accuracy of the evaluated rounds among the last {last} of {rounds}"
 
+    manifests = list(manifests)
+    rounds = [_at_half(manifest["settings"]["training"]) for manifest in manifests]
+    if rounds and all(len(evaluated) == 1 for evaluated in rounds):
+        listed = " or ".join(f"{t:,}" for t in sorted({t for (t,) in rounds}))
+        return f"test accuracy of the evaluation in round {listed}"
 
 def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
     """The accuracy at 50 % of the training."""
     last = training_values(manifests, "last")
+def _at_half(training: Mapping[str, Any]) -> list[int]:
+    """The evaluated rounds among the last `last` ones before half of the training."""
+    rounds, last, every = (training[key] for key in ("rounds", "last", "evaluate_every"))
+    half = range(max(rounds // 2 - last, 0) + 1, rounds // 2 + 1)
+    return [t for t in half if t % every == 0 or t > rounds - last]
+
+
     return f"mean test accuracy of the evaluations in the last {last} rounds before half of them"
 
 
@@ -53,16 +65,17 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
 def hessian(found: Results, cells: Iterable["Cell"]) -> str:
     """Which Hessian, of which model, on which data: as the analysis files say."""
     cells = list(cells)
+    models = dict.fromkeys(h.get("model", "average") for h in measured)
+    average = f"the average of the last {last} rounds' global models"
+    of = {"average": average, "final": "the global model after the last round"}
+    at = " or ".join(of.get(name, name) for name in models or found.study.hessian.models[:1])
     last = training_values([m for m in map(found.manifest, cells) if m], "last")
     data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
     measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
     over = " or ".join(
         of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
     )
-    return (
-        f"the Hessian of the mean loss at the average of the last {last} rounds' global models"
-        + (f", over {over}" if over else "")
-    )
+    return f"the Hessian of the mean loss at {at}" + (f", over {over}" if over else "")
 
 
 def trace(found: Results, cells: Iterable["Cell"]) -> str:
@@ -89,7 +102,8 @@ def of_images(measured: Iterable[Mapping[str, Any]]) -> str:
     sizes = {(found["samples"], found["population"]) for found in cut}
     of = " or ".join(f"{count:,} of {whole:,}" for count, whole in sorted(sizes))
     shares = [share for found in cut for share in _sampling_errors(found)]
-    error = f", sampling error {100 * statistics.median(shares):.2g} % of λ₁" if shares else ""
+    ends = [f"{100 * share:.2g}" for share in (min(shares), max(shares))] if shares else []
+    error = f", sampling error {' to '.join(dict.fromkeys(ends))} % of λ₁" if ends else ""
     error += _bias(cut)
     return (
         f"{of} training images without augmentation (`data: paper`), a class-balanced subset{error}"
