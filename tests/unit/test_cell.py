@@ -413,6 +413,10 @@ def test_data_and_partition_must_fit(run, inputs, tmp_path):
     (tmp_path / "foreign.json").write_text(json.dumps(record))
     with refused("foreign.json", "other data"):
         run(tmp_path / "out", cell_settings(), partition=tmp_path / "foreign.json")
+    given = cell_settings()
+    given["data"] = {**given["data"], "source": "cifar10"}
+    with refused(inputs["data"], "source 'digits'", "settings.data.source is 'cifar10'"):
+        run(tmp_path / "out", given)
     for wrong in ({"data": tmp_path}, {"partition": tmp_path / "absent.json"}):
         with refused(*wrong.values(), "cannot be read"):
             run(tmp_path / "out", cell_settings(), **wrong)

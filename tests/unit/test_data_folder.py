@@ -58,6 +58,25 @@ def test_a_folder_per_class_becomes_tensors_without_loss(pets, tmp_path):
     assert data.std == pytest.approx(values.std(dim=(0, 2, 3), correction=0).tolist())
 
 
+def test_a_whole_data_set_of_another_definition_is_not_overwritten(pets, tmp_path):
+    """A study would train on the wrong images under the right name."""
+    out = tmp_path / "out"
+    prepare("folder", out, root=pets)
+    before = (out / "manifest.json").read_bytes()
+    what = "delete this one first"
+    with refused(f"{out}: ", "source 'folder', but the given source is 'digits'", what):
+        prepare("digits", out)
+    with refused(f"{out}: ", "size None, but the given size is 5", what):
+        prepare("folder", out, root=pets, size=5)
+    with refused(f"{out}: ", "name 'pets', but the given name is 'cats'", what):
+        prepare("folder", out, root=pets, name="cats")
+    assert (out / "manifest.json").read_bytes() == before
+    prepare("folder", out, root=pets)
+    assert (out / "manifest.json").read_bytes() == before
+    (out / "data.safetensors").unlink()
+    prepare("digits", out)
+
+
 def test_grey_images_keep_one_channel(tmp_path):
     for seed, file in enumerate(("train/a/0.png", "train/b/0.png", "test/a/0.png")):
         save(tmp_path / "grey" / file, picture(seed, channels=1))

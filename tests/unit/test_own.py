@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedgloss.cli import main
-from fedgloss.study.own import ORIGINALS, check_own, missing_data, missing_splits
+from fedgloss.study.own import ORIGINALS, check_data, check_own, missing_data, missing_splits
 from fedgloss.study.study import check_study
 from fedgloss.torchvision_compat import torchvision
 from refusal import refused
@@ -101,6 +101,29 @@ def test_the_shape_of_images_of_ones_own_is_known_once_they_are_prepared(own):
     prepare(study, (3, 5, 6), 7)
     with refused("models.mine.model", "(3, 5, 6)", "7 classes", "AssertionError"):
         check_own(study)
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "words"),
+    [
+        ("name", "cifar10", ["source 'cifar10'", "datasets.digits.source is 'digits'"]),
+        ("source", "one folder per class", ["source 'folder'", "datasets.digits.source"]),
+        ("images", "official_overlap", ["images 'official_overlap'", "datasets.digits.images"]),
+        ("size", 32, ["size 32", "datasets.digits.size is None"]),
+    ],
+)
+def test_prepared_images_of_another_definition_are_refused(key, found, words, tmp_path):
+    grid = {"dataset": "digits", "alphas": ["0"], "model": "smallcnn", "algorithms": ["fedavg"]}
+    study = check_study({"study": "own", "seeds": [0], "grid": [grid]}, "own.yaml")
+    check_data(study, tmp_path)  # there is none yet
+    folder = tmp_path / "data" / "digits"
+    folder.mkdir(parents=True)
+    manifest = {"name": "digits", "source": "scikit-learn", "images": "clean"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    check_data(study, tmp_path)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {key: found}))
+    with refused(f"{folder}: holds a data set with {words[0]}", *words, "delete the folder"):
+        check_own(study, tmp_path)
 
 
 @pytest.mark.parametrize(

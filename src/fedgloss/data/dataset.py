@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fedgloss.data.definition import check_prepared
 from fedgloss.data.facts import shared_images
 from fedgloss.errors import InputError, printable
 from fedgloss.files import sha256, write_text
@@ -113,6 +114,7 @@ def prepare(
     name      folder only: the dataset's name (default: the folder's)
 
     What was skipped or changed is said in lines on standard error, and in the manifest's `notes`.
+    Raises InputError if `out` holds a whole data set of another definition.
     """
     if images not in IMAGES:
         raise InputError(f"images: {images!r} is unknown (allowed: {', '.join(IMAGES)})")
@@ -125,13 +127,19 @@ def prepare(
     write = _writer(source)
     if name is not None and source != "folder":
         raise InputError(f"name: {name!r} cannot be given to {source}, which has its own")
-    out = Path(out)
+    out, root = Path(out), None if root is None else Path(root)
+    if (out / "data.safetensors").exists():
+        made: dict[str, Any] = {"source": source, "images": images, "size": size}
+        if source == "folder" and root is not None:
+            made["name"] = name or root.resolve().name
+        then = "give another folder to write, or delete this one first"
+        check_prepared(out, made, "the given ", then)
     path = out / "data.safetensors.new"
     try:
         facts = write(
             path,
             source=source,
-            root=None if root is None else Path(root),
+            root=root,
             download=download,
             images=images,
             size=size,

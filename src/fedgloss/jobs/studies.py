@@ -273,12 +273,14 @@ def import_runs(options: argparse.Namespace) -> int:
 def _study(options: argparse.Namespace) -> "Study":
     """The study of a command that looks into its results, which must be those of its file."""
     from fedgloss.report.names import check_distinct
+    from fedgloss.study.own import check_data
     from fedgloss.study.ownership import check_owner
     from fedgloss.study.study import load_study
 
     study = load_study(options.config)
     check_distinct(study)
     check_owner(study, Layout(options.results))
+    check_data(study, options.results)
     return study
 
 

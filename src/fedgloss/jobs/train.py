@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from fedgloss import __version__
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.data.dataset import load
+from fedgloss.data.definition import check_prepared
 from fedgloss.data.partition.partition import load_partition
 from fedgloss.engine.assembly import Result, assemble, summary
 from fedgloss.engine.checkpoint import Checkpoints, Interrupted
@@ -83,6 +84,9 @@ def train_cells(
     """
     check_same_shape(cells)
     with prepared(device, threads, cells[0].settings.precision) as use_device:
+        again = "delete the folder and prepare the data set again"
+        for asked in (cell.settings.data for cell in cells):
+            check_prepared(data, asked, "settings.data.", again)
         test = not is_trial(cells[0].settings)
         dataset = placed(load(data, verify=True, test=test), use_device)
         settings, training = cells[0].settings, cells[0].settings.training

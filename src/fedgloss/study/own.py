@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedgloss.data.definition import check_prepared
 from fedgloss.errors import InputError
 from fedgloss.records import Kind, read_record
+from fedgloss.study import resolving
 from fedgloss.study.inputs import is_split_there
 from fedgloss.study.layout import HERE, IMAGES_FILE, Layout
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
@@ -48,6 +50,7 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
     A model is built once for each data set in the grid, if the images' shape is known already; a
     folder is looked at unless its images have been prepared.
     """
+    check_data(study, results)
     for package in PACKAGES[study.hessian.method]:
         if find_spec(package) is None:
             raise InputError(
@@ -64,6 +67,15 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
                 _check_model(name, [*_images(study, block.dataset, results)])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
+
+
+def check_data(study: Study, results: Path = HERE.results) -> None:
+    """InputError if a folder of the study's data sets holds another, as one prepared by hand."""
+    for name in dict.fromkeys(cell.dataset for cell in study.cells):
+        folder, wanted = study.data_folder(name), resolving.content(study.datasets[name])
+        where = f"datasets.{name}."
+        then = f"delete the folder, and {study.file} has it prepared again"
+        check_prepared(Layout(results).data(folder), wanted, where, then)
 
 
 def missing_data(

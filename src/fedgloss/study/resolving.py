@@ -85,7 +85,7 @@ def settings(study: "Study", cell: Cell) -> Settings:
     return Settings(
         dataset=cell.dataset,
         alpha=cell.alpha,
-        data=_data(study.datasets[cell.dataset]),
+        data=content(study.datasets[cell.dataset]),
         partition=_cut(study, cell.dataset, cell.alpha),
         model=study.model(cell.model).model,
         weights=study.weights.get(cell.model),
@@ -182,7 +182,7 @@ def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodCo
     return found or MethodConstants()
 
 
-def _data(definition: schema.Dataset) -> dict[str, Any]:
+def content(definition: schema.Dataset) -> dict[str, Any]:
     """What decides a data set's content, wherever its originals lie."""
     return {
         "source": definition.source,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fedgloss.data.definition import OWN
 from fedgloss.data.facts import encode_names, measure
 from fedgloss.data.sources.images import Look, decode, look
 from fedgloss.data.store import stream
@@ -107,7 +108,7 @@ def write(
     mean, std = measure(images)
     return {
         "name": name or root.resolve().name,
-        "source": "one folder per class",
+        "source": OWN,
         "size": size,
         "classes": classes,
         "mean": mean,

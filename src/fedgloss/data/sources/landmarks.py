@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedgloss.data.definition import LANDMARKS_SIZE
 from fedgloss.data.facts import encode_names
 from fedgloss.data.sources.images import decode
 from fedgloss.data.store import stream
 from fedgloss.errors import InputError
 
-SIZE = 224
 IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,100}")  # it is part of a path, which must stay in the root
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -37,7 +37,7 @@ def write(path: Path, *, root: Path | None, size: int | None, **_: Any) -> dict[
     """
     if root is None:
         raise InputError("landmarks: no folder given (key: root)")
-    size = size or SIZE
+    size = size or LANDMARKS_SIZE
     users, train, train_labels = _read(
         root / "federated_train.csv", ("user_id", "image_id", "class")
     )
