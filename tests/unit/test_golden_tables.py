@@ -15,7 +15,7 @@ import pytest
 
 from fedgloss.files import write_text
 from fedgloss.report import tables, verdict
-from fedgloss.report.model import Table
+from fedgloss.report.model import Grid, Table
 from fedgloss.report.results import Summary
 from fedgloss.report.writing import texts, write
 from fedgloss.study.study import Study, check_study, load_study
@@ -175,7 +175,7 @@ def test_ties_are_bold_together_and_only_where_another_is_worse() -> None:
 TEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
 DOCUMENT = r"""\documentclass{article}
 \usepackage[a4paper,margin=2cm]{geometry}
-\usepackage{array,booktabs,longtable}
+\usepackage{array,booktabs}
 \begin{document}
 Before.
 %s
@@ -216,6 +216,25 @@ def test_all_tables_of_the_papers_study_compile_by_input(tmp_path: Path) -> None
     inputs = "\n".join(rf"\input{{{name}}}" for name in (*paper.tables, *NAMES))
     (tmp_path / "main.tex").write_text(DOCUMENT % inputs, encoding="utf-8")
     assert compiled(tmp_path / "main.tex") > 5
+
+
+@TEX
+def test_long_tables_go_on_over_pages_in_two_columns(folder: Path, tmp_path: Path) -> None:
+    """Each part fits its page, under the number of the first; another study's has another label."""
+    claims = tables.build(study(), "claims", folder)
+    assert isinstance(claims, Grid)
+    write(replace(claims, lines=claims.lines * 3), tmp_path)
+    write(replace(claims, study="other", name="others"), tmp_path)
+    inputs = r"See \ref{tab:toy-claims} and \ref{tab:other-others}.\input{claims}\input{others}"
+    document = (DOCUMENT % inputs).replace("{article}", "[twocolumn]{article}", 1)
+    (tmp_path / "main.tex").write_text(document, encoding="utf-8")
+    assert compiled(tmp_path / "main.tex") > 5
+    log = (tmp_path / "main.log").read_text(encoding="utf-8", errors="replace")
+    assert "Float too large" not in log
+    assert "multiply" not in log
+    parts = (tmp_path / "claims.tex").read_text(encoding="utf-8").split(r"\begin{table*}")[1:]
+    assert [part.count(r"\caption") for part in parts] == [1] + [0] * (len(parts) - 1)
+    assert all("continued" in part for part in parts[1:])
 
 
 WIDE = {

@@ -62,9 +62,8 @@ def build(found: Results, name: str, asked: ClaimsTable) -> Grid:
         for one in every
     )
     records = tuple(_record(one, i) for one in every for i in range(len(one.ours.comparisons)))
-    return Grid(
-        name, asked.title, HEADS, lines, tuple(_notes(found, asked, every)), FIELDS, records
-    )
+    notes = tuple(_notes(found, asked, every))
+    return Grid(found.study.name, name, asked.title, HEADS, lines, notes, FIELDS, records)
 
 
 def _word(judgement: Judgement) -> str:

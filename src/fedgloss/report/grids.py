@@ -4,12 +4,15 @@ import csv
 import io
 import math
 import re
+from collections.abc import Iterator, Sequence
 
 from fedgloss.report.latex import tex
 from fedgloss.report.model import Grid
 
 LETTERS = 100
 """Of the smallest print, in a line of a page."""
+PAGE, CAPTION = 56, 1.5
+"""Lines of the smallest print on a page, beside the heads; and of these, a line of the caption."""
 LONG = 60
 """Letters beyond which a text may as well take another line."""
 
@@ -25,26 +28,63 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """A long table over pages, whose columns share the width; needs array and longtable, too."""
+    """A floating table over both columns, if there are two, that needs array and booktabs.
+
+    What is longer than a page goes on in further floats with the same number.
+    """
     share = _shares([*zip(grid.heads, *grid.lines, strict=True)])
+    caption = f"{grid.title}. {' '.join(grid.notes)}"
+    floats = []
+    for lines in _parts(grid.lines, share, PAGE - CAPTION * math.ceil(len(caption) / LETTERS)):
+        above = r"\tablename~\thetable, continued\par\medskip"
+        if not floats:
+            above = rf"\caption[{{{tex(grid.title)}}}]{{{tex(caption)}}}"
+            above += f"\n\\label{{tab:{grid.study}-{grid.name}}}"
+        floats += [
+            r"\begin{table*}",
+            r"\centering",
+            above,
+            r"\scriptsize",
+            r"\setlength{\tabcolsep}{3pt}",
+            _tabular(grid.heads, lines, share),
+            r"\end{table*}",
+        ]
+    return "\n".join(floats) + "\n"
+
+
+def _parts(
+    lines: Sequence[tuple[str, ...]], share: Sequence[float], first: float
+) -> Iterator[list[tuple[str, ...]]]:
+    """The lines in parts, each of which fits a page; the first has less of it."""
+    part: list[tuple[str, ...]] = []
+    room = first
+    for line in lines:
+        widths = zip(line, share, strict=True)
+        tall = max(math.ceil(len(text) / (LETTERS * width)) for text, width in widths)
+        if part and tall > room:
+            yield part
+            part, room = [], PAGE
+        part.append(line)
+        room -= tall
+    yield part
+
+
+def _tabular(heads: Sequence[str], lines: Sequence[tuple[str, ...]], share: Sequence[float]) -> str:
+    """Some of the lines under the heads; the columns share the width."""
     spec = "".join(
         rf">{{\raggedright\arraybackslash}}p{{\dimexpr{part:.3f}\linewidth-2\tabcolsep\relax}}"
         for part in share
     )
-    lines = [
-        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{longtable}}{{{spec}}}",
-        rf"\caption[{{{tex(grid.title)}}}]{{{tex(grid.title)}. {tex(' '.join(grid.notes))}}}"
-        rf"\label{{tab:{grid.name}}} \\",
+    text = [
+        rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
-        " & ".join(map(tex, grid.heads)) + r" \\",
+        " & ".join(map(tex, heads)) + r" \\",
         r"\midrule",
-        r"\endhead",
-        *(" & ".join(map(tex, line)) + r" \\" for line in grid.lines),
+        *(" & ".join(map(tex, line)) + r" \\" for line in lines),
         r"\bottomrule",
-        r"\end{longtable}}",
+        r"\end{tabular}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(text)
 
 
 def _shares(columns: list[tuple[str, ...]]) -> list[float]:

@@ -48,7 +48,7 @@ def to_latex(table: Table) -> str:
         rf"\begin{{{kind}}}",
         r"\centering",
         rf"\caption[{{{title}}}]{{{title}. {tex(' '.join(table.notes))}}}",
-        rf"\label{{tab:{table.name}}}",
+        rf"\label{{tab:{table.study}-{table.name}}}",
         size.command,
         rf"\setlength{{\tabcolsep}}{{{size.gap}pt}}",
         "\n\\par\\medskip\n".join(_tabular(table, part) for part in parts),

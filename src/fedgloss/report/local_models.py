@@ -76,7 +76,7 @@ def build(found: Results, name: str, asked: LocalsTable) -> Grid:
     notes = tuple(_notes(found, asked, cells))
     used = [i for i, head in enumerate(HEADS) if head != "paper" or any(row[i] for row in lines)]
     heads, *shown = (tuple(row[i] for i in used) for row in (HEADS, *lines))
-    return Grid(name, title, heads, tuple(shown), notes, FIELDS, tuple(records))
+    return Grid(found.study.name, name, title, heads, tuple(shown), notes, FIELDS, tuple(records))
 
 
 def _locals(found: Results, cells: Sequence["Cell"]) -> list[Local]:

@@ -74,6 +74,7 @@ class Row:
 class Table:
     """A table, as every format writes it."""
 
+    study: str
     name: str
     title: str
     columns: tuple[Column, ...]
@@ -98,6 +99,7 @@ class Table:
 class Grid:
     """A table of words: heads, lines, notes below; `code` in backticks. Its CSV may say more."""
 
+    study: str
     name: str
     title: str
     heads: tuple[str, ...]

@@ -49,7 +49,7 @@ def build(found: Results, name: str, asked: SweepTable) -> Grid:
     heads = ("Method", *axes, "Rounds", "Seeds", "Accuracy (%)", "")
     fields = (*FIELDS[:3], *axes, *FIELDS[3:])
     below = (*notes(standings), *left_out(found, study.cells))
-    return Grid(name, title, heads, (*lines,), below, fields, (*records,))
+    return Grid(found.study.name, name, title, heads, (*lines,), below, fields, (*records,))
 
 
 def _needed(standings: Standings) -> Iterator:

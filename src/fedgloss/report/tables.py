@@ -89,7 +89,7 @@ def build(study: "Study", name: str, folder: Path) -> Table | Grid:
     rows += tuple(KINDS[asked.kind].more(found, asked, columns))
     # A line break in a title would end Markdown's bold face and LaTeX's caption.
     title = " ".join(asked.title.split()) + results.part(found, study.cells_behind(asked))
-    table = Table(name, title, columns, rows, ())
+    table = Table(study.name, name, title, columns, rows, ())
     return replace(table, notes=tuple(_notes(found, asked, table)))
 
 

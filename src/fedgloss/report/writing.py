@@ -6,11 +6,11 @@ from fedgloss.files import write_text
 from fedgloss.report import formats, grids, latex
 from fedgloss.report.model import Grid, Table
 
-BEFORE = r"""% Part of a document with \usepackage{array,booktabs,longtable}, or one by itself.
+BEFORE = r"""% Part of a document with \usepackage{array,booktabs}, or one by itself.
 \expandafter\ifx\csname @twoclasseserror\endcsname\documentclass\else
   \documentclass{article}
   \usepackage[a4paper,landscape,margin=1cm]{geometry}
-  \usepackage{array,booktabs,longtable}
+  \usepackage{array,booktabs}
   \newcommand{\onlythistable}{\end{document}}
   \begin{document}
 \fi
