@@ -633,6 +633,13 @@ def test_a_study_takes_what_was_chosen(chosen):
     assert "held_out" not in found.partition, "the study itself holds nothing out"
 
 
+@pytest.mark.parametrize("entry", [{}, {"best-at-0.3": {"name": "Mine"}}])
+def test_a_method_of_ones_own_comes_with_its_settings(chosen, entry):
+    study = check_study({**including().config, "algorithms": entry}, "s.yaml")
+    found = study.settings(study.cells[0])
+    assert (found.method, found.hyperparameters) == ("peaked:peaked", {"x": 0.3})
+
+
 def test_seeds_that_chose_the_settings_are_warned_of(chosen):
     study = including()
     assert [*study.warnings()] == []

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import InputError
 from fedgloss.study.configuration import read_yaml, validate
 from fedgloss.study.schema.chosen import Chosen
@@ -68,7 +69,7 @@ def seeds_that_chose(asked: Study) -> set[int]:
 def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algorithm:
     """A label's entry with what was chosen for it."""
     own = asked.algorithms.get(label, Algorithm())
-    method = _method(asked, label)
+    method = _method(asked, label) or chosen.method
     if chosen.method != method:
         raise InputError(f"{where}: {label} is {chosen.method} there, and {method} here")
     if isinstance(own.variants, str):
@@ -89,13 +90,13 @@ def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algor
     return own.model_copy(update={key: getattr(valid, key) for key in merged})
 
 
-def _method(asked: Study, label: str) -> str:
-    """The method behind a label."""
+def _method(asked: Study, label: str) -> str | None:
+    """The method behind a label; None where the study does not say, and no method has its name."""
     seen: set[str] = set()
     while label not in seen:
         seen.add(label)
         entry = asked.algorithms.get(label, Algorithm())
         if entry.method or entry.like is None:
-            return entry.method or label
+            return entry.method or (label if label in METHODS else None)
         label = entry.like
     return label  # it is like itself, which is refused where labels are checked
