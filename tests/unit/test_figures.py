@@ -288,6 +288,14 @@ def test_heights_are_one_scale_for_all_panels_with_round_numbers_apart() -> None
     assert heights([Panel("", (high,))])[0] == 4.0  # an axis from 0 would show a flat plate
 
 
+@pytest.mark.parametrize(("low", "top"), [(1.3, 2.9), (0.21, 0.24), (4.0, 5.0), (105.0, 180.0)])
+def test_a_short_axis_has_several_heights_too(low, top) -> None:
+    short = Surface("", "#000000", *2 * (np.array([0.0, 1.0]),), np.array([[low, top]] * 2))
+    _, _, ticks = heights([Panel("", (short,))])
+    assert 3 <= len(ticks) <= 6 and low <= min(ticks) and max(ticks) <= top
+    assert all(float(f"{tick:g}") == pytest.approx(tick) for tick in ticks)  # as they are written
+
+
 def test_squares_that_cut_each_other_are_painted_in_smaller_ones() -> None:
     flat, sloping, above = (
         square(0.5, 0.5, 0.3),

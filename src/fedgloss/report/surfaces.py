@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from fedgloss.report.painting import Pieces, paint
 
@@ -116,6 +117,8 @@ def heights(panels: Sequence[Panel]) -> tuple[float, float, list[float]]:
         above = np.log1p(loss) - np.log1p(ticks[-1] if ticks else -0.9)
         if low <= loss <= top and above >= APART * (np.log1p(top) - np.log1p(low)):
             ticks.append(loss)
+    if len(ticks) < 3:  # a short axis is nearly linear
+        ticks = [float(t) for t in MaxNLocator(4).tick_values(low, top) if low <= t <= top]
     return low, top, ticks
 
 
