@@ -110,7 +110,8 @@ def split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.json").write_text('{"clients": [[0], [1], [2]], "test": [0]}')
     Path("splits").mkdir()
-    leaf = {"users": ["0", "1"], "users_data": {}}
+    images = {"x": ["a.png"], "y": [0]}
+    leaf = {"users": ["0", "1"], "users_data": {"0": images, "1": images}}
     Path("splits/federated_train_alpha_0.50.json").write_text(json.dumps(leaf))
     return tmp_path
 
@@ -184,16 +185,24 @@ ABSENT = {
     "a folder": ("absent", ["0.5"], ["absent", "cannot be read"]),
     "an alpha": ("splits", ["0.5", "5"], ["federated_train_alpha_5.00.json", "cannot be read"]),
     "no split": ("tiny.yaml", ["0.5"], ["tiny.yaml", "not valid JSON"]),
-    "an odd split": ("odd.json", ["0.5"], ["odd.json", "neither"]),
+    "an odd split": ("odd.json", ["0.5"], ["odd.json", "'clients' is not a list"]),
+    "no image": ("empty.json", ["0.5"], ["empty.json: client 1 has no images"]),
+    "no test image": ("untested.json", ["0.5"], ["untested.json", "has no test images"]),
+    "no number": ("words.json", ["0.5"], ["words.json", "an index is not an integer"]),
+    "no users": ("leaf.json", ["0.5"], ["leaf.json", "not a LEAF split"]),
     "a list": ("list.json", ["0.5"], ["list.json", "neither"]),
 }
 
 
 @pytest.mark.parametrize("what", ABSENT)
-def test_a_split_that_is_not_there_is_refused_before_any_job(what, split, study_file):
+def test_a_split_that_is_not_there_or_broken_is_refused_before_any_job(what, split, study_file):
     study_file()
     Path("odd.json").write_text('{"clients": 5}')
     Path("list.json").write_text("[1]")
+    Path("empty.json").write_text('{"clients": [[0], [], [1]]}')
+    Path("untested.json").write_text('{"clients": [[0], [1]], "test": []}')
+    Path("words.json").write_text('{"clients": [[0], ["a"]]}')
+    Path("leaf.json").write_text('{"users": ["0"], "users_data": {}}')
     file, alphas, words = ABSENT[what]
     with refused("s.yaml", "datasets.digits.partition.file", *words):
         of_split(file, alphas)

@@ -251,7 +251,8 @@ def test_one_of_ones_own_is_given_whole(given):
 
 
 OFFICIAL = re.search(r"(cifar10: \{partition: .*\})", README)[1]
-LEAF = {"users": ["0", "1"], "num_samples": [1, 1], "users_data": {}}
+IMAGES = {"x": ["a.png"], "y": [0]}
+LEAF = {"users": ["0", "1"], "num_samples": [1, 1], "users_data": {"0": IMAGES, "1": IMAGES}}
 
 
 def test_the_official_split_is_one_line_of_the_manual(tmp_path, monkeypatch):
@@ -260,7 +261,8 @@ def test_the_official_split_is_one_line_of_the_manual(tmp_path, monkeypatch):
     datasets = yaml.safe_load(OFFICIAL)
     folder = Path(datasets["cifar10"]["partition"]["file"])
     folder.mkdir(parents=True)
-    leaf = LEAF | {"users": [str(k) for k in range(100)]}
+    users = [str(k) for k in range(100)]
+    leaf = LEAF | {"users": users, "users_data": dict.fromkeys(users, IMAGES)}
     (folder / "federated_train_alpha_0.05.json").write_text(json.dumps(leaf))
     block = {"dataset": "cifar10", "alphas": ["0.05"], "model": "cnn", "algorithms": ["fedgloss"]}
     config = {"study": "s", "seeds": [0], "datasets": datasets, "grid": [block]}

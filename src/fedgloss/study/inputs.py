@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgloss.errors import InputError
-from fedgloss.files import read_json, sha256
+from fedgloss.files import sha256
 from fedgloss.study.schema.study import Dataset
 
 
@@ -26,7 +26,7 @@ class Split:
 
 
 def read_split(file: str, alpha: str, expected: Split | None = None) -> Split:
-    """What is known of a split before it is imported; InputError if it cannot be.
+    """What is known of a split before it is imported; InputError if it can be seen to be broken.
 
     expected: what the study says of it, which does where the file is not here.
     """
@@ -35,13 +35,8 @@ def read_split(file: str, alpha: str, expected: Split | None = None) -> Split:
     if expected and not is_split_there(file, alpha):
         return expected
     files = splits.files(Path(file), alpha)
-    record = read_json(files[0])
-    clients = None
-    if isinstance(record, dict):
-        clients = record["clients"] if "clients" in record else record.get("users")
-    if not isinstance(clients, list):
-        raise InputError(f"{files[0]}: neither a LEAF split nor an object with the key 'clients'")
-    found = Split(tuple(map(sha256, files)), len(clients))
+    clients = splits.count_clients(Path(file), alpha)
+    found = Split(tuple(map(sha256, files)), clients)
     if expected and found != expected:
         raise InputError(
             f"{files[0]}: is not the split that the study names ({found.clients} clients, SHA-256"
