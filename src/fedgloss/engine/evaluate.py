@@ -30,18 +30,15 @@ RADIUS = 0.1
 
 
 @torch.no_grad()
-def evaluate(
-    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int | None = None
-) -> dict[str, float]:
+def evaluate(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> dict[str, float]:
     """`loss`, `accuracy` in percent where targets are class indices, and the task's metrics.
 
     The model is in eval mode. The loss is that of all samples as one mini-batch, whatever it weighs
     or leaves out; what it leaves out does not count as right or wrong either.
-    batch_size: samples in a pass; None: what `samples_a_pass` says.
     """
     loss = task.loss
     with evaluating(task.model, loss), seeded(0, w.device):
-        z, y = _outputs(task, w, inputs, targets, batch_size)
+        z, y = _outputs(task, w, inputs, targets)
         result = {"loss": float(loss(z.clone(), y.clone()))}
     if are_classes(z, y):
         counted = _counted(task, y)
@@ -121,15 +118,13 @@ def samples_a_pass(inputs: Tensor, w: Tensor, most: int = BATCH_SIZE) -> int:
     return max(most * SAMPLE_BYTES // max(size, SAMPLE_BYTES), 1)
 
 
-def _outputs(
-    task: Task, w: Tensor, inputs: Tensor, targets: Tensor, batch_size: int | None = None
-) -> tuple[Tensor, Tensor]:
+def _outputs(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The model's outputs on all samples, batch by batch, and the targets beside them."""
-    batch_size = batch_size or samples_a_pass(inputs, w)
+    size = samples_a_pass(inputs, w)
     parameters = unflatten(w, parameter_shapes(task.model))
     model = task.model if w.is_cuda else _pooling_faster(task.model)
     outputs, labels = [], []
-    for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+    for x, y in zip(inputs.split(size), targets.split(size), strict=True):
         output = functional_call(model, parameters, (_inputs(task, x, w),))
         outputs.append(output.to(w.dtype))
         labels.append(y.to(w.device, non_blocking=True))
