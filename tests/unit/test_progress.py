@@ -3,9 +3,13 @@
 import sys
 
 import pytest
+import torch
 
 from cells import cell_settings, job_file, prepare_inputs
+from fedgloss.algorithms import build_algorithm
 from fedgloss.cli import main
+from fedgloss.engine.clients import Batching, ClientData
+from fedgloss.engine.federation import federation
 from fedgloss.errors import InputError
 from fedgloss.progress import Progress, Scalars
 
@@ -51,6 +55,28 @@ def test_a_resumed_run_takes_the_place_of_what_it_does_again(tmp_path):
         for t in rounds:
             scalars("cell", {"round": t, "accuracy": value})
     assert scalars_of(tmp_path / "cell") == {"accuracy": [(2, 1.0), (4, 2.0), (6, 2.0), (8, 2.0)]}
+
+
+@pytest.mark.parametrize(
+    ("participants", "images"),
+    [(5, 500), ([[0, 1, 2, 3, 4]] * 3, 250), ([[0], [0, 1, 9]], 120), ([], 0)],
+)
+def test_the_images_a_round_are_those_of_its_clients(participants, images):
+    """Of a schedule, in the mean over its rounds; client k has 10 + 20 k images."""
+    sizes = [10 + 20 * k for k in range(10)]
+    data = ClientData(torch.zeros(1000, 2), torch.zeros(1000), torch.arange(1000).split(sizes))
+    own = federation(
+        build_algorithm("fedavg"),
+        {},
+        torch.zeros(3),
+        data,
+        lr=0.1,
+        weight_decay=0.0,
+        participants=participants,
+        seed=0,
+    )
+    assert own.images_a_round(Batching(10)) == images
+    assert own.images_a_round(Batching(10, epochs=2)) == 2 * images
 
 
 def test_without_the_package_it_says_so(tmp_path, monkeypatch):

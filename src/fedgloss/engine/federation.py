@@ -44,11 +44,12 @@ class Federation:
     """N_k of each client, float64 [m]."""
 
     def images_a_round(self, batching: Batching) -> float:
-        """The expected number of samples that a round trains on."""
-        m, share = len(self.data.indices), 1.0
+        """The expected number of samples that a round trains on; of a schedule, the mean."""
+        samples = [sum(batching.sizes(len(index))) for index in self.data.indices]
         if isinstance(self.participants, int):
-            share = self.participants / m
-        return share * sum(sum(batching.sizes(len(index))) for index in self.data.indices)
+            return self.participants / len(samples) * sum(samples)
+        scheduled = [samples[k] for ids in self.participants for k in ids]
+        return sum(scheduled) / max(len(self.participants), 1)
 
     @property
     def rates(self) -> Rates:
