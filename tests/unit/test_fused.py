@@ -24,14 +24,16 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
 from fedgloss.algorithms.core import Algorithm, mean
+from fedgloss.engine import arguments
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.autograd import AutogradGradients
-from fedgloss.engine.backends.blocks import blocks_of, can_fuse
+from fedgloss.engine.backends.blocks import blocks_of, can_fuse, outputs_fit
 from fedgloss.engine.backends.fused import FusedGradients
 from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
 from fedgloss.engine.backends.kernels import convolution
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
+from fedgloss.engine.cohort import Source
 from fedgloss.engine.elementwise import Lazy, _kernel, computed
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
@@ -482,6 +484,51 @@ def test_mini_batches_with_too_many_outputs_are_refused():
     W, x, y, counts = inputs(model, (2,), [129])
     with refused("backend", "outputs of a mini-batch"):
         FusedGradients(model, F.cross_entropy, "float32")(W, x, y, counts)
+
+
+class OnCuda(nn.Linear):
+    """As far as the choice of a backend can tell."""
+
+    def parameters(self, recurse=True):
+        yield type("Parameter", (), {"is_cuda": True})
+
+
+def test_a_gpu_fuses_mini_batches_that_fit_and_records_others(monkeypatch):
+    """256 outputs each: 128 samples of them are as many as a program can hold."""
+    network = nn.Sequential(nn.Linear(2, 200))
+    monkeypatch.setattr(arguments, "can_fuse", lambda *_: True)
+    monkeypatch.setattr(arguments, "outputs_fit", lambda _, n: outputs_fit(network, n))
+
+    def choose(backend, largest):
+        given = OnCuda(2, 200), F.cross_entropy, torch.zeros(1, 2)
+        return choose_backend(backend, *given, largest=largest)
+
+    assert [choose("auto", n) for n in (1, 128, 129)] == ["fused", "fused", "recorded"]
+    assert choose("fused", 128) == "fused"
+    with refused("backend: 'fused'", "129 samples", "'recorded'"):
+        choose("fused", 129)
+
+
+def test_gradients_over_all_of_a_clients_data_are_of_as_many_samples_as_fit():
+    model = nn.Sequential(nn.Linear(2, 3000))
+    assert FusedGradients(model, F.cross_entropy).most_samples == 8
+
+    class EightAtOnce(AutogradGradients):
+        most_samples = 8
+
+        def __call__(self, W, x, y, counts, seeds=None):
+            asked.extend(counts)
+            return super().__call__(W, x, y, counts, seeds)
+
+    asked: list[int] = []
+    data = ClientData(torch.randn(20, 2), torch.arange(20), (torch.arange(20),))
+    w, found = flatten(model)[None, None], []
+    for kind in (AutogradGradients, EightAtOnce):
+        compute = kind(model, F.cross_entropy)
+        source = Source((data,), (0,), Batching(4), None, w[..., :0], compute)
+        found.append(source.cohort([[0]], "batches", 0).full_gradient(compute, w))
+    torch.testing.assert_close(*found)
+    assert asked == [8, 8, 4]
 
 
 def test_draws_are_handed_over_as_they_are():

@@ -1,6 +1,7 @@
 """A recorded round, replayed, is the round (see tape.py)."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from fedgloss.engine.rounds import Plan, Run, run_rounds
 from fedgloss.engine.task import Course, Task
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
+from refusal import refused
 from tape import Addresses, Tape
 
 HYPERPARAMETERS = {"mu": 0.1, "alpha": 0.1, "beta": 10.0, "rho": 0.05, "rho_l": 0.1}
@@ -228,13 +230,50 @@ def test_what_a_recording_reads_stays_where_it_is(sizes):
 
 def test_what_needs_the_host_cannot_be_recorded():
     [one] = simulations(["scaffold"])
-    algorithm = build_algorithm("scaffold", {"control": "option1"})
-    object.__setattr__(one.federations[0], "algorithm", algorithm)
-    one.algorithm = algorithm
-    recorded = Replay([one], Tape)
-    with pytest.raises(InputError, match="cannot record a gradient over all of a client's data"):
+    recorded = Replay([option1(one)], Tape, "fused")
+    with refused("backend: 'fused' cannot record a gradient over all of a client's data;"):
         for _ in range(WARM_UP + 1):
             recorded.advance()
+
+
+def option1(simulation):
+    """The same with SCAFFOLD's other control variates, gradients over all of a client's data."""
+    algorithm = build_algorithm("scaffold", {"control": "option1"})
+    object.__setattr__(simulation.federations[0], "algorithm", algorithm)
+    simulation.algorithm = algorithm
+    return simulation
+
+
+def test_where_no_backend_was_named_rounds_that_cannot_be_recorded_go_on_as_they_are():
+    """Beside others, whose rounds are not played twice."""
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        one, scaffold = simulations(["fedgloss", "scaffold"])
+        found.append([one, option1(scaffold)])
+    some, others = found
+    replay = Replay(some, Tape, named=None)
+    for _ in range(2):
+        replay.advance()
+        for other in others:
+            advance([other])
+        compare(some, others)
+    assert not replay.can_record
+
+
+def test_so_do_rounds_of_varying_participants():
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        [one] = simulations(["feddyn"])
+        for cell in one.federations:
+            object.__setattr__(cell, "participants", [[0, 1], [2], [1, 3, 0], [2]])
+        found.append(one)
+    replay = Replay(found[:1], Tape, named=None)
+    for _ in range(4):
+        replay.advance()
+        advance(found[1:])
+        compare(found[:1], found[1:])
 
 
 def test_whole_runs_with_evaluation_are_the_same():
@@ -261,6 +300,24 @@ def test_whole_runs_with_evaluation_are_the_same():
             torch.testing.assert_close(getattr(one, name), getattr(other, name))
         torch.testing.assert_close(torch.stack(one.history), torch.stack(other.history))
         torch.testing.assert_close(one.state, other.state)
+
+
+def test_a_run_is_refused_what_cannot_be_recorded_where_its_backend_was_named():
+    """And otherwise trained."""
+    for named in (True, False):
+        [simulation] = simulations(["fedavg"], rates=((0.05, None),))
+        [cell] = simulation.federations
+        run = Run(replace(cell, participants=[[0, 1], [2]]))
+        model = build_model("smallcnn", (1, 8, 8), 5).double()
+        task = Task(model, F.cross_entropy, Pipeline((0.5,), (0.3,), "image_aug", 1))
+        course = Course(2, Batching(5))
+        plan = Plan(task, course, simulation.gradients, "fused", Tape, named)
+        if named:
+            with refused("backend: 'fused' records rounds of as many clients", "1 to 2"):
+                run_rounds([run], plan)
+        else:
+            run_rounds([run], plan)
+            assert run.finished and run.participants == [2]
 
 
 def test_graphs_are_refused_where_there_is_no_cuda():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import check_declared
-from fedgloss.engine.backends.blocks import can_fuse
+from fedgloss.engine.backends.blocks import MOST_OUTPUTS, can_fuse, outputs_fit
 from fedgloss.engine.backends.recorded import can_record
 from fedgloss.engine.backends.stacked import can_stack
 from fedgloss.engine.clients import ClientData
@@ -66,12 +66,17 @@ def check_loss(loss: Any) -> None:
 
 
 def choose_backend(
-    backend: str, model: nn.Module, loss: Loss, inputs: Tensor, draws: bool = False
+    backend: str,
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    draws: bool = False,
+    largest: int = 1,
 ) -> str:
     """A backend by name, as asked, or the fastest of those that can train this model.
 
     inputs: [N, ...], of which the shape of a sample is taken. draws: model or loss draw random
-    numbers, for which autograd alone has seeds.
+    numbers, for which autograd alone has seeds. largest: samples of the largest mini-batch.
     """
     sample = tuple(inputs.shape[1:])
     check_choice("backend", backend, BACKENDS)
@@ -92,13 +97,18 @@ def choose_backend(
             "backend: 'fused' takes float32 networks of convolutions (stride 1), pooling, ReLU and"
             " linear layers under the cross-entropy, and needs Triton; use 'autograd'"
         )
+    if backend == "fused" and not outputs_fit(model, largest):
+        raise InputError(
+            f"backend: 'fused' takes at most {MOST_OUTPUTS} outputs of a mini-batch, each side"
+            f" rounded up to a power of two: too few for {largest} samples; use 'recorded'"
+        )
     if backend == "recorded" and not can_record(model, loss):
         raise InputError(
             "backend: 'recorded' takes no models with hooks, and no data with labels that the loss"
             " leaves out; use 'autograd'"
         )
     if backend == "auto" and cuda:
-        if can_fuse(model, loss, sample):
+        if can_fuse(model, loss, sample) and outputs_fit(model, largest):
             return "fused"
         return "recorded" if can_record(model, loss) else "autograd"
     if backend in ("stacked", "graph") and not can_stack(model, sample):

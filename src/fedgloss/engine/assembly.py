@@ -90,11 +90,13 @@ def assemble(
         draws |= try_out(task, own.w, own.data, course.batching, run.test)
     data = runs[0].federation.data
     counted = counting(task.loss, data.targets)
-    chosen = choose_backend(backend, task.model, counted, data.inputs, draws)
+    sizes = {len(index) for run in runs for index in run.federation.data.indices}
+    largest = max(max(course.batching.sizes(size)) for size in sizes)
+    chosen = choose_backend(backend, task.model, counted, data.inputs, draws, largest)
     gradients = build_gradients(chosen, task.model, counted, precision)
     rehearse([run.federation for run in runs], getattr(gradients, "lazy", False), course.rounds)
     new_graph = CudaGraph if chosen in ("graph", "fused") else None
-    return Plan(task, course, gradients, chosen, new_graph)
+    return Plan(task, course, gradients, chosen, new_graph, named=backend != "auto")
 
 
 def build_gradients(

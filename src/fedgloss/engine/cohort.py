@@ -135,6 +135,7 @@ class Cohort:
     def full_gradient(self, gradients: Gradients, w: Tensor, chunk: int = 1024) -> Tensor:
         """Each participant's gradient over all its data at w: [S, 1, P] -> [S, K, P]."""
         S, K = self.index.shape[:2]
+        chunk = min(chunk, getattr(gradients, "most_samples", chunk))
         total = w.new_zeros(S, K, w.shape[-1])
         for s in range(S):
             for k, client in enumerate(self.ids[s]):
@@ -160,7 +161,8 @@ class Cohort:
     def _inputs(self, index: Tensor, draws: Tensor | None) -> Tensor:
         inputs, pipeline, like = self.source.inputs, self.source.pipeline, self.source.like
         read: Reader | None = getattr(self.source.gradients, "read_images", None)
-        if read is not None and pipeline is not None:
+        here = inputs.device == like.device
+        if read is not None and pipeline is not None and here:
             return read(inputs, index, draws, pipeline)
         x = _rows(inputs, index).to(like.device, non_blocking=True)
         return x if pipeline is None else pipeline(x, draws, like.dtype)

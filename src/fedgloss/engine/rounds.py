@@ -36,6 +36,8 @@ class Plan:
     """What computes them, by name."""
     new_graph: Callable[[], Graph] | None = None
     """Where rounds are to be recorded and replayed: what records them."""
+    named: bool = False
+    """Whether the backend was asked for by name, not as "auto"."""
 
 
 class Run:
@@ -197,7 +199,9 @@ def run_rounds(
                 # A round that is measured is another one to record.
                 key = tuple((id(s), s.measures_perturbation) for s in simulations)
                 if key not in replays:
-                    replays[key] = Replay(simulations, plan.new_graph)
+                    replays[key] = Replay(
+                        simulations, plan.new_graph, plan.backend if plan.named else None
+                    )
                 replays[key].advance()
             elif simulations:
                 advance(simulations)

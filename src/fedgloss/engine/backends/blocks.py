@@ -11,6 +11,9 @@ from torch import nn
 from fedgloss.engine.backends.stacked import can_stack, plain_layers
 from fedgloss.engine.losses import is_cross_entropy
 
+MOST_OUTPUTS = 2**15
+"""Numbers that one program can hold for the loss of a mini-batch."""
+
 
 @dataclass
 class Block:
@@ -87,3 +90,19 @@ def can_fuse(model: nn.Module, loss: Callable, sample: Sequence[int]) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     return can_stack(model, sample) and blocks_of(model) is not None
+
+
+def most_samples(classes: int) -> int:
+    """Of a mini-batch, for a network with so many outputs; a power of two."""
+    return MOST_OUTPUTS // power_of_two(classes)
+
+
+def outputs_fit(model: nn.Module, largest: int) -> bool:
+    """Whether the loss of mini-batches of so many samples does, of a model that `can_fuse`."""
+    blocks = blocks_of(model)
+    return blocks is not None and largest <= most_samples(blocks[-1].linear.out_features)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()

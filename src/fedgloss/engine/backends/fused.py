@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgloss.engine.backends.blocks import Block, blocks_of
+from fedgloss.engine.backends.blocks import (
+    MOST_OUTPUTS,
+    Block,
+    blocks_of,
+    most_samples,
+    power_of_two,
+)
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.flat import parameter_shapes
 from fedgloss.errors import InputError
@@ -26,8 +32,6 @@ STORAGE = {
 """For each precision: how operands are stored, and how those of float32 are multiplied."""
 SHIFT = 6
 """float16: the largest element of the outputs' gradient is brought to 2^6 of at most 2^16."""
-LARGEST_OUTPUT = 2**15
-"""Numbers that one program can hold for the loss of a mini-batch."""
 
 
 def _tile(M: int, N: int, K: int, warps: int, stages: int) -> dict[str, int]:
@@ -94,6 +98,7 @@ class FusedGradients:
             self.offsets[name] = start
             start += shape.numel()
         self.P = start
+        self.most_samples = most_samples(blocks[-1].linear.out_features)
         self.align = next(a for a in (4, 2, 1) if self.P % a == 0)
         self.constants: dict[Any, Tensor] = {}
 
@@ -116,7 +121,7 @@ class FusedGradients:
         if key not in self.constants:  # made before any graph is recorded
             self.constants[key] = torch.tensor([*key[0], *key[1]], device=images.device)
         augmented = draws is not None
-        block = min(1024, _power_of_two(H * W * channels))
+        block = min(1024, power_of_two(H * W * channels))
         self._run(
             "gather_images",
             (R, B, -(-H * W * channels // block)),
@@ -180,7 +185,7 @@ class FusedGradients:
         """The kernel's tile, cut down to what there is to do; thin: images of few channels."""
         tile = dict(self.tiles[f"{name}, thin" if thin else name])
         for key, size in wanted.items():
-            tile[key] = max(16, min(tile[key], _power_of_two(size)))
+            tile[key] = max(16, min(tile[key], power_of_two(size)))
         return tile
 
     def _convolve(
@@ -257,7 +262,7 @@ class FusedGradients:
             B=B, H=H, W=Wd, C=C, O=O, KERNEL=k, PAD=pad, POOL=pool, CHANNELS_FIRST=channels_first,
             SPLITS=splits, BIAS=layer.bias is not None, PRECISION=self.multiply, **tile,
         )  # fmt: skip
-        size = max(256, _power_of_two(O))
+        size = max(256, power_of_two(O))
         self._run(
             "add_weight_gradients", (-(-O * k * k * C // size) + 1, R, 1),
             sums, bias_sums, scale, out, self.offsets[f"{block.prefix}.weight"],
@@ -274,7 +279,7 @@ class FusedGradients:
         turned = [torch.empty_like(x), torch.empty_like(dense)]
         turned.append(code if unpool or pooled["POOL"] == 1 else torch.empty_like(code))
         (R, B), size, outputs = x.shape[:2], x[0, 0].numel(), dense[0, 0].numel()
-        images = min(64, _power_of_two(B))
+        images = min(64, power_of_two(B))
         block = 4096 // images
         self._run(
             "turn_batches", (-(-size // block) + -(-outputs // block), R, -(-B // images)),
@@ -343,10 +348,10 @@ class FusedGradients:
 
     def _output_gradient(self, z: Tensor, y: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         R, B, N = z.shape
-        rows, columns = _power_of_two(B), _power_of_two(N)
-        if rows * columns > LARGEST_OUTPUT:
+        rows, columns = power_of_two(B), power_of_two(N)
+        if most_samples(N) < B:
             raise InputError(
-                f"backend: the fused kernels take at most {LARGEST_OUTPUT} outputs of a mini-batch,"
+                f"backend: the fused kernels take at most {MOST_OUTPUTS} outputs of a mini-batch,"
                 f" this has {rows * columns}; use 'stacked'"
             )
         d = torch.empty(R, B, N, dtype=self.dtype, device=z.device)
@@ -357,8 +362,3 @@ class FusedGradients:
             BLOCK_N=columns,
         )  # fmt: skip
         return d, scale
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is not below n."""
-    return 1 << max(n - 1, 0).bit_length()

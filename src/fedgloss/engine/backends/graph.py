@@ -11,6 +11,7 @@ The host draws the next round while the GPU works on this one, and hands the dra
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -19,11 +20,15 @@ from torch import Tensor
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.cohort import Room
 from fedgloss.engine.draw import Draw
-from fedgloss.engine.federation import Simulation, play_together
+from fedgloss.engine.federation import Simulation, advance, play_together
 from fedgloss.errors import InputError
 
 WARM_UP = 2
 """Rounds run as they are before one is recorded: libraries set themselves up in them."""
+
+
+class CannotRecord(Exception):
+    """Why a round cannot be recorded. Nothing of it was done yet."""
 
 
 class Graph(Protocol):
@@ -152,15 +157,23 @@ class Replay:
     """Rounds of simulations that are trained together, replayed from a graph.
 
     Each simulation goes on by itself (`advance`) or here, in any order: its state is its own.
-    Raises InputError for simulations that a graph cannot hold.
+    named: the backend that was asked for by name; InputError says what it cannot record. None:
+    rounds that cannot be recorded are played as they are.
     """
 
     def __init__(
-        self, simulations: Sequence[Simulation], new_graph: Callable[[], Graph] = CudaGraph
+        self,
+        simulations: Sequence[Simulation],
+        new_graph: Callable[[], Graph] = CudaGraph,
+        named: str | None = "graph",
     ) -> None:
-        self.simulations, self.new_graph = list(simulations), new_graph
+        self.simulations, self.new_graph, self.named = list(simulations), new_graph, named
+        self.can_record = True
         for simulation in simulations:
-            _check(simulation)
+            try:
+                _check(simulation)
+            except CannotRecord as error:
+                self._give_up(error)
         self.room = _room(self.simulations)
         self.graph: Graph | None = None
         self.handover: Handover | None = None
@@ -169,6 +182,9 @@ class Replay:
 
     def advance(self) -> None:
         """One round of each simulation."""
+        if not self.can_record:
+            advance(self.simulations)
+            return
         drawn: dict = {}
         draws = [simulation.draw(self.room, drawn) for simulation in self.simulations]
         if self.handover is None:
@@ -197,17 +213,30 @@ class Replay:
         self.rounds += 1
 
     def _warm_up(self) -> None:
-        """Rounds as they are: libraries set themselves up in them."""
+        """Rounds as they are: libraries set themselves up, and methods show what they ask for."""
         for branch in self.branches:
-            simulation, draw = branch.simulation, branch.draw
-            if simulation.w.is_cuda:  # on another stream, as recording does
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    play_together([simulation], [draw])
-                torch.cuda.current_stream().wait_stream(stream)
-            else:
-                play_together([simulation], [draw])
+            simulation = branch.simulation
+            with _another_stream() if simulation.w.is_cuda else nullcontext():
+                try:
+                    play_together([simulation], [branch.draw])
+                except CannotRecord as error:
+                    self._give_up(error)
+                    play_together([simulation], [simulation.draw()])
+
+    def _give_up(self, error: CannotRecord) -> None:
+        if self.named is not None:
+            raise InputError(f"backend: {self.named!r} {error}; use 'stacked'") from None
+        self.can_record = False
+
+
+@contextmanager
+def _another_stream() -> Iterator[None]:
+    """The block asks another stream than the caller's, as recording does."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def _check(simulation: Simulation) -> None:
@@ -218,17 +247,17 @@ def _check(simulation: Simulation) -> None:
     where |= {f"state {name}": c.values.device for name, c in simulation.clients.items()}
     for what, place in where.items():
         if place != device:
-            raise InputError(
-                f"backend: a recorded round needs everything on {device}, the clients' {what} did"
-                " not fit there; use 'stacked'"
+            raise CannotRecord(
+                f"records rounds with everything on {device}, and the clients' {what} did not fit"
+                " there"
             )
     for federation in simulation.federations:
         if not isinstance(federation.participants, int):
             counts = {len(ids) for ids in federation.participants}
             if len(counts) > 1:
-                raise InputError(
-                    "backend: a recorded round needs as many clients each time, the schedule has"
-                    f" {min(counts)} to {max(counts)}; use 'stacked'"
+                raise CannotRecord(
+                    "records rounds of as many clients each time, and the schedule has"
+                    f" {min(counts)} to {max(counts)}"
                 )
 
 
@@ -244,9 +273,7 @@ def _room(simulations: Sequence[Simulation]) -> Room:
 
 
 def _unknown(w: Tensor) -> Tensor:
-    raise InputError(
-        "backend: 'graph' cannot record a gradient over all of a client's data; use 'stacked'"
-    )
+    raise CannotRecord("cannot record a gradient over all of a client's data")
 
 
 def _state(simulation: Simulation) -> list[Tensor]:
