@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,8 @@ def test_of_our_local_models_a_seeds_middle_one_counts(tmp_path):
     assert ours.by_pair == {0: 3.0, 42: 4.0, 200299: 8.0} and ours.mean == 5.0
     everyone = claims._ours(found, first.column, "fedavg", "lambda1_global")
     assert everyone.by_pair == {0: 30.0, 42: 40.0, 200299: 80.0}
-    assert claims._ours(found, first.column, "fedgloss", "lambda1_local") is None
+    assert claims._ours(found, first.column, "fedgloss", "lambda1_local").absent == "not run"
+    assert claims._ours(found, first.column, "feddyn-sam", "lambda1_local").absent == "not computed"
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,20 @@ def test_the_claims_table_waits_for_what_claims_compare_alone(found):
     assert "hessian" in sources["fedgloss"] and "hessian" not in sources["scaffold"]
 
 
+def test_a_claims_title_is_one_line_and_says_if_it_is_of_a_part(found):
+    asked = make_study(tables={"claims": {"kind": "claims", "title": "first\n\nsecond"}})
+    assert tables.build(asked, "claims", found.folder).title == "first second (18 of 24 runs)"
+
+
+def test_rounds_against_a_part_of_fedavg_decide_nothing(tmp_path):
+    folder = write_results(tmp_path)
+    shutil.rmtree(folder / "runs" / "toy" / f"{C10['dataset']}/alpha-0/cnn/fedavg/seed-42")
+    found = Results(make_study(), folder)
+    (column,) = {c.column for c in make_study().cells if c.dataset == "cifar10"}
+    for metric in ("rounds", "cost"):
+        assert claims._ours(found, column, "feddyn-sam", metric).absent == "seeds missing"
+
+
 def test_a_study_that_no_claim_is_about_has_no_such_table(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(
@@ -274,9 +290,6 @@ def test_a_study_that_no_claim_is_about_has_no_such_table(tmp_path):
         load_study(file)
 
 
-def test_every_method_of_a_claim_is_one():
-    named = {method for c in CLAIMS for _, method, _ in compared(c)}
-    assert named - {*METHODS} == {"fedgloss-without-admm"}  # a label of config/paper.yaml
 @pytest.mark.parametrize(("key", "value"), [("rows", ["fedavg"]), ("columns", [C10])])
 def test_claims_are_of_the_whole_grid(key, value):
     claims = {"claims": {"kind": "claims", key: value}}
@@ -284,3 +297,6 @@ def test_claims_are_of_the_whole_grid(key, value):
         check_study({**make_study().config, "tables": claims, "figures": {}}, "own.yaml")
 
 
+def test_every_method_of_a_claim_is_one():
+    named = {method for c in CLAIMS for _, method, _ in compared(c)}
+    assert named - {*METHODS} == {"fedgloss-without-admm"}  # a label of config/paper.yaml

@@ -1,5 +1,8 @@
 """Accuracy gained over FedAvg against communication: what the lines and dots are."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -7,7 +10,7 @@ from fedgloss.report.gain import draw_gain
 from fedgloss.report.results import Results
 from refusal import refused
 from studies import digits
-from test_report_results import C10, ROWS, make_study, write_results
+from test_report_results import C10, ROWS, cell, make_study, write_results
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +57,15 @@ def test_it_needs_fedavg_and_the_bytes() -> None:
         digits(labels=["fedsam"], **figures)
     with refused("figures.gain.kind", "gain needs what", "put communication", "training.record"):
         digits(labels=["fedavg"], training={"record": []}, **figures)
+
+
+def test_a_panel_against_a_part_of_fedavg_says_so(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    study = make_study(figures={"gain": {"kind": "gain", "columns": [C10], "rows": ROWS}})
+    for seed, said in ((42, "Against FedAvg n=2/3"), (0, "Against FedAvg n=1/3")):
+        shutil.rmtree(folder / "runs" / "toy" / str(cell("cifar10", "fedavg", seed)))
+        drawn = draw_gain(Results(study, folder), study.figures["gain"])
+        assert said in [text.get_text() for text in drawn.axes[0].texts]
+    shutil.rmtree(folder / "runs")
+    drawn = draw_gain(Results(study, folder), study.figures["gain"])
+    assert drawn.axes[0].texts[0].get_text() == "Nothing to compare with: FedAvg not run"

@@ -16,11 +16,11 @@ import pytest
 from fedgloss.files import write_text
 from fedgloss.report import tables, verdict
 from fedgloss.report.model import Grid, Table
-from fedgloss.report.results import Summary
+from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN
 from fedgloss.report.writing import texts, write
 from fedgloss.study.study import Study, check_study, load_study
 from studies import ROOT
-from test_report_results import LAMBDA1, SEEDS, write_cell
+from test_report_results import LAMBDA1, SEEDS, summary, write_cell
 
 GOLDEN = Path(__file__).parent / "golden"
 C10 = {"dataset": "cifar10", "alpha": "0.05", "model": "cnn"}
@@ -238,11 +238,11 @@ def test_long_tables_go_on_over_pages_in_two_columns(folder: Path, tmp_path: Pat
 
 
 WIDE = {
-    "rounds": Summary({0: 18_880.0, 42: 8_880.0}, 4, diverged=1, unreached=1),
-    "cost": Summary({0: 1.88, 42: 0.88}, 3, unreached=1),
-    "lambda1": Summary({0: 1888.88, 42: 888.88}, 3),
+    "rounds": summary(18_880.0, 8_880.0, DIVERGED, NOT_REACHED),
+    "cost": summary(1.88, 0.88, NOT_REACHED),
+    "lambda1": summary(1888.88, 888.88, NOT_RUN),
 }
-PERCENT = Summary({0: 88.8, 42: 48.8}, 3, diverged=1)
+PERCENT = summary(88.8, 48.8, DIVERGED)
 
 
 @TEX

@@ -11,7 +11,14 @@ import pytest
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import definitions, results, values
-from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
+from fedgloss.report.results import (
+    DIVERGED,
+    NOT_REACHED,
+    NOT_RUN,
+    Results,
+    Summary,
+    summarize,
+)
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import Cell, Study, constants
 from fedgloss.study.views import Surface
@@ -159,6 +166,13 @@ def write_results(folder: Path, study: Study | None = None) -> Path:
     return folder
 
 
+def summary(*by_seed: float | str, against: str = "") -> Summary:
+    """Of seeds 0, 1, 2, ...: a value, or why there is none."""
+    values = {seed: value for seed, value in enumerate(by_seed) if not isinstance(value, str)}
+    absent = {seed: why for seed, why in enumerate(by_seed) if isinstance(why, str)}
+    return Summary(values, absent, against)
+
+
 def cell(dataset: str, algorithm: str, seed: int) -> Cell:
     return Cell(dataset, "0", "cnn", algorithm, seed)
 
@@ -236,7 +250,7 @@ OUTDATED = {
 def test_what_a_study_no_longer_asks_for_is_none_of_its_results(what, tmp_path: Path) -> None:
     found = Results(make_study(**OUTDATED[what]), write_results(tmp_path))
     old = cell("cifar10", "fedavg", 0)
-    assert found.status(old) == "outdated" and found.outdated(old)
+    assert found.status(old) == "outdated" and found.why_absent(old).detail
     readers = (found.metrics, found.manifest, found.hessian, partial(found.view, view=AROUND))
     assert [read(old) for read in readers] == [None] * 4
     cells = found.study.select(dataset="cifar10", algorithm="fedavg")
@@ -291,7 +305,7 @@ def test_a_run_whose_manifest_is_broken_is_left_out_and_named_with_what_to_do(
     assert found.status(broken) == "outdated" and [r(broken) for r in readers] == [None] * 4
     cells = found.study.select(dataset="cifar10", algorithm="fedavg")
     ours = summarize(found, cells, lambda one: values.accuracy(found, one))
-    assert ours == Summary({42: 60.0, 200299: 62.0}, 3)
+    assert ours == Summary({42: 60.0, 200299: 62.0}, {0: "outdated"})
     (sentence,) = results.left_out(found, found.study.cells)
     said = f"1 run is outdated and left out, as if not run: {broken}, manifest.json: "
     assert sentence.startswith(said) and "; delete its folder, or run the cell again" in sentence
@@ -316,11 +330,11 @@ def test_a_surface_that_cannot_be_read_is_not_drawn_and_the_caption_says_why(
 ) -> None:
     found, broken = Results(make_study(), write_results(tmp_path)), cell("cifar10", "fedavg", 0)
     (tmp_path / f"analysis/toy/{broken}/landscape-{AROUND.name}.csv").write_text("x,y\n1,2\n")
-    shown = [(one, AROUND, found.view(one, AROUND)) for one in (broken, replace(broken, seed=42))]
-    assert [seen is None for *_, seen in shown] == [True, False]
+    shown = [(one, AROUND) for one in (broken, replace(broken, seed=42))]
+    assert [found.view(*one) is None for one in shown] == [True, False]
     assert definitions.not_drawn(found, shown) == (
-        f" Left out: FedAvg at α = 0 (landscape-{AROUND.name}.csv: no column 'loss'; delete it to"
-        " have it made again)."
+        f" Left out: FedAvg at α = 0 (unreadable: landscape-{AROUND.name}.csv: no column 'loss';"
+        " delete it to have it made again)."
     )
 
 
@@ -353,7 +367,8 @@ def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:
     assert found.status(old) == "completed"
     partition.write_text("another")
     again = Results(make_study(), tmp_path)
-    assert again.status(old) == "outdated" and "inputs.partition" in again.outdated(old)
+    assert again.status(old) == "outdated"
+    assert "inputs.partition" in again.why_absent(old, "hessian").detail
     assert again.status(cell("cifar100", "fedavg", 0)) == "completed"
 
 
@@ -378,19 +393,20 @@ def test_a_summary_counts_every_seed_once(tmp_path: Path) -> None:
         cells = found.study.select(dataset=dataset, algorithm=algorithm)
         return summarize(found, cells, lambda one: values.accuracy(found, one))
 
-    assert accuracy("cifar10", "fedavg") == Summary({0: 59.0, 42: 60.0, 200299: 62.0}, 3)
-    assert accuracy("cifar10", "scaffold") == Summary({0: 25.0, 200299: 26.0}, 3, diverged=1)
-    assert accuracy("cifar10", "fedgloss").missing == 1
-    assert accuracy("cifar100", "scaffold").missing == 2
-    unreached = summarize(found, found.study.select(algorithm="fedavg"), lambda one: NOT_REACHED)
-    assert unreached == Summary({}, 6, unreached=6)
+    assert accuracy("cifar10", "fedavg") == Summary({0: 59.0, 42: 60.0, 200299: 62.0})
+    assert accuracy("cifar10", "scaffold") == Summary({0: 25.0, 200299: 26.0}, {42: DIVERGED})
+    assert accuracy("cifar10", "fedgloss").absent == {42: NOT_RUN}
+    assert accuracy("cifar100", "scaffold").absent == {0: DIVERGED, 42: NOT_RUN, 200299: NOT_RUN}
+    cells = found.study.select(dataset="cifar10", algorithm="fedavg")
+    unreached = summarize(found, cells, lambda one: NOT_REACHED)
+    assert (unreached.planned, unreached.unreached, unreached.missing) == (3, 3, 0)
 
 
 def test_std_is_the_sample_standard_deviation() -> None:
-    ours = Summary({0: 59.0, 1: 60.0, 2: 62.0}, 3)
+    ours = Summary({0: 59.0, 1: 60.0, 2: 62.0})
     assert ours.mean == pytest.approx(181 / 3)
     assert ours.std == pytest.approx((7 / 3) ** 0.5)  # ddof = 1; ddof = 0 would give sqrt(14 / 9)
-    assert Summary({0: 59.0}, 3).std is None
+    assert Summary({0: 59.0}, {1: NOT_RUN, 2: NOT_RUN}).std is None
 
 
 def test_communication_is_counted_in_the_manifests(tmp_path: Path) -> None:

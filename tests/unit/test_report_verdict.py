@@ -11,11 +11,11 @@ from scipy import stats
 
 from fedgloss.report import names, published, verdict
 from fedgloss.report.published import Published
-from fedgloss.report.results import Summary
+from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN, Summary
 from fedgloss.study.schema.shown import ClaimsTable, Condition, LocalsTable
 from fedgloss.study.study import check_study, load_study
 from studies import ROOT
-from test_report_results import C10, C100, make_study
+from test_report_results import C10, C100, make_study, summary
 
 LABELS = {
     method.published: label for label, method in names.METHODS.items() if method.client != "none"
@@ -127,8 +127,13 @@ def test_the_paper_has_nothing_on_a_method_or_alpha_of_ones_own() -> None:
     assert by_its_method.mean == 83.9
 
 
-def ours(*values: float, planned: int = 3, **counts: int) -> Summary:
-    return Summary(dict(enumerate(values)), planned, **counts)
+def ours(
+    *values: float, planned: int = 3, diverged: int = 0, unreached: int = 0, against: str = ""
+) -> Summary:
+    """The seeds of which nothing is said are not run."""
+    absent = [DIVERGED] * diverged + [NOT_REACHED] * unreached
+    absent += [NOT_RUN] * (planned - len(values) - len(absent))
+    return summary(*values, *absent, against=against)
 
 
 def paper(mean: float | None, std: float | None = None, status: str = "ok") -> Published:
@@ -173,6 +178,16 @@ def test_no_verdict_while_seeds_are_missing() -> None:
     assert judge(ours(83.9, 84.0), paper(83.9, 0.4)) == "incomplete 2/3"
     assert judge(ours(83.9), paper(None, status="diverged")) == "incomplete 1/3"
     assert judge(ours(83.9, diverged=1), paper(83.9, 0.4)) == "diverged here only"
+
+
+def test_nor_while_seeds_of_what_ours_is_counted_against_are() -> None:
+    mine = ours(60.0, 61.0, 62.0, against="FedAvg n=1/3")
+    assert judge(mine, paper(61.0, 1.0), "rounds") == "incomplete, FedAvg n=1/3"
+
+
+def test_where_all_runs_are_there_the_verdict_says_what_is_not() -> None:
+    assert judge(summary("not computed", "not computed"), paper(2.0), "lambda1") == "not computed"
+    assert judge(summary("not computed", "not run"), paper(2.0), "lambda1") == "not run"
 
 
 def test_one_run_is_judged_by_the_other_sides_spread() -> None:

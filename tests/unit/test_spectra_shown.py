@@ -89,7 +89,8 @@ def test_the_caption_says_how_it_was_measured_and_what_is_not_there(folder) -> N
     for words in ("2 random starts", "is 1 % of the range", "(seed 0)"):
         assert words in said
     left_out = said.partition("Left out: ")[2]
-    assert "FedDyn + SAM at α = 0 (diverged) and FedGloSS at α = 0 (not computed)." in left_out
+    assert "; FedDyn + SAM at CIFAR-100, α = 0 (diverged); and" in left_out
+    assert left_out.endswith("FedGloSS at CIFAR-100, α = 0 (not run).")
 
 
 DAMAGED = {
@@ -111,7 +112,7 @@ def test_a_damaged_file_is_left_out_and_named(what, folder) -> None:
     cell = cell_of(make_study(), "fedavg")
     assert Results(make_study(), folder).hessian(cell) is None
     caption = figures.caption(make_study(), "density", folder)
-    assert f"FedAvg at α = 0 ({cell}: hessian.json: {key}" in caption
+    assert f"FedAvg at CIFAR-10, α = 0 (unreadable: hessian.json: {key}" in caption
     table = to_markdown(tables.build(with_table("lambda1"), "one", folder))
     assert f"left out, as if not measured: {cell}: hessian.json: {key}" in table
 

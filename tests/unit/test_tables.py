@@ -14,11 +14,29 @@ from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import formats, html, latex, tables
 from fedgloss.report.published import published
-from fedgloss.report.results import Summary
+from fedgloss.report.results import (
+    DIVERGED,
+    NOT_COMPUTED,
+    NOT_REACHED,
+    NOT_RUN,
+    OUTDATED,
+    Results,
+    Summary,
+)
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
 from fedgloss.study.study import Cell
-from test_report_results import C10, C100, ROWS, cell, make_study, write_cell, write_results
+from test_report_results import (
+    C10,
+    C100,
+    ROWS,
+    cell,
+    edit_manifest,
+    make_study,
+    summary,
+    write_cell,
+    write_results,
+)
 
 MARKDOWN = """\
 **Accuracy (18 of 24 runs)**
@@ -104,24 +122,6 @@ def test_latex_compiles_with_booktabs_alone(folder: Path, tmp_path: Path, name: 
     assert done.returncode == 0, done.stdout.decode()[-2000:]
 
 
-def test_csv_has_every_number_in_full(folder: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(formats.to_csv(build(folder, "table3")))))
-    here = [r for r in rows if (r["algorithm"], r["dataset"]) == ("fedavg", "cifar10")]
-    assert [(r["source"], r["seed"], r["mean"]) for r in here] == [
-        ("seed", "0", "59.0"),
-        ("seed", "42", "60.0"),
-        ("seed", "200299", "62.0"),
-        ("ours", "", repr(181 / 3)),
-        ("paper table 3", "", "59.9"),
-    ]
-    ours = here[3]
-    assert float(ours["std"]) == pytest.approx((7 / 3) ** 0.5, rel=1e-15)
-    assert (ours["n"], ours["planned"], ours["diverged"]) == ("3", "3", "0")
-    assert ours["verdict"] == "agrees"
-    run, code = "runs/toy/cifar10/alpha-0/cnn/fedavg/seed-0", make_study().code("fedavg", "cnn")
-    assert (here[0]["run"], here[0]["code"], here[0]["rounds"]) == (run, code, "10000")
-    assert (here[0]["device"], here[0]["precision"]) == ("cpu", "float32, TF32 off")
-    assert here[0]["metrics_sha256"] == sha256(folder / run / "metrics.csv")
 def test_names_in_any_script_compile_or_are_spelled_by_their_codes() -> None:
     assert latex.tex("smaller ρ, Δ, Ω, Α and ά") == (
         r"smaller $\rho$, $\Delta$, $\Omega$, A and $\alpha$"
@@ -142,6 +142,24 @@ def test_every_letter_that_is_left_as_it_is_compiles(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 
+def test_csv_has_every_number_in_full(folder: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(build(folder, "table3")))))
+    here = [r for r in rows if (r["algorithm"], r["dataset"]) == ("fedavg", "cifar10")]
+    assert [(r["source"], r["seed"], r["mean"]) for r in here] == [
+        ("seed", "0", "59.0"),
+        ("seed", "42", "60.0"),
+        ("seed", "200299", "62.0"),
+        ("ours", "", repr(181 / 3)),
+        ("paper table 3", "", "59.9"),
+    ]
+    ours = here[3]
+    assert float(ours["std"]) == pytest.approx((7 / 3) ** 0.5, rel=1e-15)
+    assert (ours["n"], ours["planned"], ours["diverged"]) == ("3", "3", "0")
+    assert ours["verdict"] == "agrees"
+    run, code = "runs/toy/cifar10/alpha-0/cnn/fedavg/seed-0", make_study().code("fedavg", "cnn")
+    assert (here[0]["run"], here[0]["code"], here[0]["rounds"]) == (run, code, "10000")
+    assert (here[0]["device"], here[0]["precision"]) == ("cpu", "float32, TF32 off")
+    assert here[0]["metrics_sha256"] == sha256(folder / run / "metrics.csv")
     assert ours["run"] == "" and here[4]["line"]
     cross = [r for r in rows if (r["algorithm"], r["dataset"]) == ("feddyn-sam", "cifar100")]
     assert [(r["source"], r["mean"], r["diverged"], r["status"]) for r in cross] == [
@@ -153,19 +171,24 @@ def test_every_letter_that_is_left_as_it_is_compiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ours", "text"),
     [
-        (Summary({0: 1.25, 1: 1.35, 2: 1.36}, 3), "1.3 ± 0.1 (n=3)"),
-        (Summary({0: 1.0}, 3), "1.0 (n=1/3)"),
-        (Summary({0: 1.0}, 1), "1.0 (n=1)"),
-        (Summary({0: 1.0, 1: 2.0}, 3, diverged=1), "1.5 ± 0.7 (n=2, × 1/3)"),
-        (Summary({0: 1.0}, 3, diverged=1), "1.0 (n=1/3, × 1/3)"),
-        (Summary({}, 3, diverged=3), "× (3/3)"),
-        (Summary({}, 3, diverged=1), "× (1/3, 2 not run)"),
-        (Summary({}, 3), "n=0/3"),
-        (Summary({}, 0), ""),
-        (Summary({0: 1.0, 1: 2.0}, 3, unreached=1), "1.5 ± 0.7 (2/3 reached)"),
-        (Summary({}, 3, unreached=3), "–"),
-        (Summary({}, 3, unreached=1), "– (1 not reached, 2 not run)"),
-        (Summary({}, 3, diverged=1, unreached=2), "× (1/3, 2 not reached)"),
+        (summary(1.25, 1.35, 1.36), "1.3 ± 0.1 (n=3)"),
+        (summary(1.0, NOT_RUN, NOT_RUN), "1.0 (n=1/3)"),
+        (summary(1.0), "1.0 (n=1)"),
+        (summary(1.0, 2.0, DIVERGED), "1.5 ± 0.7 (n=2, × 1/3)"),
+        (summary(1.0, DIVERGED, NOT_RUN), "1.0 (n=1/3, × 1/3)"),
+        (summary(DIVERGED, DIVERGED, DIVERGED), "× (3/3)"),
+        (summary(DIVERGED, NOT_RUN, NOT_RUN), "× (1/3, 2 not run)"),
+        (summary(NOT_RUN, NOT_RUN, NOT_RUN), "n=0/3"),
+        (summary(), ""),
+        (summary(1.0, 2.0, NOT_REACHED), "1.5 ± 0.7 (2/3 reached)"),
+        (summary(NOT_REACHED, NOT_REACHED, NOT_REACHED), "–"),
+        (summary(NOT_REACHED, NOT_RUN, NOT_RUN), "– (1 not reached, 2 not run)"),
+        (summary(DIVERGED, NOT_REACHED, NOT_REACHED), "× (1/3, 2 not reached)"),
+        (summary(1.0, 2.0, OUTDATED), "1.5 ± 0.7 (n=2/3, outdated)"),
+        (summary(1.0, NOT_RUN, OUTDATED), "1.0 (n=1/3, 1 not run, 1 outdated)"),
+        (summary(NOT_COMPUTED, NOT_COMPUTED), "n=0/2, not computed"),
+        (summary(DIVERGED, OUTDATED), "× (1/2, 1 outdated)"),
+        (summary(1.0, 2.0, against="FedAvg n=1/2"), "1.5 ± 0.7 (n=2, FedAvg n=1/2)"),
     ],
 )
 def test_nothing_is_averaged_silently(folder: Path, ours: Summary, text: str) -> None:
@@ -258,6 +281,69 @@ def test_communication_to_fedglosss_accuracy_stands_beside_section_6_4_1(folder:
     assert published(naive, column, "scaffold", "rounds_to_fedgloss") is None
 
 
+def without_fedavg(folder: Path, *finals: float | str | None) -> Path:
+    """Results whose FedAvg on CIFAR-10 came to something else."""
+    for seed, final in zip((0, 42, 200299), finals, strict=True):
+        for kind in ("runs", "analysis"):
+            shutil.rmtree(folder / kind / "toy" / str(cell("cifar10", "fedavg", seed)))
+        if final is not None:
+            write_cell(folder, cell("cifar10", "fedavg", seed), final)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("finals", "lacks", "mean"),
+    [
+        ((59.0, None, None), "FedAvg n=1/3", 8000),
+        ((59.0, "x", 60.0), "FedAvg n=2, × 1/3", 8000),
+    ],
+)
+def test_what_is_counted_against_a_part_of_fedavg_says_so(
+    finals, lacks: str, mean: float, tmp_path: Path
+) -> None:
+    """Their own seeds are all there, and the number will change: no bold face and no verdict."""
+    folder = without_fedavg(write_results(tmp_path), *finals)
+    write_cell(folder, cell("cifar10", "fedgloss", 42), 83.9)
+    table = build(folder, "table6")
+    rows = {row.label: row.entries for row in table.rows}
+    for entry in rows["feddyn-sam"]:
+        assert (entry.ours.n, entry.ours.against, entry.best) == (3, lacks, False)
+    assert rows["feddyn-sam"][0].ours.mean == mean
+    assert rows["feddyn-sam"][0].verdict.word == f"incomplete, {lacks}"
+    assert f"8,000 ± 0 (n=3, {lacks})" in formats.to_markdown(table)
+    assert f"`{lacks}`: counted against these seeds alone." in " ".join(table.notes)
+    assert lacks.replace("=", "$=$").replace("×", r"$\times$") in latex.to_latex(table)
+    assert f",{lacks}," in formats.to_csv(table).replace('"', "")
+    assert not rows["fedavg"][0].ours.against  # its own count says it
+
+
+@pytest.mark.parametrize(
+    ("final", "why"), [("x", "FedAvg diverged"), (None, "FedAvg not run")], ids=str
+)
+def test_without_any_fedavg_there_is_nothing_to_count_against(
+    final, why: str, tmp_path: Path
+) -> None:
+    folder = without_fedavg(write_results(tmp_path), final, final, final)
+    (entry, _) = next(r.entries for r in build(folder, "table6").rows if r.label == "feddyn-sam")
+    assert (entry.ours.nothing, entry.verdict.word) == (why, why)
+    assert formats.count(entry.ours) == f"n=0/3, {why}"
+    gain = {"kind": "methods", "columns": [C10], "rows": ROWS, "show": ["accuracy_gain"]}
+    table = build(folder, "t", tables={"t": gain})
+    assert f" n=0/3, {why} |" in formats.to_markdown(table)
+
+
+def test_where_nothing_was_evaluated_before_half_the_number_is_not_called_not_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for seed in (0, 42, 200299):
+        run = Results(make_study(), tmp_path).run(cell("cifar10", "fedavg", seed))
+        edit_manifest(run, lambda manifest: manifest.update(accuracy_at_half=None))
+    half = {"kind": "methods", "columns": [C10], "rows": ROWS, "show": ["accuracy_at_half"]}
+    table = build(tmp_path, "t", tables={"t": half})
+    assert table.rows[0].entries[0].ours.nothing == "not evaluated then"
+
+
 COSTS = {"table2": {"kind": "costs", "columns": [C10], "rows": ROWS}}
 
 
@@ -272,6 +358,13 @@ def test_costs_are_those_of_the_runs_beside_table_2(folder: Path) -> None:
     assert [rows[label][1].verdict.word for label in ROWS[:3]] == ["agrees", "agrees", "below"]
     assert not any(entry.best for row in table.rows for entry in row.entries)
     assert not table.has_costs  # they would stand there twice
+
+
+def test_what_diverged_in_all_seeds_has_a_cross_for_its_costs(folder: Path) -> None:
+    table = build(folder, "t", tables={"t": {**COSTS["table2"], "columns": [C100]}})
+    entry = next(row.entries[0] for row in table.rows if row.label == "feddyn-sam")
+    assert formats.number(entry.ours, "gradients") == "×"
+    assert entry.verdict.word == "diverged here only"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +462,11 @@ def test_eigenvalues_measured_otherwise_are_left_out_and_the_table_says_so(folde
     file.write_text(before)
     assert table.rows[0].entries[0].ours.n == 2
     (note,) = (note for note in table.notes if note.startswith("λ₁: "))
-    assert "λ₁ of 1 run is left out, as if not measured: `method` is lanczos there, pyh" in note
+    one = cell("cifar10", "fedavg", 0)
+    assert (
+        f"λ₁ of 1 run is left out, as if not measured: {one}: `method` is lanczos there, pyh"
+        in note
+    )
 
 
 def test_where_all_are_alike_none_is_the_best(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def draw_eigenvalues(found: Results, asked: EigenvaluesFigure) -> Figure:
                 found,
                 cells_at(found.study, asked, label, column),
                 lambda cell: values.lambda1(found, cell),
+                "hessian",
             )
             for label in rows
         ]

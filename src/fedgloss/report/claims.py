@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedgloss.report import communication, local_models, names, results, values
-from fedgloss.report.judging import RULE, Judgement, Number, decided_by, judge
-from fedgloss.report.methods import VALUES
+from fedgloss.report.judging import RULE, SOME_SEEDS, Judgement, Number, decided_by, judge
+from fedgloss.report.methods import VALUES, measured
 from fedgloss.report.model import Grid
 from fedgloss.report.published import Published, lookup, lookup_locals
 from fedgloss.report.results import Results, Summary, summarize
@@ -62,8 +62,9 @@ def build(found: Results, name: str, asked: ClaimsTable) -> Grid:
         for one in every
     )
     records = tuple(_record(one, i) for one in every for i in range(len(one.ours.comparisons)))
+    title = " ".join(asked.title.split()) + results.part(found, found.study.cells_behind(asked))
     notes = tuple(_notes(found, asked, every))
-    return Grid(found.study.name, name, asked.title, HEADS, lines, notes, FIELDS, records)
+    return Grid(found.study.name, name, title, HEADS, lines, notes, FIELDS, records)
 
 
 def _word(judgement: Judgement) -> str:
@@ -105,7 +106,7 @@ def _notes(found: Results, asked: ClaimsTable, every: list[Judged]) -> Iterator[
 
 
 def _ours(found: Results, condition: Condition, method: str, metric: str) -> Number | None:
-    """A number of our runs; None if the study has no such cells, or none is done."""
+    """A number of our runs, or why there is none; None if the study has no such cells."""
     label = found.study.stands_for(method, condition)
     if label is None:
         return None
@@ -114,10 +115,12 @@ def _ours(found: Results, condition: Condition, method: str, metric: str) -> Num
         cost = values.communication_cost(found, cells)
         return None if cost is None else Number(cost)
     summary = _summary(found, cells, condition, metric)
-    if summary is None or summary.missing == summary.planned:
+    if summary is None:
         return None
-    if summary.missing and not summary.diverged:
-        return Number(incomplete=True)
+    if summary.nothing:
+        return Number(absent=summary.nothing)
+    if (summary.missing or summary.against) and not summary.diverged:
+        return Number(absent=SOME_SEEDS)
     return Number(
         summary.mean,
         summary.std,
@@ -133,9 +136,11 @@ def _summary(
     found: Results, cells: list["Cell"], condition: Condition, metric: str
 ) -> Summary | None:
     if metric in VALUES:
-        return summarize(found, cells, lambda cell: VALUES[metric](found, cell))
+        return measured(found, cells, metric)
     if metric in LOCAL:
-        return summarize(found, cells, lambda cell: local_models.median(found, cell, LOCAL[metric]))
+        return summarize(
+            found, cells, lambda cell: local_models.median(found, cell, LOCAL[metric]), "locals"
+        )
     if metric in LAST:
         return summarize(found, cells, lambda cell: _last(found, cell, metric))
     if not found.study.baselines(condition):

@@ -7,7 +7,7 @@ from fedgloss.errors import printable
 from fedgloss.records import TEXT, read_record
 from fedgloss.report import names, values
 from fedgloss.report.panels import cells_at, panels
-from fedgloss.report.results import Results
+from fedgloss.report.results import NOT_COMPUTED, Absence, Results
 from fedgloss.study.layout import MANIFEST, Layout
 from fedgloss.study.schema.shown import ClassesFigure, Condition
 
@@ -24,7 +24,8 @@ def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
     for axis, column, head in zip(
         axes, asked.columns, names.columns(found.study, asked.columns), strict=True
     ):
-        means = [_mean(found, cells_at(found.study, asked, label, column)) for label in asked.rows]
+        runs = [cells_at(found.study, asked, label, column) for label in asked.rows]
+        means = [_mean(found, cells) for cells in runs]
         classes = max(map(len, means), default=0) or 1
         values = np.array([[*row, *[np.nan] * (classes - len(row))] for row in means])
         axis.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
@@ -34,7 +35,9 @@ def draw_classes(found: Results, asked: ClassesFigure) -> Figure:
                 axis.text(k, i, f"{value:.0f}", ha="center", va="center", color=shade, fontsize=6.5)
         for i, row in enumerate(means):
             if not row:
-                axis.text(0.02, i, "no run", transform=axis.get_yaxis_transform(), va="center")
+                whys = [found.why_absent(cell) or Absence(NOT_COMPUTED) for cell in runs[i]]
+                said = " or ".join(dict.fromkeys(why.why for why in whys)) or "not in the grid"
+                axis.text(0.02, i, said, transform=axis.get_yaxis_transform(), va="center")
         axis.set_title(head)
         axis.set_xlabel("Class")
         axis.set_xticks(range(classes) if classes <= WRITTEN else [])

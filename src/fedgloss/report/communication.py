@@ -1,11 +1,13 @@
 """Tables of kind communication: how much is exchanged until an accuracy is reached."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError
 from fedgloss.report import names, recorded, values
 from fedgloss.report.definitions import accuracy, training_values
+from fedgloss.report.formats import count
 from fedgloss.report.model import Column, Entry, Row
 from fedgloss.report.reading import Columns
 from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
@@ -73,13 +75,15 @@ def _reached(
 ) -> Summary:
     """of_all_rounds: cells that take all their rounds, whatever they reach before."""
     baseline = _baseline(found, condition, metric)
-    target = summarize(found, baseline, lambda cell: values.accuracy(found, cell)).mean
-    budget = summarize(found, baseline, lambda cell: values.exchanged(found, cell)).mean
+    target, budget = final(found, baseline).mean, exchanged(found, baseline)
+    lacking = lacks(found, baseline)
 
     def first_reached(cell: "Cell") -> float | str | None:
         manifest, metrics = found.manifest(cell), found.metrics(cell)
-        if not manifest or not metrics or target is None:
+        if not manifest or not metrics:
             return None
+        if target is None:
+            return lacking
         total = manifest["settings"]["training"]["rounds"]
         first = total if cell in of_all_rounds else _first(metrics, target)
         if first is None:
@@ -89,12 +93,18 @@ def _reached(
         sent = values.exchanged(found, cell)
         return sent * first / total / budget if sent is not None and budget else None
 
-    return summarize(found, cells, first_reached)
+    ours = summarize(found, cells, first_reached)
+    # Of the baseline itself its own count of seeds says it; without any of them, each seed of ours.
+    said = target is None or {*cells} <= {*baseline}
+    return replace(ours, against="" if said else lacking)
 
 
 def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) -> Iterator[str]:
     """What its numbers mean."""
     manifests = [m for m in map(found.manifest, cells) if m]
+    behind = [baseline(found, column, asked.against) for column in asked.columns]
+    partly = [lacks(found, one) for one in behind if final(found, one).n]
+    lacking = next(filter(None, partly), "")
     name = names.METHODS[asked.against].display
     yield (
         "Rounds: for each seed the first evaluated round whose test accuracy is at least"
@@ -106,7 +116,33 @@ def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) ->
         f" Cost: the bytes exchanged until then, in units of B, what {name} exchanges in all its"
         " rounds. `–`: not reached;"
         " `2/3 reached`: by two seeds of three, the mean is over these."
+        + (f" `{lacking}`: counted against these seeds alone." if lacking else "")
     )
+
+
+def final(found: Results, cells: Sequence["Cell"]) -> Summary:
+    """The accuracy that others are counted against, over these cells."""
+    return summarize(found, cells, lambda cell: values.accuracy(found, cell))
+
+
+def lacks(found: Results, baseline: Sequence["Cell"]) -> str:
+    """What is missing of a method that others are counted against: "FedAvg n=2/3"; "" if nothing.
+
+    baseline: its cells in a column.
+    """
+    accuracy = final(found, baseline)
+    if accuracy.complete:
+        return ""
+    whys = {*accuracy.absent.values()}
+    alike = len(whys) == 1 and not accuracy.n
+    cross = "× " if accuracy.diverged and not accuracy.n else ""
+    said = whys.pop() if alike else f"{cross}{count(accuracy)}"
+    return f"{names.algorithm(found.study, baseline[0].algorithm)} {said}"
+
+
+def exchanged(found: Results, baseline: Sequence["Cell"]) -> float | None:
+    """B: the bytes of a run, the mean over these cells; None if none went to its end."""
+    return summarize(found, baseline, lambda cell: values.exchanged(found, cell)).mean
 
 
 def _first(metrics: Columns, target: float) -> float | None:

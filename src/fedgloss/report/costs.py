@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from fedgloss.report import values
 from fedgloss.report.model import Column
-from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.report.results import DIVERGED, Results, Summary, summarize
 from fedgloss.study.schema.shown import CostsTable
 
 if TYPE_CHECKING:
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 
 def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
-    """A column's cost over the seeds that run to the end: what diverges is none of its business."""
+    """A column's cost over the seeds that run to the end: no other has sent or computed it all.
+
+    The others are left out, unless all diverged.
+    """
 
     def cost(cell: "Cell") -> float | None:
         if column.metric == "gradients":
             return values.gradients(found, cell)
         return values.communication_cost(found, [cell])
 
-    return summarize(found, [cell for cell in cells if found.status(cell) != "diverged"], cost)
+    return summarize(found, [c for c in cells if found.status(c) != DIVERGED] or cells, cost)
 
 
 def notes(found: Results, asked: CostsTable, cells: Sequence["Cell"]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fedgloss.report import definitions, interactive, names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import cells_at, is_wide, line, panels
 from fedgloss.report.reading import Columns
-from fedgloss.report.results import Results, Summary
+from fedgloss.report.results import Results, summarize
 from fedgloss.study.schema.shown import CurvesFigure
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def curve_of(
 ) -> Curve:
     """A row's runs as curves through what is made of their metrics: none if that is nothing."""
     runs: dict[str, list[tuple[list[float], list[float]]]] = {"completed": [], "diverged": []}
+    ends: dict[int, float] = {}
     for cell in cells:
         metrics, manifest = found.metrics(cell), found.manifest(cell)
         status = manifest["status"] if manifest else ""
@@ -152,17 +153,15 @@ def curve_of(
             every = manifest["settings"]["training"]["evaluate_every"]
             kept = _evenly(metrics["round"], every)
             runs[status].append(([x[i] for i in kept], [y[i] for i in kept]))
+            ends[cell.seed] = y[-1]
     rounds = [set(t) for t, _ in runs["completed"]]
     if rounds and not set.intersection(*rounds):
         file = found.run(cells[0]) / "metrics.csv"
         raise InputError(f"{file}: no evaluated round that the other seeds have, too")
-    diverged = sum(found.status(cell) == "diverged" for cell in cells)
-    ends = {i: values[-1] for i, (_, values) in enumerate(runs["completed"])}
-    ours = Summary(ends, len(cells), diverged)
+    ours = summarize(found, cells, lambda cell: ends.get(cell.seed))
     cross = "× " if ours.diverged and not ours.n else ""
-    whole = ours.n == ours.planned
     return Curve(
-        names.algorithm(found.study, label) + ("" if whole else f" ({cross}{count(ours)})"),
+        names.algorithm(found.study, label) + ("" if ours.complete else f" ({cross}{count(ours)})"),
         line(found.study, label),
         **runs,
     )

@@ -1,15 +1,12 @@
 """What the numbers mean, in words, with the settings that the runs' own manifests name."""
 
-import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.report import names, results
-from fedgloss.report.reading import Seen
-from fedgloss.report.results import Results
-from fedgloss.study.views import View
+from fedgloss.report.results import Absence, Results
+from fedgloss.study.views import Line, View
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
@@ -29,23 +26,23 @@ def accuracy(manifests: Iterable[Mapping[str, Any]]) -> str:
     last, rounds = training_values(manifests, "last"), training_values(manifests, "rounds")
     return f"mean test accuracy of the evaluated rounds among the last {last} of {rounds}"
 
+
+def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
+    """The accuracy at 50 % of the training."""
     manifests = list(manifests)
     rounds = [_at_half(manifest["settings"]["training"]) for manifest in manifests]
     if rounds and all(len(evaluated) == 1 for evaluated in rounds):
         listed = " or ".join(f"{t:,}" for t in sorted({t for (t,) in rounds}))
         return f"test accuracy of the evaluation in round {listed}"
-
-def accuracy_at_half(manifests: Iterable[Mapping[str, Any]]) -> str:
-    """The accuracy at 50 % of the training."""
     last = training_values(manifests, "last")
+    return f"mean test accuracy of the evaluations in the last {last} rounds before half of them"
+
+
 def _at_half(training: Mapping[str, Any]) -> list[int]:
     """The evaluated rounds among the last `last` ones before half of the training."""
     rounds, last, every = (training[key] for key in ("rounds", "last", "evaluate_every"))
     half = range(max(rounds // 2 - last, 0) + 1, rounds // 2 + 1)
     return [t for t in half if t % every == 0 or t > rounds - last]
-
-
-    return f"mean test accuracy of the evaluations in the last {last} rounds before half of them"
 
 
 def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
@@ -65,13 +62,13 @@ def lambda1(found: Results, cells: Iterable["Cell"]) -> str:
 def hessian(found: Results, cells: Iterable["Cell"]) -> str:
     """Which Hessian, of which model, on which data: as the analysis files say."""
     cells = list(cells)
+    last = training_values([m for m in map(found.manifest, cells) if m], "last")
+    data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
+    measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
     models = dict.fromkeys(h.get("model", "average") for h in measured)
     average = f"the average of the last {last} rounds' global models"
     of = {"average": average, "final": "the global model after the last round"}
     at = " or ".join(of.get(name, name) for name in models or found.study.hessian.models[:1])
-    last = training_values([m for m in map(found.manifest, cells) if m], "last")
-    data = dict.fromkeys(h["data"] for h in map(found.hessian, cells) if h)
-    measured = [h for h in map(found.hessian, cells) if h and h["lambda1"] is not None]
     over = " or ".join(
         of_images(measured) if name == "paper" else HESSIAN_DATA.get(name, name) for name in data
     )
@@ -151,24 +148,33 @@ def images(facts: Iterable[Mapping[str, Any]]) -> str:
     return f"Over {' or '.join(said)}, without augmentation." if said else ""
 
 
-def not_drawn(found: Results, views: Iterable[tuple["Cell", View, Seen | None]]) -> str:
-    """A sentence on the surfaces or lines that there are not; "" if there are all."""
-    absent = {
-        cell: "diverged" if seen else found.unseen(cell, view) or "not computed"
-        for cell, view, seen in views
-        if not seen or not any(map(math.isfinite, seen.columns["loss"]))
-    }
-    return left_out(found.study, absent)
+def not_drawn(found: Results, views: Iterable[tuple["Cell", View]]) -> str:
+    """A sentence on the surfaces or lines that there are not; "" if there are all.
+
+    A line is called by the method that it goes to: those between methods start from one.
+    """
+    whys = [
+        (view.other if isinstance(view, Line) else cell, found.why_absent(cell, view))
+        for cell, view in views
+    ]
+    return left_out(found.study, whys)
 
 
-def left_out(study: "Study", absent: Mapping["Cell", str]) -> str:
-    """A sentence on cells that are not drawn, each with the reason; "" if there are none."""
-    reasons = {
-        f"{names.algorithm(study, cell.algorithm)} at {names.alpha(cell.alpha)}": why
-        for cell, why in absent.items()
-    }
-    listed = names.listed([f"{name} ({why})" for name, why in reasons.items()])
-    return f" Left out: {listed}." if reasons else ""
+def left_out(study: "Study", shown: Iterable[tuple["Cell", Absence | None]]) -> str:
+    """A sentence on cells that are not drawn, each with the reason; "" if there are none.
+
+    shown: all cells, None for those that are drawn.
+    """
+    shown = list(shown)
+    several = len({(cell.dataset, cell.model) for cell, _ in shown}) > 1
+    heads = names.every_head(study) if several else {}
+    absent = [
+        f"{names.algorithm(study, cell.algorithm)} at"
+        f" {heads[cell.column] if several else names.alpha(cell.alpha)} ({why})"
+        for cell, why in shown
+        if why
+    ]
+    return f" Left out: {names.listed([*dict.fromkeys(absent)])}." if absent else ""
 
 
 def training_values(manifests: Iterable[Mapping[str, Any]], key: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fedgloss.report import definitions, names
 from fedgloss.report.panels import cells_at, colour, line, panels
-from fedgloss.report.results import Results
+from fedgloss.report.results import NOT_COMPUTED, Absence, Results
 from fedgloss.sharpness.quadrature import Density
 from fedgloss.study.schema.shown import DensityFigure
 
@@ -48,20 +48,17 @@ def caption(found: Results, asked: DensityFigure) -> str:
     cells = found.study.cells_of(asked)
     spectra = {cell: density(found, cell) for cell in cells}
     starts = " or ".join(map(str, sorted({len(s.nodes) for s in spectra.values() if s})))
-    absent = {
-        cell: "diverged"
-        if found.status(cell) == "diverged"
-        else found.unlike(cell, "hessian") or "not computed"
+    whys = [
+        (cell, None if spectrum else found.why_absent(cell, "hessian") or Absence(NOT_COMPUTED))
         for cell, spectrum in spectra.items()
-        if spectrum is None
-    }
+    ]
     return (
         f"Density of the eigenvalues of {definitions.hessian(found, cells)} (seed {asked.seed}):"
         " the share of all eigenvalues for each unit of the axis, by stochastic Lanczos quadrature,"
         f" through a Gaussian whose standard deviation is {100 * WIDTH:.2g} % of the range of a"
         " panel's eigenvalues. Bands: the 95 % interval of the estimate from its"
         f" {starts or 'few'} random starts. Dotted: how high a single eigenvalue would be."
-        f"{definitions.left_out(found.study, absent)}"
+        f"{definitions.left_out(found.study, whys)}"
     )
 
 

@@ -6,7 +6,7 @@ import io
 from fedgloss.report import recorded
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
-from fedgloss.report.results import Summary
+from fedgloss.report.results import NOT_RUN, Summary
 
 HEADS = {
     "accuracy": "accuracy (%)",
@@ -40,27 +40,30 @@ def number(ours: Summary, metric: str) -> str:
 
 
 def count(ours: Summary) -> str:
-    """The seeds behind a number: "n=3"; "n=2/3" if one is missing, "n=2, × 1/3" if one diverged."""
-    some = f"n={ours.n}/{ours.planned}"
-    if ours.missing == ours.planned:
-        return some if ours.planned else ""
+    """The seeds behind a number: "n=3"; "n=2/3" if one is missing, "n=2, × 1/3" if one diverged.
+
+    Of those that are missing also why, where it is not that they are not run.
+    """
     parts = []
-    if ours.n and ours.unreached:
-        parts.append(f"{ours.n}/{ours.planned} reached")
+    counted = not ours.unreached and (ours.n or (ours.missing and not ours.diverged))
+    if counted:
+        parts.append(f"n={ours.n}/{ours.planned}" if ours.missing else f"n={ours.n}")
     elif ours.n:
-        parts.append(some if ours.missing else f"n={ours.n}")
+        parts.append(f"{ours.n}/{ours.planned} reached")
     if ours.diverged:
         parts.append(f"{'× ' if ours.n else ''}{ours.diverged}/{ours.planned}")
     if ours.unreached and not ours.n and not is_plain(ours):
         parts.append(f"{ours.unreached} not reached")
-    if ours.missing and (ours.unreached or not ours.n):
-        parts.append(f"{ours.missing} not run")
-    return ", ".join(parts)
+    if counted and len(ours.reasons) == 1:
+        parts += [why for why in ours.reasons if why != NOT_RUN]
+    else:
+        parts += [f"{seeds} {why}" for why, seeds in ours.reasons.items()]
+    return ", ".join([*parts, *[ours.against] * bool(ours.against)])
 
 
 def is_plain(ours: Summary) -> bool:
     """Whether all seeds fared alike, so that a count would say nothing the notes do not."""
-    return ours.planned in (ours.n, ours.diverged, ours.unreached)
+    return not ours.against and ours.planned in (ours.n, ours.diverged, ours.unreached)
 
 
 def paper_number(paper: Published | None, metric: str) -> str:
@@ -137,6 +140,8 @@ def to_csv(table: Table) -> str:
 
 def _csv_rows(entry: Entry) -> list[dict[str, object]]:
     ours, paper = entry.ours, entry.paper
+    why = [f"seed {seed} {why}" for seed, why in ours.absent.items()]
+    why += [ours.against] * bool(ours.against)
     rows: list[dict[str, object]] = [
         {"source": "seed", "seed": seed, "mean": value, "n": 1, **entry.runs.get(seed, {})}
         for seed, value in ours.values.items()
@@ -151,6 +156,7 @@ def _csv_rows(entry: Entry) -> list[dict[str, object]]:
             "diverged": ours.diverged,
             "not_reached": ours.unreached,
             "verdict": entry.verdict.word if entry.verdict else "",
+            "note": "; ".join(why),
         }
     )
     if paper:

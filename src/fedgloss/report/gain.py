@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from fedgloss.report import definitions, names, values
-from fedgloss.report.communication import baseline
+from fedgloss.report.communication import baseline, exchanged, final, lacks
 from fedgloss.report.curves import Curve, curve_of, draw_curve, name_ends
 from fedgloss.report.panels import cells_at, panels
 from fedgloss.report.reading import Columns
@@ -42,12 +42,13 @@ def caption(found: Results, asked: GainFigure) -> str:
 
 def _panel(found: Results, asked: GainFigure, axes: Axes, column: Condition) -> None:
     fedavg = baseline(found, column, "fedavg")
-    target = summarize(found, fedavg, lambda cell: values.accuracy(found, cell)).mean
-    budget = summarize(found, fedavg, lambda cell: values.exchanged(found, cell)).mean
+    target, budget = final(found, fedavg).mean, exchanged(found, fedavg)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if lacking := lacks(found, fedavg):
+        said = f"{'Nothing to compare with:' if target is None else 'Against'} {lacking}"
+        axes.annotate(said, (0.02, 0.04), xycoords="axes fraction")
     if target is None or not budget:
-        axes.annotate("No run of FedAvg to compare with.", (0.02, 0.04), xycoords="axes fraction")
         return
 
     def points(metrics: Columns) -> tuple[list[float], list[float]]:

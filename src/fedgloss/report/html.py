@@ -212,7 +212,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
             if column.metric not in WINNERS or column.condition in best[column.metric]:
                 continue
             printed = {round(mean, DECIMALS[column.metric]) for mean in means.values()}
-            if len(printed) < 2 or any(s.missing for s in ours.values()):
+            if len(printed) < 2 or any(s.missing or s.against for s in ours.values()):
                 continue  # where all are alike, as models at chance, none is the best
             winner = (min if column.metric in LOWER_IS_BETTER else max)(
                 means, key=lambda label: means[label]

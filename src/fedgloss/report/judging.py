@@ -49,8 +49,8 @@ class Number:
     unreached: bool = False
     early: str = ""
     """Where the runs are shorter than the paper's: how long they are, in words."""
-    incomplete: bool = False
-    """Some seeds are there, and not all: no number yet."""
+    absent: str = ""
+    """Why there is no number yet, in a word or two: SOME_SEEDS, if not all are there."""
 
 
 Numbers = Callable[[Condition, str, str], Number | None]
@@ -150,8 +150,8 @@ def _where(place: Condition) -> str:
 
 def _diverges(place: Condition, method: str, numbers: Numbers, missing: str) -> Comparison:
     found = numbers(place, method, "accuracy")
-    if found is None or found.incomplete:
-        return Comparison(f"{_where(place)}: {method}", SOME_SEEDS if found else missing)
+    if found is None or found.absent:
+        return Comparison(f"{_where(place)}: {method}", found.absent if found else missing)
     word = "diverged" if found.diverged else f"{found.mean:.1f}"
     verdict = HOLDS if found.diverged else FAILS
     return Comparison(f"{_where(place)}: {method} {word}", verdict, found.early)
@@ -168,8 +168,8 @@ def _compared(
     a, b = sides
     if a is None or b is None:
         return Comparison(names.format(*map(_text, sides)), missing)
-    if a.incomplete or b.incomplete:
-        return Comparison(names.format(*map(_text, sides)), SOME_SEEDS)
+    if whys := sorted(filter(None, (a.absent, b.absent)), key=lambda why: why == SOME_SEEDS):
+        return Comparison(names.format(*map(_text, sides)), whys[0])
     text, early = names.format(_text(a), _text(b)), a.early or b.early
     if a.diverged or b.diverged or a.unreached or b.unreached:
         return Comparison(text, _without_means(claim, a, b), early)

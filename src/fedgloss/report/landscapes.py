@@ -44,7 +44,7 @@ def panels_of(found: Results, asked: LandscapeFigure) -> list[Panel]:
         surfaces = [
             _surface(found, asked, cell, view, result, net=0 < index == len(panel) - 1)
             for index, ((cell, view), result) in enumerate(zip(panel, seen, strict=True))
-            if result and np.isfinite(result.columns["loss"]).any()
+            if result
         ]
         if asked.participants:
             title = _client(asked.participants[place], filter(None, seen))
@@ -115,5 +115,5 @@ def caption(found: Results, asked: LandscapeFigure) -> str:
         " or larger weights would look flatter. One unit is that length. Heights and contours are"
         " evenly spaced in log(1 + loss), with one scale for all panels; a cross is the model"
         " itself."
-        f"{definitions.not_drawn(found, shown)}"
+        f"{definitions.not_drawn(found, study.views(asked))}"
     )

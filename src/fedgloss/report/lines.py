@@ -57,7 +57,7 @@ def draw(found: Results, asked: LinesFigure) -> Figure:
         for cell, view in panel:
             seen = found.view(cell, view)
             label = view.other.algorithm  # of lines between methods, the one that is told apart
-            if seen and np.isfinite(seen.columns["loss"]).any():
+            if seen:
                 values = (np.array(seen.columns[name]) for name in ("t", "loss", "accuracy"))
                 line = Between(names.algorithm(study, label), colour(study, label), *values)
                 lines.append(line)
@@ -106,7 +106,7 @@ def caption(found: Results, asked: LinesFigure) -> str:
         " go a quarter beyond either. A bump between them is a barrier: the models do not lie in"
         " one basin."
         f" {definitions.images(seen.facts for _, _, seen in shown if seen)}"
-        f"{definitions.not_drawn(found, shown)}"
+        f"{definitions.not_drawn(found, study.views(asked))}"
     )
 
 

@@ -1,17 +1,17 @@
 """Tables of kind methods: how accurate each method is, and how flat its minimum."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedgloss.report import definitions, values
 from fedgloss.report.model import Column
-from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.report.results import Measured, Results, Summary, summarize
 from fedgloss.study.schema.shown import MethodsTable
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
-VALUES = {
+VALUES: dict[str, Callable[[Results, "Cell"], float | str | None]] = {
     "accuracy": values.accuracy,
     "accuracy_gain": values.accuracy_gain,
     "accuracy_at_half": values.accuracy_at_half,
@@ -20,11 +20,18 @@ VALUES = {
     "trace": values.trace,
     "lambda1_share": values.lambda1_share,
 }
+OF_HESSIAN = ("lambda1", "lambda1_official", "trace", "lambda1_share")
 
 
 def measure(found: Results, cells: Sequence["Cell"], column: Column) -> Summary:
     """A column's metric over the seeds."""
-    return summarize(found, cells, lambda cell: VALUES[column.metric](found, cell))
+    return measured(found, cells, column.metric)
+
+
+def measured(found: Results, cells: Sequence["Cell"], metric: str) -> Summary:
+    """A metric of VALUES over the seeds."""
+    of: Measured | None = "hessian" if metric in OF_HESSIAN else None
+    return summarize(found, cells, lambda cell: VALUES[metric](found, cell), of)
 
 
 def notes(found: Results, asked: MethodsTable, cells: Sequence["Cell"]) -> Iterator[str]:

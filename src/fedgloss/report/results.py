@@ -3,17 +3,20 @@
 So is what is outdated: a run whose settings, data or code are no longer the study's, or whose
 manifest or metrics are not those it wrote, and what was measured on it. So is a measurement that
 cannot be read, or is of other models than the run that is there wrote. No table or figure counts
-these; `outdated`, `unlike` and `unseen` say why.
+these; `why_absent` says why.
 """
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedgloss.errors import InputError
+from fedgloss.report import names
 from fedgloss.report.reading import (
     MANIFEST,
     Columns,
@@ -25,12 +28,29 @@ from fedgloss.report.reading import (
 )
 from fedgloss.study.layout import Layout
 from fedgloss.study.outdated import Expectations, measured_elsewhere, measured_otherwise
-from fedgloss.study.views import View, cells_in
+from fedgloss.study.views import Line, View, cells_in
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
 
 Measured = Literal["hessian", "locals"]
+
+NOT_RUN, OUTDATED, DIVERGED, NOT_REACHED = "not run", "outdated", "diverged", "not reached"
+NOT_COMPUTED, UNREADABLE, OTHERWISE = "not computed", "unreadable", "measured otherwise"
+NOT_FINITE = "no finite loss"
+
+
+@dataclass(frozen=True)
+class Absence:
+    """Why there is nothing to show of a cell."""
+
+    why: str
+    """In a word or two, which stand beside a number."""
+    detail: str = ""
+    """What exactly is wrong, for a note."""
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.detail}" if self.detail else self.why
 
 
 @dataclass(frozen=True)
@@ -63,12 +83,35 @@ class Results:
             return "outdated"
         return manifest["status"] if manifest else "missing"
 
-    def outdated(self, cell: "Cell") -> str | None:
-        """Why a cell's run is not the one that the study asks for, or its files not the run's.
+    def why_absent(self, cell: "Cell", of: Measured | View | None = None) -> Absence | None:
+        """Why there is nothing to show of a cell's run, or of what was computed `of` it.
 
-        None if all is well, or there is no run.
+        None where it is there. Of a line between two cells the words name the run that is to blame,
+        where it is not of the method that the line goes to.
         """
-        return self._read(cell)[1]
+        for one in cells_in(cell, of) if isinstance(of, View) else (cell,):
+            found = self._why_no_run(one)
+            if found and isinstance(of, Line):
+                return replace(found, why=f"{self._whose(one, cell, of)}{found.why}")
+            if found:
+                return found
+        if isinstance(of, View):
+            return self._seen(cell, of)[1]
+        return self._measured(cell, of)[1] if of else None
+
+    def _why_no_run(self, cell: "Cell") -> Absence | None:
+        manifest, why = self._read(cell)
+        if why:
+            return Absence(OUTDATED, why)
+        if manifest is None:
+            return Absence(NOT_RUN)
+        return Absence(DIVERGED) if manifest["status"] == "diverged" else None
+
+    def _whose(self, one: "Cell", cell: "Cell", line: Line) -> str:
+        """Which of the two runs of a line one is, for a text that names the other's method."""
+        if one.algorithm != line.other.algorithm:
+            return f"{names.algorithm(self.study, one.algorithm)} "
+        return f"seed {one.seed} " if cell.seed != line.other.seed else ""
 
     def manifest(self, cell: "Cell") -> dict[str, Any] | None:
         """How the run went, with its settings and where it ran."""
@@ -95,50 +138,45 @@ class Results:
         """
         return self._measured(cell, "locals")[0]
 
-    def unlike(self, cell: "Cell", kind: Measured) -> str | None:
-        """Why eigenvalues that are there do not count; None if they do, or are not there."""
-        return self._measured(cell, kind)[1]
-
     @cached_property
-    def _measured(self) -> Callable[["Cell", Measured], tuple[dict[str, Any] | None, str | None]]:
-        def measured(cell: "Cell", kind: Measured) -> tuple[dict[str, Any] | None, str | None]:
+    def _measured(
+        self,
+    ) -> Callable[["Cell", Measured], tuple[dict[str, Any] | None, Absence | None]]:
+        def measured(cell: "Cell", kind: Measured) -> tuple[dict[str, Any] | None, Absence | None]:
             file = getattr(self._layout, kind)(self.study.name, cell)
-            if not file.exists() or self.outdated(cell):
-                return None, None
+            if not file.exists() or self.manifest(cell) is None:
+                return None, Absence(NOT_COMPUTED)
             try:
                 found = read_hessian(file) if kind == "hessian" else read_locals(file)
                 self._check_measured(file, found, [cell])
             except InputError as error:
-                return None, f"{cell}: {_broken(error, file)}"
+                return None, Absence(UNREADABLE, _broken(error, file))
             why = measured_otherwise(found, self.study.hessian)
-            return None if why else found, None if found.get("status") == "diverged" else why
+            return (None, Absence(OTHERWISE, why)) if why else (found, None)
 
         return cache(measured)
 
     def view(self, cell: "Cell", view: View) -> Seen | None:
         """A loss surface: x, y, loss, accuracy, x slowest; or a line: t, loss, accuracy.
 
-        No rows if a run diverged; None also where one of a line's runs is outdated.
+        None also where a run that it is of diverged or is outdated, or where no loss is finite.
         """
-        return self._seen(cell, view)[0]
-
-    def unseen(self, cell: "Cell", view: View) -> str | None:
-        """Why a surface or line that is there is not shown; None if it is, or is not there."""
-        return self._seen(cell, view)[1]
+        return None if self.why_absent(cell, view) else self._seen(cell, view)[0]
 
     @cached_property
-    def _seen(self) -> Callable[["Cell", View], tuple[Seen | None, str | None]]:
-        def seen(cell: "Cell", view: View) -> tuple[Seen | None, str | None]:
+    def _seen(self) -> Callable[["Cell", View], tuple[Seen | None, Absence | None]]:
+        def seen(cell: "Cell", view: View) -> tuple[Seen | None, Absence | None]:
             file = self._layout.view(self.study.name, cell, view.kind, view.name)
             axes = ("x", "y") if view.kind == "landscape" else ("t",)
-            if not file.exists() or any(map(self.outdated, cells_in(cell, view))):
-                return None, None
+            if not file.exists():
+                return None, Absence(NOT_COMPUTED)
             try:
-                shown = read_view(file, axes)
-                self._check_measured(file, shown.facts, cells_in(cell, view))
-                return shown, None
+                found = read_view(file, axes)
+                self._check_measured(file, found.facts, cells_in(cell, view))
             except InputError as error:
-                return None, _broken(error, file)
+                return None, Absence(UNREADABLE, _broken(error, file))
+            drawn = any(map(math.isfinite, found.columns["loss"]))
+            return (found, None) if drawn else (None, Absence(NOT_FINITE))
 
         return cache(seen)
 
@@ -161,11 +199,10 @@ class Summary:
 
     values: Mapping[int, float]
     """By seed: the seeds that have a value."""
-    planned: int
-    """Seeds in the grid."""
-    diverged: int = 0
-    unreached: int = 0
-    """Seeds that ran to the end without reaching what was to be reached."""
+    absent: Mapping[int, str] = field(default_factory=dict)
+    """By seed: why the others of the grid have none, in a word or two."""
+    against: str = ""
+    """What is missing of the method that the values are counted against: "FedAvg n=2/3"."""
 
     @property
     def n(self) -> int:
@@ -173,9 +210,43 @@ class Summary:
         return len(self.values)
 
     @property
+    def planned(self) -> int:
+        """Seeds in the grid."""
+        return self.n + len(self.absent)
+
+    @property
+    def diverged(self) -> int:
+        """Seeds whose run diverged."""
+        return [*self.absent.values()].count(DIVERGED)
+
+    @property
+    def unreached(self) -> int:
+        """Seeds that ran to the end without reaching what was to be reached."""
+        return [*self.absent.values()].count(NOT_REACHED)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why seeds have no value yet, and how many; none that diverged or did not reach it."""
+        ended = (DIVERGED, NOT_REACHED)
+        return Counter(why for why in self.absent.values() if why not in ended)
+
+    @property
     def missing(self) -> int:
-        """Seeds not run yet."""
-        return self.planned - self.n - self.diverged - self.unreached
+        """Seeds that have no value yet."""
+        return self.reasons.total()
+
+    @property
+    def nothing(self) -> str | None:
+        """Why no seed has come to anything, in a word or two; None if one has."""
+        if self.missing < self.planned:
+            return None
+        why, *others = self.reasons or (NOT_RUN,)
+        return NOT_RUN if others else why
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has a value that no run is going to change."""
+        return not self.absent and not self.against
 
     @property
     def mean(self) -> float | None:
@@ -188,26 +259,30 @@ class Summary:
         return statistics.stdev(self.values.values()) if self.n > 1 else None
 
 
-NOT_REACHED = "not reached"
-
-
 def summarize(
-    results: Results, cells: Iterable["Cell"], value: Callable[["Cell"], float | str | None]
+    results: Results,
+    cells: Iterable["Cell"],
+    value: Callable[["Cell"], float | str | None],
+    of: Measured | None = None,
 ) -> Summary:
-    """Gather `value` over cells: a number, NOT_REACHED, or None where it does not exist (yet)."""
-    cells = list(cells)
+    """Gather `value` over cells that differ in their seed.
+
+    value: a number; why there is none, in a word or two; or None where the run, or what was
+    computed `of` it, says why.
+    """
     values: dict[int, float] = {}
-    diverged = unreached = 0
+    absent: dict[int, str] = {}
     for cell in cells:
-        if results.status(cell) == "diverged":
-            diverged += 1
-            continue
-        found = value(cell)
-        if isinstance(found, str):  # NOT_REACHED
-            unreached += 1
-        elif found is not None:
+        why = results.why_absent(cell)
+        found = why.why if why else value(cell)
+        if found is None:
+            why = results.why_absent(cell, of) or Absence(NOT_COMPUTED)
+            found = why.why
+        if isinstance(found, str):
+            absent[cell.seed] = found
+        else:
             values[cell.seed] = found
-    return Summary(values, len(cells), diverged, unreached)
+    return Summary(values, absent)
 
 
 def part(results: Results, cells: Iterable["Cell"]) -> str:
@@ -219,7 +294,7 @@ def part(results: Results, cells: Iterable["Cell"]) -> str:
 
 def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:
     """A sentence on the runs that are outdated, if there are any."""
-    reasons = {cell: why for cell in cells if (why := results.outdated(cell))}
+    reasons = _because(results, cells, None, OUTDATED)
     if reasons:
         cell, why = next(iter(reasons.items()))
         count = f"{len(reasons)} runs are" if len(reasons) > 1 else "1 run is"
@@ -233,8 +308,17 @@ def measured_unlike(
     results: Results, cells: Iterable["Cell"], kind: Measured = "hessian"
 ) -> str | None:
     """A phrase on the eigenvalues that are there and not as the study asks, or None."""
-    reasons = [why for cell in cells if (why := results.unlike(cell, kind))]
+    reasons = _because(results, cells, kind, UNREADABLE, OTHERWISE)
     if not reasons:
         return None
+    cell, why = next(iter(reasons.items()))
     count = f"{len(reasons)} runs" if len(reasons) > 1 else "1 run"
-    return f"λ₁ of {count} is left out, as if not measured: {reasons[0]}"
+    return f"λ₁ of {count} is left out, as if not measured: {cell}: {why}"
+
+
+def _because(
+    results: Results, cells: Iterable["Cell"], of: Measured | None, *whys: str
+) -> dict["Cell", str]:
+    """The cells that are absent for one of these reasons, with what exactly is wrong."""
+    found = {cell: results.why_absent(cell, of) for cell in cells}
+    return {cell: why.detail for cell, why in found.items() if why and why.why in whys}

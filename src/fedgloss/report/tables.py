@@ -145,7 +145,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
     means = {
         label: round(ours.mean, DECIMALS[metric])
         for label, ours in rivals.items()
-        if ours.mean is not None and ours.n == ours.planned
+        if ours.mean is not None and ours.complete
     }
     best = (min if metric in LOWER_IS_BETTER else max)(means.values(), default=None)
     return len({*means.values()}) > 1 and means.get(row.label) == best
@@ -158,8 +158,9 @@ def _notes(found: Results, asked: Asked, table: Table) -> Iterator[str]:
     yield (
         f"Model: {names.listed([*models])}. Ours: mean ± sample standard deviation"
         f" (ddof = 1) over all seeds ({names.listed([str(seed) for seed in seeds])}) where nothing"
-        " else is said; `n=2/3`: one of three is not run yet; `× 1/3`: one of three diverged and is"
-        " not in the mean. Bold: the best of its group with all seeds."
+        " else is said; `n=2/3`: one of three is not run yet, or missing for the reason beside it;"
+        " `× 1/3`: one of three diverged and is not in the mean. Bold: the best of its group with"
+        " all seeds."
     )
     yield from KINDS[asked.kind].notes(found, asked, cells)
     if any(column.published for column in table.columns):

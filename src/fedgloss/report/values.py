@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError
 from fedgloss.records import NUMBER, PERCENTAGE
+from fedgloss.report import names
 from fedgloss.report.results import Results
 from fedgloss.study.layout import MANIFEST
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fedgloss.study.study import Cell
 
 FLOAT32_BYTES = 4
+NOT_EVALUATED = "not evaluated then"
 
 
 def accuracy(found: Results, cell: "Cell") -> float | None:
@@ -21,17 +23,25 @@ def accuracy(found: Results, cell: "Cell") -> float | None:
     return manifest["accuracy"] if manifest else None
 
 
-def accuracy_gain(found: Results, cell: "Cell") -> float | None:
-    """The accuracy minus that of FedAvg's run with the same seed, in points."""
+def accuracy_gain(found: Results, cell: "Cell") -> float | str | None:
+    """The accuracy minus that of FedAvg's run with the same seed, in points; or why it has none."""
     base = next(c for c in found.study.baselines(cell.column) if c.seed == cell.seed)
     ours, theirs = accuracy(found, cell), accuracy(found, base)
+    if ours is not None and (why := found.why_absent(base)):
+        return f"{names.algorithm(found.study, base.algorithm)} {why.why}"
     return None if ours is None or theirs is None else ours - theirs
 
 
-def accuracy_at_half(found: Results, cell: "Cell") -> float | None:
-    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2."""
+def accuracy_at_half(found: Results, cell: "Cell") -> float | str | None:
+    """The mean test accuracy (percent) of the evaluations in the last `last` rounds before T/2.
+
+    Or a word where there was none.
+    """
     manifest = found.manifest(cell)
-    return manifest["accuracy_at_half"] if manifest else None
+    if not manifest or manifest["status"] != "completed":
+        return None
+    value: float | None = manifest["accuracy_at_half"]
+    return NOT_EVALUATED if value is None else value
 
 
 def lambda1(found: Results, cell: "Cell") -> float | None:

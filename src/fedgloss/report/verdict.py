@@ -19,7 +19,8 @@ RULE = (
     " agrees: both. `≈` close: near, but not within the interval. `∼` uncertain: not near, but the"
     " spread is too wide to tell. `>` above or `<` below: neither. A method counts as diverged if"
     " any of its seeds did: `=` diverged in both, `≠` in one. `·`: no verdict: not run, seeds"
-    " missing (incomplete), or not for the paper's number of rounds."
+    " missing (incomplete), also of what ours is counted against, or not for the paper's number of"
+    " rounds."
 )
 
 
@@ -42,7 +43,6 @@ DIVERGED_HERE = Verdict("diverged here only", "≠")
 DIVERGED_THERE = Verdict("diverged in the paper only", "≠")
 NOT_REACHED_HERE = Verdict("not reached here", "≠")
 NOT_REACHED_THERE = Verdict("not reached in the paper", "≠")
-NOT_RUN = Verdict("not run", "·")
 
 
 def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) -> Verdict:
@@ -50,8 +50,8 @@ def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) ->
 
     metric: decides whether "close" is meant in points or relative. rounds: ours, if known.
     """
-    if ours.missing == ours.planned:
-        return NOT_RUN
+    if ours.nothing:
+        return Verdict(ours.nothing, "·")
     if rounds and paper.rounds and rounds != paper.rounds:
         shorter = rounds < paper.rounds
         words = "{:,} of {:,} rounds" if shorter else "{:,} rounds, not {:,}"
@@ -60,6 +60,8 @@ def verdict(ours: Summary, paper: Published, metric: str, rounds: int | None) ->
         return DIVERGED_IN_BOTH if paper.status == "diverged" else DIVERGED_HERE
     if ours.missing:
         return Verdict(f"incomplete {ours.planned - ours.missing}/{ours.planned}", "·")
+    if ours.against:
+        return Verdict(f"incomplete, {ours.against}", "·")
     if paper.status == "diverged":
         return DIVERGED_THERE
     if ours.unreached or paper.status == "not_reached":
