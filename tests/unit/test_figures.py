@@ -1,6 +1,7 @@
 """Figures: the same bytes every time, every kind of gap drawn, labels that do not collide."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
 from fedgloss.errors import InputError
-from fedgloss.report import figures, landscapes, panels, tables
+from fedgloss.report import figures, landscapes, lines, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
 from fedgloss.report.painting import (
@@ -42,7 +43,7 @@ from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import Line
-from test_report_results import C10, C100, ROWS, make_study, write_results
+from test_report_results import AROUND, C10, C100, ROWS, make_study, write_cell, write_results
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +368,7 @@ def test_columns_are_panels_and_what_is_not_there_is_left_out_and_said(seen) -> 
     said = figures.caption(study, "one", seen)
     for words in ("5,000 of the 50,000 training images", "FedDyn + SAM is drawn as a net"):
         assert words in said
-    assert "Left out: FedDyn + SAM at α = 0" in said
+    assert "Left out: FedDyn + SAM at CIFAR-100, α = 0 (diverged)." in said
 
 
 @pytest.mark.parametrize(
@@ -387,3 +388,84 @@ def test_lines_go_from_model_to_model(seen, tmp_path, entry, words) -> None:
     for again in ("a", "b"):
         figures.draw(study, "one", seen, tmp_path / again)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def write_line(folder: Path, cell: Cell, view: Line) -> None:
+    file = folder / "analysis" / "toy" / str(cell) / f"line-{view.name}.csv"
+    file.write_text("t,loss,accuracy\n0,1,60\n1,1,60\n")
+    facts = {"status": "completed", "data": "all", "images": 50_000, "of": 50_000}
+    file.with_suffix(".json").write_text(json.dumps(facts))
+
+
+def ticks(found: Results) -> list[list[str]]:
+    """What stands below the ends of each panel's lines."""
+    drawn = lines.draw(found, found.study.figures["one"])
+    down = drawn.axes[len(drawn.axes) // 2 :]
+    return [[tick.get_text() for tick in axes.get_xticklabels()] for axes in down]
+
+
+def test_of_lines_between_methods_those_are_named_that_are_not_drawn(tmp_path) -> None:
+    """Of seed 42, SCAFFOLD diverged and FedGloSS is not run; FedAvg is where all start."""
+    spec = {"kind": "lines", "between": "methods", "columns": [C10], "rows": ROWS, "seed": 42}
+    study, folder = one(spec), write_results(tmp_path)
+    (start, *_), (other, *_) = (
+        study.select(dataset="cifar10", algorithm=label, seed=42)
+        for label in ("fedavg", "feddyn-sam")
+    )
+    write_line(folder, start, Line(other))
+    said = figures.caption(study, "one", folder)
+    assert said.endswith("Left out: SCAFFOLD at α = 0 (diverged) and FedGloSS at α = 0 (not run).")
+    shutil.rmtree(folder / "runs" / "toy" / str(start))
+    said = figures.caption(study, "one", folder)
+    assert "FedDyn + SAM at α = 0 (FedAvg not run)" in said
+
+
+def test_what_is_left_out_on_two_data_sets_has_both_reasons(tmp_path) -> None:
+    spec = {"kind": "landscape", "seed": 0, "columns": [C10, C100], "rows": ["scaffold"]}
+    said = figures.caption(one(spec), "one", write_results(tmp_path))
+    assert "SCAFFOLD at CIFAR-100, α = 0 (diverged)" in said and "CIFAR-10, " not in said
+    file = f"analysis/toy/cifar10/alpha-0/cnn/scaffold/seed-0/landscape-{AROUND.name}.csv"
+    (tmp_path / file).unlink()
+    said = figures.caption(one(spec), "one", tmp_path)
+    assert said.endswith(
+        "Left out: SCAFFOLD at CIFAR-10, α = 0 (not computed);"
+        " and SCAFFOLD at CIFAR-100, α = 0 (diverged)."
+    )
+
+
+def test_lines_between_methods_name_the_one_that_each_panel_starts_from(tmp_path) -> None:
+    """CIFAR-100 without FedAvg: there they start from SCAFFOLD."""
+    spec = {"kind": "lines", "between": "methods", "columns": [C10, C100], "seed": 42}
+    study = one(spec | {"rows": ["fedavg", "feddyn-sam", "scaffold"]})
+    folder = write_results(tmp_path)
+    kept = [c for c in study.cells if (c.dataset, c.algorithm) != ("cifar100", "fedavg")]
+    study = replace(study, cells=tuple(kept))
+    for cell in study.cells:
+        if not (folder / "runs" / "toy" / str(cell)).exists() and cell.seed == 42:
+            write_cell(folder, cell, 50.0)
+    run = folder / "runs/toy/cifar100/alpha-0/cnn/feddyn-sam/seed-42"
+    shutil.rmtree(run)
+    shutil.rmtree(folder / "analysis/toy/cifar100/alpha-0/cnn/feddyn-sam/seed-42")
+    again = next(c for c in kept if str(c) in str(run))
+    write_cell(folder, again, 50.0)
+    for cell, view in study.views(study.figures["one"]):
+        write_line(folder, cell, view)
+    assert ticks(Results(study, folder)) == [["FedAvg", "the other"], ["FedDyn + SAM", "the other"]]
+    said = figures.caption(study, "one", folder)
+    assert "of FedAvg or FedDyn + SAM to that of each other method" in said
+
+
+def test_lines_between_rounds_of_runs_that_differ_in_length_count_from_their_ends(
+    tmp_path,
+) -> None:
+    spec = {"kind": "lines", "between": "rounds", "round": -1000, "seed": 0, "columns": [C10]}
+    longer = {"feddyn-sam": {"training": {"rounds": 20_000}}}
+    study = make_study(
+        algorithms=longer, figures={"one": spec | {"rows": ["fedavg", "feddyn-sam"]}}
+    )
+    folder = write_results(tmp_path, study)
+    for cell, view in study.views(study.figures["one"]):
+        write_line(folder, cell, view)
+    assert ticks(Results(study, folder)) == [["round T − 1,000", "round T"]]
+    said = figures.caption(study, "one", folder)
+    assert "after round 9,000 of 10,000 or 19,000 of 20,000 to the last" in said

@@ -62,19 +62,22 @@ def draw(found: Results, asked: LinesFigure) -> Figure:
                 line = Between(names.algorithm(study, label), colour(study, label), *values)
                 lines.append(line)
         if lines:
-            panels.append(Lines(head, _ends(found, asked, panel[0]), tuple(lines)))
+            panels.append(Lines(head, _ends(found, asked, panel), tuple(lines)))
     return draw_lines(panels) if panels else nothing_yet("No line between models")
 
 
-def _ends(found: Results, asked: LinesFigure, first: tuple["Cell", Line]) -> tuple[str, str]:
-    """What stands below either end of a panel's lines, of which this is the first."""
+def _ends(
+    found: Results, asked: LinesFigure, panel: Sequence[tuple["Cell", Line]]
+) -> tuple[str, str]:
+    """What stands below either end of a panel's lines; T: of each run the last round."""
     if asked.between == "models":
         return "average", "final"
     if asked.between == "rounds":
-        start, last = _rounds(found, asked, first[0])
-        return f"round {start:,}", f"round {last:,}"
+        starts, ends = zip(*(_rounds(found, asked, cell) for cell, _ in panel), strict=True)
+        start = f"{starts[0]:,}" if len({*starts}) == 1 else f"T − {-(asked.round or 0):,}"
+        return f"round {start}", f"round {ends[0]:,}" if len({*ends}) == 1 else "round T"
     if asked.between == "methods":
-        return names.algorithm(found.study, asked.rows[0]), "the other"
+        return names.algorithm(found.study, panel[0][0].algorithm), "the other"
     one, other, *_ = found.study.asked.seeds
     return f"seed {one}", f"seed {other}"
 
@@ -91,12 +94,14 @@ def caption(found: Results, asked: LinesFigure) -> str:
     shown = [(cell, view, found.view(cell, view)) for cell, view in study.views(asked)]
     manifests = [m for m in map(found.manifest, study.cells_behind(asked)) if m]
     last = definitions.training_values(manifests, "last")
+    starts = dict.fromkeys(cell.algorithm for cell, _ in study.views(asked)) or asked.rows[:1]
     one, other, *_ = [*study.asked.seeds, 0]
     seed = one if asked.seed is None else asked.seed
     average = f"the average of the last {last} rounds' global models"
     ends = {
         "seeds": f"from {average} of seed {one} to that of seed {other}",
-        "methods": f"from {average} of {names.algorithm(study, asked.rows[0])} to that of each"
+        "methods": f"from {average} of"
+        f" {' or '.join(names.algorithm(study, label) for label in starts)} to that of each"
         f" other method (seed {seed})",
         "models": f"from {average} to the last of these models (seed {seed})",
         "rounds": f"from {_earlier(found, asked)} to the last (seed {seed})",
