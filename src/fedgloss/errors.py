@@ -74,4 +74,6 @@ def cause(error: BaseException) -> str:
     # An import that fails ends in Python's own machinery, or in the function above.
     inside = [f for f in frames[1:] if f.filename != __file__ and "importlib" not in f.filename]
     inside = [frame for frame in inside if not frame.filename.startswith("<")]
+    if isinstance(error, ModuleNotFoundError) and not inside:
+        text += "; PYTHONPATH must name the folder that holds the file"
     return f"{text}, {inside[-1].filename} line {inside[-1].lineno}" if inside else text

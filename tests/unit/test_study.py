@@ -637,6 +637,8 @@ def fails(*, kind: Literal["a"] = "a"):
     return 1 / 0
 def nothing(*, kind: Literal["a"] = "a"): ...
 def required(*, kind: Literal["a"]): ...
+def needy():
+    return Algorithm("needy", mean, mean, hyperparameters={"lam": None})
 """
 
 
@@ -653,6 +655,10 @@ def required(*, kind: Literal["a"]): ...
         ("divides:f", ["cannot be imported", "ZeroDivisionError", "divides.py line 2"]),
         ("leaves:f", ["cannot be imported", "SystemExit: 3", "leaves.py line 2"]),
         ("breaks:f", ["cannot be imported", "SyntaxError"]),
+        ("absent:f", ["cannot be imported", "'absent'; PYTHONPATH must name the folder"]),
+        ("own.fails", ["unknown method 'own.fails'", "package.module:function"]),
+        ('own:needy", hyperparameters: {lamda: 1}, name: "N', ["'lamda'", "did you mean 'lam'"]),
+        ('own:needy", hyperparameters: {}, name: "N', ["missing", "mine.hyperparameters.lam"]),
     ],
 )
 def test_code_that_is_no_method_is_refused_in_one_line(

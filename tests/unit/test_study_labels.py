@@ -182,6 +182,7 @@ def test_a_beta_replaces_the_alpha_of_the_label_it_is_like():
     ("entries", "words"),
     [
         ({"a": {"like": "fedglos"}}, ["a.like", "'fedglos'", "did you mean 'fedgloss'"]),
+        ({"own-acg": {"like": "own-ac"}}, ["unknown method 'own-ac'; allowed: "]),
         ({"a": {"like": "a"}}, ["a.like", "like itself"]),
         ({"a": {"like": "b"}, "b": {"like": "c"}, "c": {"like": "b"}}, ["like itself"]),
         ({"a": {"like": 5}}, ["algorithms.a.like", "5", "text"]),

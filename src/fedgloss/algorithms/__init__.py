@@ -21,7 +21,8 @@ def method(name: str) -> Callable[..., Algorithm]:
     """The function behind a method's name or import path; InputError if there is none."""
     path = METHODS.get(name, name)
     if not path.partition(":")[2]:
-        raise InputError(f"algorithm: unknown method {name!r}{did_you_mean(name, [*METHODS])}")
+        hint = did_you_mean(name, [*METHODS, "package.module:function"])
+        raise InputError(f"algorithm: unknown method {name!r}{hint}")
     try:
         found = from_path(path)
     except OWN_ERRORS as error:
@@ -98,6 +99,20 @@ def resolve_hyperparameters(
     in use. Raises InputError naming what is unknown, missing, or not a finite number.
     """
     names = algorithm.hyperparameters
+    given = known_hyperparameters(algorithm, given, label)
+    missing = [key for key, default in names.items() if default is None and key not in given]
+    if missing:
+        raise InputError(f"{label}: {algorithm.name} needs {', '.join(missing)}")
+    positive = {"alpha", "beta", "lambda", "eps"}
+    values = {**names, **given}
+    return {key: _number(label, key, values[key], key in positive) for key in names}
+
+
+def known_hyperparameters(
+    algorithm: Algorithm, given: Mapping[str, float], label: str = "hyperparameters"
+) -> dict[str, float]:
+    """Those that are given by an algorithm's own names; InputError naming what is unknown."""
+    names = algorithm.hyperparameters
     given = dict(given)
     for ours, theirs in (("alpha", "beta"), ("beta", "alpha")):
         if ours in names and theirs in given and theirs not in names:
@@ -113,12 +128,7 @@ def resolve_hyperparameters(
                 f"{label}: {algorithm.name} has no hyperparameter {key!r}"
                 f"{did_you_mean(key, [*names])}"
             )
-    missing = [key for key, default in names.items() if default is None and key not in given]
-    if missing:
-        raise InputError(f"{label}: {algorithm.name} needs {', '.join(missing)}")
-    positive = {"alpha", "beta", "lambda", "eps"}
-    values = {**names, **given}
-    return {key: _number(label, key, values[key], key in positive) for key in names}
+    return given
 
 
 def _number(label: str, key: str, value: Any, positive: bool = False) -> float:

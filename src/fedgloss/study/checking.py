@@ -47,9 +47,10 @@ def check_names(study: "Study") -> None:
     file, known = study.file, [*algorithms.METHODS, *study.asked.algorithms]
     for label, definition in study.asked.algorithms.items():
         if definition.like is not None and definition.like not in known:
+            others = [name for name in known if name != label]
             raise InputError(
                 f"{file}: algorithms.{label}.like: unknown method {definition.like!r}"
-                f"{did_you_mean(definition.like, known)}"
+                f"{did_you_mean(definition.like, others)}"
             )
         method = study.definition(label).method
         if method == label and method not in algorithms.METHODS and definition.method is None:
@@ -76,7 +77,10 @@ def check_names(study: "Study") -> None:
         model = study.model(block.model).model
         module, _, function = model.partition(":")
         if function and not fingerprint.exists(module):
-            raise InputError(f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}")
+            raise InputError(
+                f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}; PYTHONPATH must"
+                " name the folder that holds the file"
+            )
         if not function and model not in MODELS:
             allowed = [*MODELS, "package.module:function"]
             raise InputError(

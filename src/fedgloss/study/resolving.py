@@ -100,15 +100,18 @@ def settings(study: "Study", cell: Cell) -> Settings:
 
 
 def missing(study: "Study", cell: Cell) -> tuple[list[str], list[str]]:
-    """The keys that nothing gives a cell: of `training`, and of its hyperparameters."""
-    training, given = training_of(study, cell), _hyperparameters(study, cell)
-    _, algorithm = study.algorithm(cell)
+    """The keys that nothing gives a cell: of `training`, and of its hyperparameters.
+
+    InputError for a hyperparameter that the method has not: a misspelt one is not missing.
+    """
+    training, (_, algorithm) = training_of(study, cell), study.algorithm(cell)
+    given = algorithms.known_hyperparameters(algorithm, _hyperparameters(study, cell))
     below = f"algorithms.{base_of(cell.algorithm)}.hyperparameters"
     needed = [name for name in Training.__annotations__ if name in Training.__required_keys__]
     return [f"training.{name}" for name in needed if name not in training], [
         f"{below}.{name}"
         for name, default in algorithm.hyperparameters.items()
-        if default is None and name not in given and ALIASES.get(name) not in given
+        if default is None and name not in given
     ]
 
 
