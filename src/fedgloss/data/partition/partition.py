@@ -245,7 +245,7 @@ def load_partition(path: Path, dataset: Dataset | None = None) -> Partition:
         test = record.pop("test")
         test = None if test is None else np.array(test)
         held_out = np.array(record["held_out"]["images"]) if "held_out" in record else None
-        _check(path, [*parts, *([] if held_out is None else [held_out])], test, record["dataset"])
+        _check(path, parts, test, record["dataset"], held_out)
         if record["sha256"] != _digest(parts, test, held_out):
             raise InputError(f"{path}: the indices differ from their SHA-256; make it again")
     except (KeyError, TypeError, ValueError) as error:
@@ -261,7 +261,11 @@ def load_partition(path: Path, dataset: Dataset | None = None) -> Partition:
 
 
 def _check(
-    path: Path, parts: list[np.ndarray], test: np.ndarray | None, sizes: dict[str, Any]
+    path: Path,
+    parts: list[np.ndarray],
+    test: np.ndarray | None,
+    sizes: dict[str, Any],
+    held_out: np.ndarray | None = None,
 ) -> None:
     """InputError unless every client has images, all exist, and no image is used twice.
 
@@ -274,17 +278,30 @@ def _check(
             raise InputError(f"{path}: client {client} has no images")
     if test is not None and not len(test):
         raise InputError(f"{path}: test: has no images; without a test list, all are used")
-    used = {"train": parts, "test": [] if test is None else [test]}
-    for key, groups in used.items():
-        what, limit = {"train": "training"}.get(key, key), sizes[f"{key}_images"]
-        if any(indices.dtype != np.int64 for indices in groups):
-            raise InputError(f"{path}: a {what} index is not an integer")
-        indices = np.concatenate(groups or [np.zeros(0, dtype=np.int64)])
-        if len(indices) and not 0 <= indices.min() <= indices.max() < limit:
-            raise InputError(f"{path}: a {what} index is outside 0 .. {limit - 1}")
-        ordered = np.sort(indices)  # np.unique would import numpy.ma, in every job
-        if (ordered[1:] == ordered[:-1]).any():
-            raise InputError(f"{path}: a {what} image is used twice")
+    of_clients = {f"client {number}": part for number, part in enumerate(parts)}
+    if held_out is not None:
+        of_clients["held_out"] = held_out
+    _check_indices(path, of_clients, "training", sizes["train_images"])
+    if test is not None:
+        _check_indices(path, {"test": test}, "test", sizes["test_images"])
+
+
+def _check_indices(path: Path, groups: dict[str, np.ndarray], what: str, limit: int) -> None:
+    """InputError, with whose it is and which, for an image that is not there or is used twice."""
+    for name, indices in groups.items():
+        if indices.dtype != np.int64:
+            raise InputError(f"{path}: {name}: a {what} index is not an integer")
+        outside = indices[(indices < 0) | (indices >= limit)]
+        if len(outside):
+            raise InputError(
+                f"{path}: {name}: {what} index {outside[0]} is outside 0 .. {limit - 1}"
+            )
+    ordered = np.sort(np.concatenate([*groups.values()]))  # np.unique would import numpy.ma
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        first, second = [n for n, part in groups.items() for i in part if i == twice[0]][:2]
+        said = "is there twice" if first == second else f"is {first}'s too"
+        raise InputError(f"{path}: {second}: {what} image {twice[0]} {said}")
 
 
 def plot_partition(path: Path, dataset: Dataset, png: Path) -> None:

@@ -86,7 +86,7 @@ def _open(file: Path, alpha: str | None) -> _Split:
     else:
         test_file = file
         listed = _list(file, "clients", record["clients"])
-        clients = {str(k): _indices(file, "clients", part) for k, part in enumerate(listed)}
+        clients = {str(k): _indices(file, f"client {k}", part) for k, part in enumerate(listed)}
         for key in record:
             if key.lower().startswith("test") and key != "test":
                 raise InputError(f"{file}: {key!r} is not read; the test images are called 'test'")
@@ -121,17 +121,23 @@ def _list(file: Path, key: str, value: Any) -> list[Any]:
     return value
 
 
-def _indices(file: Path, key: str, values: Any) -> np.ndarray:
-    values = _list(file, key, values)
-    if not all(type(value) is int for value in values):
-        raise InputError(f"{file}: an index is not an integer")
-    if not all(0 <= value < 2**63 for value in values):
-        raise InputError(f"{file}: an index is negative, or beyond any data set")
+def _indices(file: Path, whose: str, values: Any) -> np.ndarray:
+    values = _list(file, whose, values)
+    for value in values:
+        if type(value) is not int:
+            raise InputError(f"{file}: {whose}: index {value!r:.60} is not an integer")
+        if not 0 <= value < 2**63:
+            raise InputError(f"{file}: {whose}: index {value} is not that of an image")
     return np.array(values, dtype=np.int64)
 
 
 def _leaf(file: Path, record: Any) -> dict[str, list[tuple[str, int]]]:
     """For each user, in numerical order, the (name, label) pairs of its images."""
+    if not isinstance(record, dict) or not {"users_data", "user_data"} & record.keys():
+        raise InputError(
+            f"{file}: has neither 'clients', the lists of indices of a split of your own, nor"
+            " 'users_data', as a LEAF split has"
+        )
     try:
         data = record["users_data" if "users_data" in record else "user_data"]
         order = sorted(map(str, record["users"]), key=lambda user: (len(user), user))
