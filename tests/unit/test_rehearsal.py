@@ -477,14 +477,90 @@ def test_of_a_very_long_schedule_a_first_part_is_looked_at():
     assert max(asked) == rehearsal.MOST_ROUNDS - 1
 
 
-def test_a_branch_on_a_number_that_differs_is_refused_only_where_it_differs():
-    def branching(w, down, up, s, h):
-        return (w if h.momentum > 0.7 else mean(up.w, h.p)), s
+READ = {
+    "if": lambda w, d, h: w - d / d.norm() if d.norm() > h.momentum else w - d,
+    "and": lambda w, d, h: w - (d.sum() > 0 and d),
+    "a warm-up": lambda w, d, h: w - d if h.t < 4 else w - h.momentum * d,
+    "a hyperparameter": lambda w, d, h: w - d if h.momentum > 0.5 else w,
+    "min": lambda w, d, h: w - d * min(1.0, h.momentum / d.norm()),
+    "item": lambda w, d, h: w - d * min(1.0, 1 / d.norm(dim=-1).max().item()),
+    "float": lambda w, d, h: w - d.clamp(max=float(h.momentum)),
+    "int": lambda w, d, h: w - d / int(h.steps.max()),
+    "range": lambda w, d, h: w - sum(d for _ in range(h.t.long() + 1)),
+    "tolist": lambda w, d, h: w - sum(h.steps.flatten().tolist()) * d,
+    "numpy": lambda w, d, h: w - torch.from_numpy(d.numpy()),
+    "an array": lambda w, d, h: w - torch.from_numpy(np.asarray(d)),
+    "in": lambda w, d, h: w - d if 0.0 in d else w,
+    "equal": lambda w, d, h: w if torch.equal(d, w) else w - d,
+    "a check": lambda w, d, h: w - d if torch.isfinite(d).all() else w,
+}
 
-    method = mine(aggregate=branching)
-    rehearse([of(method), of(method, lr=0.2)])
-    with refused("aggregate fails", "Boolean value"):
-        rehearse([of(method), of(method, momentum=0.5)])
+
+def stepping(step):
+    """A method whose server takes this step: (w, d, h) -> w."""
+    return mine(aggregate=lambda w, down, up, s, h: (step(w, mean(down.w - up.w, h.p), h), s))
+
+
+@pytest.mark.parametrize("how", READ)
+def test_what_reads_a_tensors_value_in_python_is_refused(how):
+    """It decides for all federations at once, and a rehearsal may not see both ways."""
+
+    def aggregate(w, down, up, s, h):
+        return READ[how](w, mean(down.w - up.w, h.p), h), s
+
+    words = "aggregate reads a tensor's value in Python (", "torch.where", "test_rehearsal.py, line"
+    with refused("method 'mine': ", *words):
+        rehearse([of(mine(aggregate=aggregate))])
+
+
+def test_a_method_cannot_catch_the_refusal_to_read_a_value():
+    def aggregate(w, down, up, s, h):
+        try:
+            return w - float(h.momentum) * mean(down.w - up.w, h.p), s
+        except Exception:
+            return w, s
+
+    with refused("reads a tensor's value in Python (float())"):
+        rehearse([of(mine(aggregate=aggregate))])
+
+
+def test_what_decides_nothing_is_no_reading(capsys):
+    def step(w, d, h):
+        print(d.norm(), f"{h.t:.0f}")
+        return w - d / h.n * torch.tensor([1.0, 0.5], dtype=d.dtype)[(h.t > 3).long()]
+
+    rehearse([of(stepping(step))])
+    assert "tensor(" in capsys.readouterr().out
+
+
+def test_a_branch_is_entered_by_large_and_by_small_numbers():
+    def clipped(w, d, h):
+        length = d.norm()  # of all federations
+        return w - torch.where(length > 100, d * 100 / length, d)
+
+    def floored(w, d, h):
+        length = d.norm()
+        return w - torch.where(length < 1e-4, d * 1e-4 / length, d)
+
+    for step in (clipped, floored):
+        with refused("aggregate mixes the federations"):
+            rehearse([of(stepping(step))])
+
+
+@pytest.mark.parametrize(("after", "rounds"), [(4, 6), (6, 60), (59, 61), (999, 20_000)])
+def test_later_rounds_are_rehearsed_too(after, rounds):
+    """The last, some between, and those which a hyperparameter may mean: 6 here."""
+
+    def late(w, d, h):
+        return w - torch.where(h.t > after, d / d.norm(), d)
+
+    def aggregate(w, down, up, s, h):
+        return late(w, mean(down.w - up.w, h.p), h), s
+
+    method = mine(aggregate=aggregate, hyperparameters={"momentum": 0.9, "T_s": 6})
+    rehearse([of(method)], rounds=after + 1)
+    with refused("aggregate mixes the federations"):
+        rehearse([of(method)], rounds=rounds)
 
 
 def test_the_exchange_of_a_probe_is_rehearsed_too():

@@ -1,6 +1,6 @@
 """What a method declares, checked before anything is run: its functions, names and costs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fedgloss.algorithms.core import Algorithm, Probe
 from fedgloss.errors import InputError
@@ -11,6 +11,19 @@ OF_RECORDS = ("self", "get", "items", "keys", "replace", "values")
 """What records, such as `s`, `c`, `h` and the messages, have beside their entries."""
 STATES = ("global_state", "client_state", "local_state")
 FUNCTIONS = ("direction", "aggregate", "broadcast", "finish", "schedule")
+
+
+def is_ours(function: Callable) -> bool:
+    """Whether a function and all those it was made with are this package's."""
+    within = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "fedgloss" and all(
+        is_ours(other) for other in within if callable(other)
+    )
+
+
+def is_built_in(algorithm: Algorithm) -> bool:
+    """Whether a method is this package's, in all its functions."""
+    return all(is_ours(getattr(algorithm, name)) for name in FUNCTIONS)
 
 
 def check_declared(method: str, algorithm: Algorithm) -> None:

@@ -10,6 +10,7 @@ import torch
 from fedgloss.algorithms.core import Named
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Gradients, Source
+from fedgloss.engine.contract import guarded
 from fedgloss.engine.federation import Federation, round_facts
 from fedgloss.engine.local import Exchange, train_together
 
@@ -68,6 +69,6 @@ def answer(
         full_gradient=lambda w: cohort.full_gradient(gradients, w),
         like=like.new_empty(()),
     ).replace(n=call.n)
-    exchange = Exchange(federation.algorithm, cohort, down, c, h, [federation.rates])
+    exchange = Exchange(guarded(federation.algorithm), cohort, down, c, h, [federation.rates])
     [(W, c)] = train_together([exchange], gradients)
     return *exchange.finish(W, c), exchange.evaluations

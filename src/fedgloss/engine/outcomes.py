@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.algorithms.core import Named
+from fedgloss.algorithms.declared import is_ours
 from fedgloss.engine.elementwise import Lazy
 from fedgloss.errors import did_you_mean
 
@@ -107,7 +108,19 @@ def reason_of(error: BaseException, function: Callable) -> str:
         text = "(its message cannot be read)"
     if isinstance(error, AttributeError) and isinstance(error.obj, Named):
         text = f"there is no {error.name!r}{did_you_mean(str(error.name), [*error.obj])}"
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{place_of(error, function)}"
+
+
+def place_of(error: BaseException, function: Callable) -> str:
+    """Where in the method's file an error arose, in brackets; nothing if not there."""
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
-    return f"{type(error).__name__}{': ' * bool(text)}{text}{where}"
+    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+
+
+def begin_of(function: Callable) -> str:
+    """Where a function of a caller's own begins, in brackets; nothing for others."""
+    code = getattr(function, "__code__", None)
+    if code is None or is_ours(function):
+        return ""
+    return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})"

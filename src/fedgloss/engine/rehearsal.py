@@ -1,18 +1,20 @@
 """A method is rehearsed before round 1, so that its faults are named before they cost a run.
 
-The engine plays two rounds of two small federations with it, stacked as cells trained together are.
-Each of its functions is watched: what it returns has the right shapes, types and names; it changes
-none of its arguments; asked again it says the same; and each federation, and each client, gets
-what it gets when it is alone. A method that fails the last is the worst: it is right in
-every test of its author's, and wrong beside another seed, without a word.
+The engine plays a few rounds of two small federations with it, stacked as cells trained together
+are: the first, later ones, and some with large and small numbers, for a method may do something
+else there. Each of its functions is watched: what it returns has the right shapes, types and names;
+it changes none of its arguments and reads none of their values; asked again it says the same; and
+each federation, and each client, gets what it gets when it is alone. A method that fails the last
+is the worst: it is right in every test of its author's, and wrong beside another seed, without a
+word.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from fedgloss.algorithms.declared import FACTS, FUNCTIONS, OF_RECORDS, check_names
+from fedgloss.algorithms.declared import FACTS, OF_RECORDS, check_names, is_built_in, is_ours
 from fedgloss.engine.clients import Batching, ClientData
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
 from fedgloss.engine.federation import Federation, Simulation, advance, federation
@@ -24,12 +26,17 @@ from fedgloss.rng import Stream
 
 # All different, so that no shape passes for another.
 FEDERATIONS, PARTICIPANTS, CLIENTS, PARAMETERS = 2, 3, 4, 7
-ROUNDS = 2
+FIRST = (0, 1)
+LATER = (10, 100, 1_000, 10_000)
+"""Rounds in which a method may do something else, beside those that its numbers name."""
+SCALES = (1e6, 1e-6)
+"""Of models and gradients: beyond the bounds of most methods, and far within."""
 SAMPLES = ((1, 2, 2, 1), (1, 1, 1, 1))
 """Of each federation's clients, and so their local steps: those of any three participants of the
 first differ, and so do the busiest clients of the two."""
 LARGER = 1000
 """Parameters of a second rehearsal, in case the model has as many."""
+MOST_NAMED = 6
 MOST_ROUNDS = 100_000
 """Of a schedule, looked at beforehand: a second of work, or so."""
 
@@ -47,7 +54,7 @@ def rehearse(federations: Sequence[Federation], lazy: bool = False, rounds: int 
         methods.setdefault(id(one.algorithm), []).append(one)
     for mine in methods.values():
         # The package's own are rehearsed by its tests.
-        if not all(_is_ours(getattr(mine[0].algorithm, name)) for name in FUNCTIONS):
+        if not is_built_in(mine[0].algorithm):
             _rehearse(mine, lazy, rounds)
 
 
@@ -61,7 +68,11 @@ def _rehearse(federations: Sequence[Federation], lazy: bool, rounds: int) -> Non
     like = cast[0].w[:0]
     size = cast[0].w.numel()
     try:
-        _play(cast, like.double().cpu(), PARAMETERS, thorough=True)
+        small = like.double().cpu()
+        _play(cast, small, PARAMETERS, thorough=True)
+        ts = _later(different, rounds) or FIRST
+        for scale in SCALES:
+            _play(cast, small, PARAMETERS, thorough=True, ts=ts, scale=scale)
         _play(cast, like, min(size, LARGER))
     except Raised:
         # It may count on what the real model has: its layers, or a hundred parameters.
@@ -71,11 +82,20 @@ def _rehearse(federations: Sequence[Federation], lazy: bool, rounds: int) -> Non
         _play(cast, like, PARAMETERS, lazy=True)
 
 
+def _later(federations: Sequence[Federation], rounds: int) -> tuple[int, ...]:
+    """Rounds to rehearse beside the first: the last one, those that a number may mean (a warm-up's
+    T_s, and the next), and a few between."""
+    numbers = {value for one in federations for value in one.hyperparameters.values()}
+    named = [int(value) + more for value in numbers if value == int(value) for more in (0, 1)]
+    ts = {*LATER, *sorted(named)[:MOST_NAMED], rounds - 1, len(FIRST)}
+    return tuple(sorted(t for t in ts if len(FIRST) <= t < min(rounds, MOST_ROUNDS)))
+
+
 class _Quadratics:
     """Gradients of f(w) = c/2 ||w - a||^2; a sample holds c and what its own a is made from."""
 
-    def __init__(self, lazy: bool) -> None:
-        self.lazy = lazy
+    def __init__(self, lazy: bool, scale: float) -> None:
+        self.lazy, self.scale = lazy, scale
 
     def __call__(
         self, W: Tensor, x: Tensor, y: Tensor, counts: Counts, seeds: Seeds = None
@@ -83,7 +103,7 @@ class _Quadratics:
         """As `cohort.Gradients` says, for mini-batches that count in whole or not at all."""
         frequency, phase, curvature = x[..., None].unbind(-2)
         places = torch.arange(W.shape[-1], dtype=W.dtype, device=W.device)
-        away = W[:, None] - torch.sin(frequency * places + phase)
+        away = W[:, None] - self.scale * torch.sin(frequency * places + phase)
         active = torch.as_tensor(counts, device=W.device)[:, None] > 0
         return torch.where(active, (curvature * away).mean(dim=1), 0)
 
@@ -92,9 +112,16 @@ class _Quadratics:
 
 
 def _play(
-    cast: Sequence[Federation], like: Tensor, P: int, thorough: bool = False, lazy: bool = False
+    cast: Sequence[Federation],
+    like: Tensor,
+    P: int,
+    *,
+    thorough: bool = False,
+    lazy: bool = False,
+    ts: Sequence[int] = FIRST,
+    scale: float = 1.0,
 ) -> Simulation:
-    """Two rounds of two federations of P parameters, of the device and type of `like`."""
+    """Rounds `ts` of two federations of P parameters, of the device and type of `like`."""
     S, m = len(cast), CLIENTS
     samples = [count for counts in SAMPLES for count in counts]
     numbers = Stream(0, "rehearsal").uniform(sum(samples) * 3).reshape(-1, 3)
@@ -109,7 +136,7 @@ def _play(
         federation(
             watched.algorithm(),
             one.hyperparameters,
-            torch.cos(places + s),
+            scale * torch.cos(places + s),
             ClientData(inputs, inputs[:, 0], indices[s * m : (s + 1) * m]),
             lr=one.lr,
             weight_decay=one.weight_decay,
@@ -120,8 +147,8 @@ def _play(
         for s, one in enumerate(cast)
     ]
     batching = Batching(1, steps=2 if alone else None)
-    simulation = Simulation(players, _Quadratics(lazy), batching=batching)
-    for _ in range(ROUNDS):
+    simulation = Simulation(players, _Quadratics(lazy, scale), batching=batching)
+    for simulation.t in ts:
         advance([simulation])
     if thorough:
         watched.check_gradients()
@@ -133,8 +160,8 @@ def _check_schedule(one: Federation, rounds: int) -> None:
     algorithm, hyper = one.algorithm, one.hyperparameters
     label = f"method {algorithm.name!r}: schedule"
     first: Mapping[str, float] = {}
-    rounds = ROUNDS if _is_ours(algorithm.schedule) else min(rounds, MOST_ROUNDS)
-    for t in range(max(rounds, ROUNDS)):
+    rounds = len(FIRST) if is_ours(algorithm.schedule) else min(rounds, MOST_ROUNDS)
+    for t in range(max(rounds, len(FIRST))):
         given = dict(hyper)
         try:
             found, again = algorithm.schedule(given, t), algorithm.schedule(dict(hyper), t)
@@ -161,11 +188,3 @@ def _check_schedule(one: Federation, rounds: int) -> None:
         check_names(label, found, (*FACTS, *OF_RECORDS))
         if found != again:
             raise InputError(f"{label} gives another result when it is called again in round {t}")
-
-
-def _is_ours(function: Callable) -> bool:
-    """Whether a function and all those it was made with are this package's."""
-    within = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    return str(getattr(function, "__module__", "")).partition(".")[0] == "fedgloss" and all(
-        _is_ours(other) for other in within if callable(other)
-    )

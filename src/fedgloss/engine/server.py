@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgloss.algorithms.core import Algorithm, Named, mean
+from fedgloss.engine.contract import guarded
 from fedgloss.engine.measured import Measured, cosine
 from fedgloss.engine.state import ClientState
 
@@ -21,7 +22,7 @@ class Server:
 
     def __init__(self, algorithm: Algorithm, w: Tensor, measure: Sequence[str] = ()) -> None:
         """w: the initial models, [S, 1, P]. measure: as `record` of `fedgloss.train`."""
-        self.algorithm, self.measure, self.clients = algorithm, tuple(measure), {}
+        self.algorithm, self.measure, self.clients = guarded(algorithm), tuple(measure), {}
         self.t, self.w, S = 0, w, len(w)
         self.begun = 0  # rounds; one more than t from its aggregation on until all of it is noted
         self.s = Named(**{name: torch.zeros_like(w) for name in algorithm.global_state})

@@ -1,32 +1,27 @@
 """A method whose functions are watched while the engine plays a rehearsal with it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fedgloss.algorithms.core import Algorithm, Named
-from fedgloss.algorithms.declared import OF_RECORDS, check_names
+from fedgloss.engine.contract import CHANGED, Contract
 from fedgloss.engine.elementwise import computed
 from fedgloss.engine.local import PER_CLIENT, Gradient
 from fedgloss.engine.outcomes import (
-    CLIENT_STATE,
-    DIRECTION,
     FAILURES,
-    MESSAGE,
-    MODEL,
-    PARTS,
-    SERVER_STATE,
     Kept,
-    by_part,
     difference,
-    kind_of,
     mapped,
+    place_of,
     reason_of,
     tensors_in,
 )
-from fedgloss.errors import InputError, did_you_mean
+from fedgloss.errors import InputError
 
 OF_ANY_SIZE = (AttributeError, KeyError, NameError, TypeError)
 """Exceptions that would arise in a model of any size."""
@@ -41,6 +36,42 @@ LINE_BY_LINE = (
 
 Arguments = tuple[Any, ...]
 """Of a function, without `grad`; the last is `h`."""
+
+
+READS = {
+    **dict.fromkeys(("__bool__", "is_nonzero"), "`if`, `and`, `max()` or bool()"),
+    **{f"__{name}__": f"{name}()" for name in ("float", "int", "complex")},
+    "__index__": "an index, or range()",
+    "__contains__": "`in`",
+    **dict.fromkeys(("numpy", "__array__"), "numpy()"),
+    **{name: f"{name}()" for name in ("item", "tolist", "equal", "allclose")},
+}
+"""Functions of torch that hand a tensor's values to Python, and how they are written. To print
+one (which decides nothing) and to index with one is none of them."""
+
+
+class _Read(BaseException):
+    """A tensor's value was read; no Exception, so that no method catches it by mistake."""
+
+
+class _Unread(TorchFunctionMode):
+    """Within it no tensor's value can be read on the host.
+
+    What Python does with a value it does for all federations at once: a rehearsal might not enter
+    the branch in which they are mixed, and a recorded round would go the same way for ever.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if how := READS.get(getattr(func, "__name__", "")):
+            raise _Read(
+                f"reads a tensor's value in Python ({how}), which decides for all federations that"
+                " are trained together, makes a GPU wait, and cannot be recorded; write"
+                " torch.where(condition, x, y) for `if`, x.clamp(max=y) or torch.minimum(x, y) for"
+                " `min`, and keep numbers as tensors"
+            )
+        return func(*args, **kwargs or {})
 
 
 class Raised(InputError):
@@ -64,7 +95,7 @@ class Watched:
     ) -> None:
         self.given, self.shape, self.like, self.thorough = given, shape, like, thorough
         self.asked: list[int] = []  # gradients, in each call of direction
-        self.lazy, self.when = lazy, ""  # when: what is special about the present call
+        self.lazy = lazy
         self.step = 0  # local steps of the present exchange that are done
 
     def algorithm(self) -> Algorithm:
@@ -190,13 +221,13 @@ class Watched:
     ) -> tuple[Any, int]:
         """What a function returns, checked, and how many mini-batch gradients it asked for."""
         S, _, P = shape
-        self.when = when
         *others, h = arguments
         before = [Kept(tensor) for value in arguments for _, tensor in tensors_in(value)]
+        contract = Contract(self.given, function, shape, self.like, when)
 
         def asked(name: str, answer: Gradient, wanted: tuple[int, ...], kept: list) -> Gradient:
             def ask(point: Tensor) -> Tensor:
-                self._check_tensor(function, f"asks {name} at", computed(point), wanted)
+                contract.check_tensor(f"asks {name} at", computed(point), wanted)
                 found = answer(point)
                 kept.append(Kept(computed(found)))
                 return found
@@ -210,101 +241,22 @@ class Watched:
         given = (asked("grad", grad, shape, batches), *given) if grad else given
         ours = getattr(self.given, function)
         try:
-            result = ours(*given)
+            with _Unread():
+                result = ours(*given)
         except InputError:
             raise
+        except _Read as read:
+            raise contract.refusal(f"{read}", place_of(read, ours)) from None
         except FAILURES as error:
             where = f"tensors [S, K, P] = {list(shape)}"
-            refusal = self._refusal(function, f"fails on {where}{when}: {reason_of(error, ours)}")
+            refusal = contract.refusal(f"fails on {where}{when}: {reason_of(error, ours)}", "")
             raise (refusal if isinstance(error, OF_ANY_SIZE) else Raised(str(refusal))) from None
         if any(kept.has_changed() for kept in (*before, *whole, *batches)):
-            raise self._refusal(
-                function,
-                "changes in place what it was given (as `x.add_(y)`, `x += y` and `x[0] = y` do);"
-                " write `x = x + y`",
-            )
-        return self._checked(function, mapped(result, computed), shape), len(batches)
-
-    def _checked(self, function: str, result: Any, shape: tuple[int, int, int]) -> Any:
-        """The result, if it has the parts, names, shapes and types that the engine counts on."""
-        S, _, P = shape
-        parts = PARTS[function]
-        if len(parts) > 1 and not (isinstance(result, tuple) and len(result) == len(parts)):
-            raise self._refusal(
-                function, f"returns {kind_of(result)}, expected {' and '.join(parts)}"
-            )
-        method = self.given
-        for part, value in by_part(function, result).items():
-            if part in (DIRECTION, MODEL):
-                wanted = shape if part == DIRECTION else (S, 1, P)
-                self._check_tensor(function, f"returns as {part}", value, wanted)
-                continue
-            if not isinstance(value, Named):
-                raise self._refusal(
-                    function, f"returns {kind_of(value)} as {part}, expected a Named"
-                )
-            if part == MESSAGE:
-                self._check_message(function, value, shape)
-                continue
-            size = (S, 1, P) if part == SERVER_STATE else shape
-            needed = method.global_state if part == SERVER_STATE else method.client_state
-            passing = method.local_state if part == CLIENT_STATE else ()
-            needed = (*needed, *passing) if function == "direction" else needed
-            for name in needed:
-                if name not in value:
-                    raise self._refusal(function, f"returns no {name!r} in {part}")
-            for name in value:
-                if name not in (*needed, *passing):
-                    raise self._refusal(
-                        function,
-                        f"returns {name!r} in {part}, which the Algorithm does not declare"
-                        f"{did_you_mean(name, [*needed, *passing])}",
-                    )
-                self._check_tensor(function, f"returns as {name!r} of {part}", value[name], size)
-        return result
-
-    def _check_message(self, function: str, message: Named, shape: tuple[int, int, int]) -> None:
-        """One row for all participants, or one for each; of any type: it may be compressed."""
-        S, K, P = shape
-        down = function == "broadcast"
-        rows = 1 if down else K
-        check_names(f"method {self.given.name!r}: {function}: {MESSAGE}", message, OF_RECORDS)
-        is_model = {"w"} if down or self.given.probe else set()
-        if not is_model <= message.keys():
-            raise self._refusal(function, f"returns no 'w' in {MESSAGE}")
-        for name, value in message.items():
-            label = f"returns as {name!r} of {MESSAGE}"
-            if name in is_model:
-                self._check_tensor(function, label, value, (S, rows, P))
-            elif not (down and isinstance(value, Tensor) and value.ndim == 0):
-                size = value.shape[2] if isinstance(value, Tensor) and value.ndim == 3 else 1
-                self._check_tensor(function, label, value, (S, rows, size), typed=False)
-
-    def _check_tensor(
-        self, function: str, label: str, value: Any, shape: tuple[int, ...], typed: bool = True
-    ) -> None:
-        if not isinstance(value, Tensor):
-            raise self._refusal(function, f"{label} {kind_of(value)}, expected a tensor")
-        if value.shape != shape:
-            rows = "1" if shape[1] == 1 and self.shape[1] > 1 else "K"
-            meaning = f"[S, {rows}, {'P' if shape[2] == self.shape[2] else shape[2]}]"
-            raise self._refusal(
-                function,
-                f"{label} a tensor {list(value.shape)}{self.when}, expected {list(shape)}, that is"
-                f" {meaning}",
-            )
-        if typed and value.dtype != self.like.dtype:
-            kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, self.like.dtype)]
-            raise self._refusal(function, f"{label} {kinds[0]} where the model is {kinds[1]}")
-        if value.device != self.like.device:
-            raise self._refusal(
-                function, f"{label} a tensor on {value.device}, the model is on {self.like.device}"
-            )
-        if value.requires_grad:
-            raise self._refusal(function, f"{label} a tensor that requires grad; detach() it")
+            raise contract.refusal(CHANGED)
+        return contract.checked(mapped(result, computed)), len(batches)
 
     def _refusal(self, function: str, fault: str) -> InputError:
-        return InputError(f"method {self.given.name!r}: {function} {fault}")
+        return Contract(self.given, function, self.shape, self.like).refusal(fault)
 
 
 def _part(
