@@ -178,6 +178,19 @@ def test_a_beta_replaces_the_alpha_of_the_label_it_is_like():
     assert settings_of(digits(chain, ["ours"]), "ours").hyperparameters == {"alpha": 0.25}
 
 
+def test_an_alpha_and_a_beta_of_ones_own_method_are_two_numbers(tmp_path, monkeypatch):
+    (tmp_path / "two_numbers.py").write_text(
+        "from fedgloss.algorithms.core import Algorithm\n"
+        "def method(): return Algorithm('two', lambda *a: a, lambda *a: a,"
+        " hyperparameters={'alpha': 0.1, 'beta': None})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    chain = {"base": {"method": "two_numbers:method", "hyperparameters": {"alpha": 0.5}}}
+    chain["ours"] = {"like": "base", "hyperparameters": {"beta": -4}}
+    found = settings_of(digits(chain, ["ours"]), "ours").hyperparameters
+    assert found == {"alpha": 0.5, "beta": -4}
+
+
 @pytest.mark.parametrize(
     ("entries", "words"),
     [

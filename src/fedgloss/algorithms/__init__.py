@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
+from fedgloss.algorithms.declared import is_built_in
 from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import OWN_ERRORS, InputError, cause, did_you_mean, from_path
 from fedgloss.records import is_finite
@@ -96,16 +97,21 @@ def resolve_hyperparameters(
     """Every hyperparameter of an algorithm as a number: the given ones, then those with a default.
 
     `beta` is accepted for FedDyn's `alpha` and the reverse (alpha = 1 / beta), since both names are
-    in use. Raises InputError naming what is unknown, missing, or not a finite number.
+    in use (`Algorithm.reciprocals`). A method of one's own may have any finite number; those of the
+    package's must be at least 0, some greater. Raises InputError naming what is unknown, missing,
+    or out of range.
     """
     names = algorithm.hyperparameters
     given = known_hyperparameters(algorithm, given, label)
     missing = [key for key, default in names.items() if default is None and key not in given]
     if missing:
         raise InputError(f"{label}: {algorithm.name} needs {', '.join(missing)}")
-    positive = {"alpha", "beta", "lambda", "eps"}
     values = {**names, **given}
-    return {key: _number(label, key, values[key], key in positive) for key in names}
+    allowed = {key: "any" for key in names}
+    if is_built_in(algorithm):
+        positive = {"alpha", "beta", "lambda", "eps"}
+        allowed = {key: "greater than 0" if key in positive else "at least 0" for key in names}
+    return {key: _number(label, key, values[key], allowed[key]) for key in names}
 
 
 def known_hyperparameters(
@@ -114,14 +120,15 @@ def known_hyperparameters(
     """Those that are given by an algorithm's own names; InputError naming what is unknown."""
     names = algorithm.hyperparameters
     given = dict(given)
-    for ours, theirs in (("alpha", "beta"), ("beta", "alpha")):
-        if ours in names and theirs in given and theirs not in names:
+    for ours, theirs in algorithm.reciprocals.items():
+        if theirs in given:
             if ours in given:
+                both = " and ".join(sorted((ours, theirs)))
                 raise InputError(
-                    f"{label}: both alpha and beta for {algorithm.name}; give one of the two"
-                    " (alpha is 1 / beta)"
+                    f"{label}: both {both} for {algorithm.name}; give one of the two"
+                    f" ({ours} is 1 / {theirs})"
                 )
-            given[ours] = 1 / _number(label, theirs, given.pop(theirs), positive=True)
+            given[ours] = 1 / _number(label, theirs, given.pop(theirs), "greater than 0")
     for key in given:
         if key not in names:
             raise InputError(
@@ -131,10 +138,9 @@ def known_hyperparameters(
     return given
 
 
-def _number(label: str, key: str, value: Any, positive: bool = False) -> float:
+def _number(label: str, key: str, value: Any, allowed: str) -> float:
     if not is_finite(value):
         raise InputError(f"{label}.{key}: {value!r} is not a finite number")
-    if value < 0 or (positive and value == 0):
-        wanted = "greater than 0" if positive else "at least 0"
-        raise InputError(f"{label}.{key}: {value!r} must be {wanted}")
+    if (value < 0 and allowed != "any") or (value == 0 and allowed == "greater than 0"):
+        raise InputError(f"{label}.{key}: {value!r} must be {allowed}")
     return float(value) if not isinstance(value, int) else value

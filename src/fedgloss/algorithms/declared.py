@@ -41,6 +41,10 @@ def check_declared(method: str, algorithm: Algorithm) -> None:
     if not isinstance(algorithm.hyperparameters, Mapping):
         raise InputError(f"{label}: hyperparameters: expected defaults by name, or None, in a dict")
     check_names(f"{label}: hyperparameters", algorithm.hyperparameters, (*FACTS, *OF_RECORDS))
+    if not isinstance(algorithm.reciprocals, Mapping):
+        raise InputError(f"{label}: reciprocals: expected other names by name, in a dict")
+    for one in algorithm.reciprocals:
+        _check_one_of(f"{label}: reciprocals", one, "hyperparameters", algorithm.hyperparameters)
     for kind in STATES:
         names = getattr(algorithm, kind)
         if isinstance(names, str) or not isinstance(names, tuple | list):

@@ -66,5 +66,6 @@ def dynamic(name, gradient, form: Form, hyperparameters={}, gradients=1) -> Algo
         global_state=("h",),
         client_state=("corr",) if adaptive else ("lam",),
         hyperparameters={"alpha": None, **hyperparameters},
+        reciprocals={"alpha": "beta"},
         gradients=gradients,
     )

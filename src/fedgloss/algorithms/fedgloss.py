@@ -180,6 +180,7 @@ def server_sharpness(
             "eta_s": 1.0,
             **hyperparameters,
         },
+        reciprocals={"beta": "alpha"},
         schedule=schedule,
         radius="rho",
         **facts,

@@ -49,5 +49,6 @@ def fedsmoo(
         client_state=("lam", "mu"),
         local_state=("shat",),
         hyperparameters={"rho": None, "beta": None},
+        reciprocals={"beta": "alpha"},
         gradients=2,
     )

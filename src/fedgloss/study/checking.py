@@ -240,7 +240,7 @@ def _endless_warm_ups(study: "Study") -> Iterator[str]:
         rounds, hyper = settings.training["rounds"], {**settings.hyperparameters}
         schedule = study.algorithm(cell)[1].schedule
         T_s, ours = hyper.get("T_s", 0), study.definition(cell.algorithm)
-        own = "T_s" in ours.hyperparameters or "rounds" in {
+        own = any("T_s" in given for given in ours.hyperparameters) or "rounds" in {
             **study.config.get("training", {}),
             **ours.training,
         }

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Variants = Mapping[str, str] | str
 DIAGNOSTICS = ["norms", "communication"]
 """What is recorded where nothing is said: it changes no number."""
-ALIASES = {"alpha": "beta", "beta": "alpha"}
-"""Hyperparameters that may be given by another name (see `resolve_hyperparameters`)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Definition:
     variants: tuple[Variants | None, ...]
     """Weakest first, each laid over those before it; where the first is None, the constants' own
     come first."""
-    hyperparameters: Mapping[str, float]
+    hyperparameters: tuple[Mapping[str, float], ...]
+    """Weakest first, each laid over those before it."""
     training: Mapping[str, Any]
 
 
@@ -51,14 +50,14 @@ def definition(study: "Study", label: str) -> Definition:
         chain.append(base)
     method = chain[-1]
     variants: list[Variants | None] = []
-    hyperparameters: dict[str, float] = {}
+    hyperparameters: list[Mapping[str, float]] = []
     training: dict[str, Any] = {}
     for entry in (entries.get(name, nothing) for name in reversed(chain)):
         method = entry.method or method
         training |= entry.training.given()
-        hyperparameters = _over(hyperparameters, entry.hyperparameters)
+        hyperparameters.append(entry.hyperparameters)
         variants.append(entry.variants)
-    return Definition(method, tuple(variants), hyperparameters, training)
+    return Definition(method, tuple(variants), tuple(hyperparameters), training)
 
 
 def settings(study: "Study", cell: Cell) -> Settings:
@@ -168,13 +167,13 @@ def _hyperparameters(study: "Study", cell: Cell) -> dict[str, float]:
     """The hyperparameters that are given for a cell."""
     of_method = _of_method(study, cell.dataset, cell.model, cell.algorithm)
     known = {name: entry.at(cell.alpha) for name, entry in of_method.hyperparameters.items()}
-    return _over(known, study.definition(cell.algorithm).hyperparameters)
-
-
-def _over(weaker: Mapping[str, float], stronger: Mapping[str, float]) -> dict[str, float]:
-    """Hyperparameters over others: a `beta` replaces a weaker `alpha`."""
-    kept = {key: value for key, value in weaker.items() if ALIASES.get(key) not in stronger}
-    return kept | dict(stronger)
+    reciprocals = study.algorithm(cell)[1].reciprocals
+    aliases = {**reciprocals, **{theirs: ours for ours, theirs in reciprocals.items()}}
+    for stronger in study.definition(cell.algorithm).hyperparameters:
+        # A `beta` replaces a weaker `alpha`.
+        kept = {key: value for key, value in known.items() if aliases.get(key) not in stronger}
+        known = {**kept, **stronger}
+    return known
 
 
 def _of_method(study: "Study", dataset: str, model: str, label: str) -> MethodConstants:
