@@ -34,7 +34,7 @@ def to_latex(grid: Grid) -> str:
     """
     share = _shares([*zip(grid.heads, *grid.lines, strict=True)])
     caption = f"{grid.title}. {' '.join(grid.notes)}"
-    floats = []
+    floats: list[str] = []
     for lines in _parts(grid.lines, share, PAGE - CAPTION * math.ceil(len(caption) / LETTERS)):
         above = r"\tablename~\thetable, continued\par\medskip"
         if not floats:

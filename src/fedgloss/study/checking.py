@@ -78,8 +78,8 @@ def check_names(study: "Study") -> None:
         module, _, function = model.partition(":")
         if function and not fingerprint.exists(module):
             raise InputError(
-                f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}; PYTHONPATH must"
-                " name the folder that holds the file"
+                f"{file}: grid[{i}].model: {model!r}: there is no module {module!r}; PYTHONPATH"
+                " must name the folder that holds the file"
             )
         if not function and model not in MODELS:
             allowed = [*MODELS, "package.module:function"]
