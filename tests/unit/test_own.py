@@ -1,6 +1,8 @@
 """A study's own models and folders of images are tried before any job."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ def fails(shape, classes):
 def small(shape, classes):
     assert shape == (1, 8, 8) and classes == 10
     return net(shape, classes)
+def wide(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+def narrow(shape, classes): return net(shape, classes - 1)
+def flat(shape, classes): return nn.Identity()
 def nothing(shape, classes): ...
 def one(shape): ...
 """
@@ -88,6 +93,9 @@ def test_what_is_no_model_is_refused_before_the_data_are_there(model, words, own
     [
         ("ownnets:fails", ["(1, 8, 8)", "10 classes", "ZeroDivisionError", "ownnets.py line 7"]),
         ("ownnets:nothing", ["NoneType", "torch.nn.Module"]),
+        ("ownnets:wide", ["(1, 8, 8) do not pass", "RuntimeError", "2x64 and 784x10"]),
+        ("ownnets:narrow", ["returns [2, 9] for two images, expected [2, 10]"]),
+        ("ownnets:flat", ["returns [2, 1, 8, 8]"]),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused(model, words, own):
@@ -101,6 +109,60 @@ def test_the_shape_of_images_of_ones_own_is_known_once_they_are_prepared(own):
     prepare(study, (3, 5, 6), 7)
     with refused("models.mine.model", "(3, 5, 6)", "7 classes", "AssertionError"):
         check_own(study)
+
+
+METHODS = """\
+from typing import Literal
+from fedgloss.algorithms.core import Algorithm, Named, mean
+def method(*, sent: Literal["record", "dict"] = "record"):
+    def broadcast(w, s, h):
+        return Named(w=w) if sent == "record" else {"w": w}
+    def direction(grad, W, down, c, h):
+        return grad(W), c
+    def aggregate(w, down, up, s, h):
+        return w + h.step * mean(up.w - down.w, h.p), s
+    return Algorithm("mine", direction, aggregate, broadcast, hyperparameters={"step": 1.0})
+def layered():
+    def aggregate(w, down, up, s, h):
+        return mean(up.w, h.p)[..., :650] + w.split([640, 10], dim=-1)[0].mean(), s
+    return Algorithm("layered", lambda grad, W, down, c, h: (grad(W), c), aggregate)
+"""
+
+
+def with_methods(tmp_path, monkeypatch, **entries):
+    (tmp_path / "ownmethods.py").write_text(METHODS)
+    monkeypatch.syspath_prepend(tmp_path)
+    block = {"dataset": "digits", "alphas": ["0"], "model": "smallcnn", "algorithms": [*entries]}
+    training = {**TRAINING, "clients": 50}
+    config = {"study": "own", "seeds": [0], "training": training, "grid": [block]}
+    config |= {"datasets": {"digits": DIGITS}, "algorithms": entries}
+    return check_study(config, "own.yaml")
+
+
+def test_a_method_of_ones_own_is_rehearsed_before_any_job(tmp_path, monkeypatch):
+    entry = {"method": "ownmethods:method"}
+    right = {"a": entry, "b": {**entry, "hyperparameters": {"step": -0.5}}}
+    check_own(with_methods(tmp_path, monkeypatch, **right))
+    wrong = {**right, "c": {"like": "b", "variants": {"sent": "dict"}}}
+    with refused(
+        "own.yaml: algorithms.c: method 'mine': broadcast returns a value of type dict as the"
+        " message, expected Named(w=...), from fedgloss.algorithms.core (ownmethods.py, line 4)"
+    ):
+        check_own(with_methods(tmp_path, monkeypatch, **wrong))
+
+
+def test_a_method_that_needs_the_models_layers_is_left_to_the_job(tmp_path, monkeypatch):
+    check_own(with_methods(tmp_path, monkeypatch, a={"method": "ownmethods:layered"}))
+
+
+def test_without_methods_and_models_of_ones_own_torch_is_not_waited_for():
+    code = (
+        "import sys; from fedgloss.study.own import check_own;"
+        "from fedgloss.study.study import load_study;"
+        f"check_own(load_study({str(ROOT / 'config' / 'quickstart.yaml')!r}));"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ word.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import FACTS, OF_RECORDS, check_names, is_built_in, is_ours
 from fedgloss.engine.clients import Batching, ClientData
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
@@ -56,6 +58,32 @@ def rehearse(federations: Sequence[Federation], lazy: bool = False, rounds: int 
         # The package's own are rehearsed by its tests.
         if not is_built_in(mine[0].algorithm):
             _rehearse(mine, lazy, rounds)
+
+
+def rehearse_beforehand(
+    algorithm: Algorithm, numbers: Sequence[tuple[dict[str, float], float, float]], rounds: int
+) -> None:
+    """As `rehearse`, where there is no model yet: for a method that needs one all may be well.
+
+    numbers: hyperparameters, learning rate and weight decay of each federation.
+    """
+    x = torch.zeros(1, 1, device="cpu")
+    data = ClientData(x, x[:, 0], (torch.arange(1, device="cpu"),))
+    federations = [
+        federation(
+            algorithm,
+            dict(hyperparameters),
+            torch.zeros(PARAMETERS, device="cpu"),
+            data,
+            lr=lr,
+            weight_decay=weight_decay,
+            participants=1,
+            seed=0,
+        )
+        for hyperparameters, lr, weight_decay in numbers
+    ]
+    with suppress(Raised):
+        rehearse(federations, rounds=rounds)
 
 
 def _rehearse(federations: Sequence[Federation], lazy: bool, rounds: int) -> None:

@@ -1,7 +1,7 @@
-"""What a study needs from outside, looked for before any job: models and images of its own, data.
+"""What a study needs from outside, looked for before any job: methods, models, images of its own.
 
 A job that fails takes the finished outputs of its cells with it, so what can fail is tried first.
-Reading a study does not do this: trying a model waits for torch, and each job reads the study.
+Reading a study does not do this: trying them waits for torch, and each job reads the study.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,13 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedgloss.data.definition import check_prepared
-from fedgloss.errors import InputError
+from fedgloss.errors import OWN_ERRORS, InputError, reason
 from fedgloss.records import Kind, read_record
 from fedgloss.study import resolving
+from fedgloss.study.cells import Cell
 from fedgloss.study.inputs import is_split_there
 from fedgloss.study.layout import HERE, IMAGES_FILE, Layout
 from fedgloss.study.layout import MANIFEST as MANIFEST_FILE
+from fedgloss.study.settings import Settings
 from fedgloss.study.study import Study
+from fedgloss.study.sweep import base_of
 
 Shape = tuple[int, int, int]
 
@@ -45,10 +48,11 @@ MANIFEST = {
 
 
 def check_own(study: Study, results: Path = HERE.results) -> None:
-    """InputError, in one line with file and key, for a model or a folder that cannot be used.
+    """InputError, in one line with file and key, for a method, model or folder that cannot be used.
 
-    A model is built once for each data set in the grid, if the images' shape is known already; a
-    folder is looked at unless its images have been prepared.
+    A method is rehearsed. A model is built once for each data set in the grid, if the images' shape
+    is known already, and given two of them; a folder is looked at unless its images have been
+    prepared.
     """
     check_data(study, results)
     for package in PACKAGES[study.hessian.method]:
@@ -67,6 +71,31 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
                 _check_model(name, [*_images(study, block.dataset, results)])
             except InputError as error:
                 raise InputError(f"{study.file}: {where}: {error}") from None
+    _check_methods(study)
+
+
+def _check_methods(study: Study) -> None:
+    """Rehearse each method of one's own once, with at most two of the settings that it has."""
+    settings: dict[str, list[tuple[Cell, Settings]]] = {}
+    for cell in {cell.condition: cell for cell in study.cells}.values():
+        if ":" in study.definition(cell.algorithm).method:
+            found = study.settings(cell)
+            settings.setdefault(f"{found.method} {found.variants}", []).append((cell, found))
+    for (first, found), *others in settings.values():
+        from fedgloss.engine.rehearsal import rehearse_beforehand
+
+        numbers = [
+            (dict(one.hyperparameters), one.training["lr"], one.training["weight_decay"])
+            for one in (found, *(other for _, other in others))
+        ]
+        second = next((other for other in numbers if other != numbers[0]), numbers[0])
+        try:
+            rehearse_beforehand(
+                study.algorithm(first)[1], [numbers[0], second], found.training["rounds"]
+            )
+        except InputError as error:
+            label = base_of(first.algorithm)
+            raise InputError(f"{study.file}: algorithms.{label}: {error}") from None
 
 
 def check_data(study: Study, results: Path = HERE.results) -> None:
@@ -138,7 +167,21 @@ def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
     constructor(name)
     with torch.random.fork_rng(devices=[]):
         for shape, classes in images:
-            build_model(name, shape, classes)
+            model = build_model(name, shape, classes)
+            kind = next((parameter.dtype for parameter in model.parameters()), None)
+            try:
+                with torch.no_grad():
+                    found = model(torch.zeros(2, *shape, dtype=kind))
+            except OWN_ERRORS as error:
+                raise InputError(
+                    f"model {name}: two images of shape {shape} do not pass through it"
+                    f" ({type(error).__name__}: {reason(error)})"
+                ) from None
+            given = [*found.shape] if isinstance(found, torch.Tensor) else type(found).__name__
+            if not isinstance(given, list) or len(given) != 2 or given[1] < classes:
+                raise InputError(
+                    f"model {name}: returns {given} for two images, expected [2, {classes}]"
+                )
 
 
 def _images(study: Study, dataset: str, results: Path) -> Iterator[tuple[Shape, int]]:
