@@ -49,6 +49,31 @@ def test_the_page_shows_the_file_as_it_is():
     assert block in code
 
 
+def blocks_of_the_page():
+    page = (ROOT / "docs" / "own-method.md").read_text()
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_pages_scaffold_is_scaffold():
+    (block,) = (block for block in blocks_of_the_page() if "def scaffold" in block)
+    names = {}
+    exec(block, names)
+    problem = random_problem(0)
+    ours = problem.train(names["scaffold"](), 4, SCHEDULE, hyperparameters={})
+    theirs = problem.train("scaffold", 4, SCHEDULE, hyperparameters={})
+    assert torch.allclose(ours.history, theirs.history, rtol=1e-12, atol=1e-13)
+    assert ours.bytes_up == theirs.bytes_up
+
+
+def test_the_pages_schedule_warms_up():
+    (block,) = (block for block in blocks_of_the_page() if "def warm_up" in block)
+    names = {}
+    exec(block, names)
+    momenta = [names["warm_up"]({"momentum": 0.8, "T_s": 4}, t)["momentum"] for t in range(6)]
+    assert momenta == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
+    assert names["warm_up"]({"momentum": 0.8, "T_s": 0}, 0)["momentum"] == 0.8
+
+
 def test_the_readmes_library_example_runs(monkeypatch):
     readme = (ROOT / "README.md").read_text()
     block = re.search(r"```python\n(import fedgloss.*?)```", readme, re.DOTALL)[1]
