@@ -249,3 +249,25 @@ def test_natural_needs_data_with_users():
         with_datasets(["natural"])
     with refused("datasets.digits.partition", "'0.5'", "no users"):
         with_datasets(["0.5"], digits={**DIGITS, "partition": {"scheme": "natural"}})
+
+
+def test_data_sets_of_one_study_may_have_different_numbers_of_clients():
+    """Each gives its own in its partition; the constants of a known data set do not count then."""
+    cut = {"scheme": "dirichlet", "clients": 8}
+    alone = {"alphas": ["0.5"], "model": "smallcnn", "algorithms": ["fedavg"]}
+    config = {
+        "study": "two",
+        "seeds": [0],
+        "training": {"clients_per_round": 3, "epochs": 1, "batch_size": 10, "lr": 0.1}
+        | {"rounds": 4, "last": 2, "weight_decay": 0.0, "augmentation": "none"}
+        | {"evaluate_every": 2},
+        "datasets": {
+            "mine": {"source": "folder", "root": "mine", "partition": {**cut, "clients": 6}},
+            "digits": {"partition": cut},
+        },
+        "grid": [{"dataset": name, **alone} for name in ("mine", "digits")],
+    }
+    study = check_study(config, "two.yaml")
+    assert [study.settings(cell).training["clients"] for cell in study.cells] == [6, 8]
+    with refused("two.yaml: mine/", "training.clients: 8", "partition.clients is 6; training is"):
+        check_study({**config, "training": {**config["training"], "clients": 8}}, "two.yaml")

@@ -182,9 +182,12 @@ def check_clients(study: "Study", cell: Cell) -> None:
             " (training.clients and partition.clients may be left out)"
         )
     if cut != clients:
+        own = study.asked.datasets.get(cell.dataset)
+        why = "" if own and own.partition else " (constants/methods.yaml)"
         raise InputError(
             f"{study.file}: {cell.condition}: training.clients: {clients}, but {where}.clients is"
-            f" {cut}"
+            f" {cut}{why}; training is for all data sets: leave its clients out, or give"
+            f" {where} as a whole"
         )
 
 

@@ -1,8 +1,8 @@
 """From what a study says, and the constants of the paper, to the settings of a cell.
 
 Each number comes from the strongest place that gives it. Weakest first: the constants for the data
-source and model, those of the method there, the study's `training`, and its `algorithms` entry
-(after that of the label which the entry is `like`).
+source and model, those of the method there, the clients of the partition, the study's `training`,
+and its `algorithms` entry (after that of the label which the entry is `like`).
 """
 
 from collections.abc import Mapping
@@ -122,12 +122,14 @@ def constants_key(study: "Study", dataset: str, model: str) -> str:
 def training_of(study: "Study", cell: Cell) -> dict[str, Any]:
     """The training settings that are given for a cell; what is null in the end is not given."""
     ours, split = study.definition(cell.algorithm), study.splits.get((cell.dataset, cell.alpha))
+    clients = study.datasets[cell.dataset].partition.clients
     known = study.methods.settings.get(constants_key(study, cell.dataset, cell.model))
     of_method = _of_method(study, cell.dataset, cell.model, cell.algorithm)
     training: dict[str, Any] = {"record": DIAGNOSTICS}
     training |= {"clients": split.clients} if split else {}
     training |= known.training.at(cell.alpha) if known else {}
     training |= of_method.training.at(cell.alpha)
+    training |= {"clients": clients} if clients else {}
     training |= study.asked.training.given()
     training |= ours.training
     training = {key: value for key, value in training.items() if value is not None}
