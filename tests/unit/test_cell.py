@@ -407,6 +407,17 @@ def test_refusals_name_the_key(change, words, run, tmp_path):
     assert tree(tmp_path) == {}
 
 
+def test_a_model_that_does_not_fit_its_data_is_named_with_them(run, tmp_path, monkeypatch):
+    text = """from torch import nn
+def wide(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(99, classes))
+"""
+    (tmp_path / "misfits.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused("model misfits:wide on digits: clients: inputs [1, 8, 8]", "do not pass"):
+        run(tmp_path / "out", cell_settings() | {"model": "misfits:wide"})
+
+
 def test_data_and_partition_must_fit(run, inputs, tmp_path):
     record = json.loads(inputs["partition"].read_text())
     record["dataset"]["sha256"] = "0" * 64

@@ -27,6 +27,7 @@ from fedgloss.engine.flat import check_model, flatten
 from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import device_name, initial_model, prepared
 from fedgloss.engine.task import Task
+from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.jobs.cells import (
     CellFiles,
@@ -122,7 +123,11 @@ def train_cells(
                 cell, w.to(use_device), dataset, partitions[cell.partition], algorithms
             )
             runs.append(Run(own, cell_test(cell, dataset, partitions[cell.partition]), store))
-        plan = assemble(task, runs, course, backend=backend, precision=settings.precision)
+        try:
+            plan = assemble(task, runs, course, backend=backend, precision=settings.precision)
+        except InputError as error:  # which says "the model" and "the clients"
+            where = f"model {settings.model} on {settings.dataset}"
+            raise InputError(f"{where}: {error}") from None
 
         images = [run.federation.images_a_round(course.batching) for run in runs]
         on_round = watch(label_of(cells), course.rounds, sum(images))
