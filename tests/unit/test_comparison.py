@@ -171,6 +171,7 @@ def test_what_the_two_variants_are_about_is_not_said_again(found):
     (line,) = remarks(found, found, AGAINST_FEDAVG)
     assert line.startswith("Settings that differ besides algorithm, first / second: method fedavg")
     assert "algorithm fedavg" not in line and "hyperparameters.rho_l – / " in line
+    assert "{}" not in line, "that one side has no hyperparameter follows"
 
 
 def test_eigenvalues_that_the_study_no_longer_asks_for_are_said_to_be_left_out(tmp_path):

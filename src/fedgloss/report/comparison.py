@@ -156,8 +156,8 @@ def _differing(
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a JSON value by the path of their keys, in words."""
-    if isinstance(value, Mapping) and value:
+    """The leaves of a JSON value by the path of their keys, in words; what is empty has none."""
+    if isinstance(value, Mapping):
         for inner, entry in value.items():
             yield from _flat(entry, f"{key}.{inner}" if key else inner)
     else:
