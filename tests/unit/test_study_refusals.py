@@ -92,7 +92,7 @@ BAD = {
     "other clients than the partition has": (
         "rounds: 6",
         "clients: 40",
-        ["training.clients: 40", "digits.partition.clients is 50 (constants/methods.yaml)", "whole"],
+        ["training.clients: 40", "partition.clients is 50 (constants/methods.yaml)", "whole"],
     ),
     "unknown hyperparameter": ("rho: 0.01", "roh: 0.01", ["gentle", "'roh'", "'rho'", "beta"]),
     "hyperparameter as text": ("rho: 0.01", "rho: small", ["gentle.hyperparameters.rho", "small"]),
