@@ -188,7 +188,7 @@ def test_the_manifest_of_prepared_data(project):
     used = {key: good[key] for key in good if key not in free}
     train = Damage(project / "data" / "manifest.json", TRAIN, project / "new", used)
     # Another hash than the data's is met where it is compared with the partition's.
-    words = ["data/", "made for other data"]
+    words = ["data/", "data: holds", "made for other data"]
     train(key_by_key(used, "manifest", wrong=5), words)
     train(at_random(used, "manifest", 100), words)
     train(bytes_at_random(as_json(used), "manifest", 60), words)

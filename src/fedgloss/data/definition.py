@@ -29,8 +29,8 @@ def check_prepared(folder: Path, wanted: Mapping[str, Any], where: str, then: st
             value = LANDMARKS_SIZE
         if found.get(key, value) != value:
             raise InputError(
-                f"{folder}: holds a data set with {key} {found[key]!r}, but {where}{key} is"
-                f" {value!r}; {then}"
+                f"{folder}: holds a data set with {key} {found[key]!r:.60}, but {where}{key} is"
+                f" {value!r:.60}; {then}"
             )
 
 
