@@ -14,7 +14,6 @@ from fedgloss import fingerprint
 from fedgloss.study import estimate
 from fedgloss.study.jobfile import job_of
 from fedgloss.study.layout import CELL, SEED
-from fedgloss.study.resolving import ALIASES
 
 
 def cells_of(wildcards):
@@ -80,8 +79,10 @@ def settings_but_seed(wildcards):
     del settings["seed"]
     if trial := STUDY.trials.get(cell.algorithm):
         settings["algorithm"] = trial.base
+        # A hyperparameter may have been given by its other name.
+        own = {other: name for name, other in STUDY.algorithm(cell)[1].reciprocals.items()}
         for section, name in trial.point:
-            for key in (name, ALIASES.get(name)):
+            for key in (name, own.get(name)):
                 settings[section].pop(key, None)
     return json.dumps(settings)
 
