@@ -101,12 +101,14 @@ def vandalise(root, chance):
 
 def test_folders_of_images(pets, every):
     counts = {True: 0, False: 0}
+    small = ["--size", "5", "--out", "small"]  # another definition, so in a folder of its own
+    assert accepted("small", [*FOLDER, *small], pets / "nowhere")
     shutil.copytree(pets / "pets", pets / "good")
     for number in range(0, 150, every):
         chance = random.Random(f"folder {number}")
         said = [vandalise(pets / "pets", chance) for _ in range(chance.randint(1, 3))]
-        size = chance.choice([[], ["--size", "5"]])
-        counts[accepted(f"{number} {said}", [*FOLDER, *size], pets / "out", ["pets"])] += 1
+        out, size = chance.choice([("out", []), ("small", small)])
+        counts[accepted(f"{number} {said}", [*FOLDER, *size], pets / out, ["pets"])] += 1
         shutil.rmtree(pets / "pets")
         shutil.copytree(pets / "good", pets / "pets")
         load(pets / "out", verify=True)

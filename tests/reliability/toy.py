@@ -88,7 +88,7 @@ def make_project(folder: Path) -> Path:
         picture(folder / "pets" / part / "ab"[number % 2] / f"{number}.png", number)
     write_json(folder / "study.yaml", STUDY)
     run = functools.partial(_done, folder)
-    run("prepare", "folder", "--root", "pets", "--out", "data")
+    run("prepare", "folder", "--root", "pets", "--size", "8", "--out", "data")
     run(
         "partition",
         "--data",
