@@ -136,7 +136,7 @@ def test_split_files(project, kind):
 @pytest.mark.parametrize(
     ("good", "old", "new", "word"),
     [
-        (OWN, "[0, 1]", f"[{2**63}]", "beyond any data set"),
+        (OWN, "[0, 1]", f"[{2**63}]", "not that of an image"),
         (OWN, "[0, 1]", f"[{2**63 - 1}]", "outside 0"),
         (LEAF, "[0, 0]", "[Infinity, 0]", "infer"),
         (LEAF, "[0, 0]", "[0.7, 0]", "integer"),
@@ -334,6 +334,7 @@ def test_the_manifest_of_a_run_that_is_analysed(project, command):
     used = {key: good[key] for key in ("status", "inputs", "settings")}
     used["inputs"] = {"data": used["inputs"]["data"]}
     used["settings"] = {"model": used["settings"]["model"], "seed": used["settings"]["seed"]}
+    used["outputs"] = {"average.safetensors": good["outputs"]["average.safetensors"]}
     told = {**INPUTS, "run": run, "out": "new/out"}
     command = [command, job_file(project / "analyse.json", command, **told)]
     analyse = Damage(project / run / "manifest.json", command, project / "new", used)

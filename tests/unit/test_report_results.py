@@ -356,8 +356,9 @@ def test_what_was_measured_on_an_earlier_run_is_left_out_and_named(tmp_path: Pat
     assert found.status(old) == "completed"
     assert found.hessian(old) is None and found.view(old, AROUND) is None
     said = "is not of the models that are there now (SHA-256); delete it to have it made again"
-    assert found.unlike(old, "hessian") == f"{old}: hessian.json: {said}"
-    assert found.unseen(old, AROUND) == f"landscape-{AROUND.name}.csv: {said}"
+    hessian, surface = (found.why_absent(old, of) for of in ("hessian", AROUND))
+    assert hessian and hessian.detail == f"hessian.json: {said}"
+    assert surface and surface.detail == f"landscape-{AROUND.name}.csv: {said}"
 
 
 def test_neither_are_results_of_a_partition_made_since(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ ABSENT = {
     "an odd split": ("odd.json", ["0.5"], ["odd.json", "'clients' is not a list"]),
     "no image": ("empty.json", ["0.5"], ["empty.json: client 1 has no images"]),
     "no test image": ("untested.json", ["0.5"], ["untested.json", "has no test images"]),
-    "no number": ("words.json", ["0.5"], ["words.json", "an index is not an integer"]),
+    "no number": ("words.json", ["0.5"], ["words.json", "client 1: index 'a' is not an integer"]),
     "no users": ("leaf.json", ["0.5"], ["leaf.json", "not a LEAF split"]),
     "a list": ("list.json", ["0.5"], ["list.json", "neither"]),
 }

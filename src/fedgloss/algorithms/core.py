@@ -113,8 +113,6 @@ class Algorithm:
     """Client state that lives for one round only, each [S, K, P], zero at its start."""
     hyperparameters: Mapping[str, float | None] = field(default_factory=dict)
     """Names, and the default where the definition of the method has one (None: must be given)."""
-    reciprocals: Mapping[str, str] = field(default_factory=dict)
-    """Other names under which hyperparameters may be given, as 1 over the number."""
     schedule: Callable[[dict[str, float], int], dict[str, float]] = _constant
     """(hyperparameters, t) -> the hyperparameters in force in round t, by the same names."""
     probe: Probe | None = None
@@ -126,6 +124,8 @@ class Algorithm:
     """All samples are handed to one client, and no network is between it and the server."""
     gradients: int = 1
     """Mini-batch gradients per local step, those of a probe included."""
+    reciprocals: Mapping[str, str] = field(default_factory=dict)
+    """Other names under which hyperparameters may be given, as 1 over the number."""
 
 
 def factors(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,8 +57,10 @@ def hashes_of(run: Path, manifest: dict[str, Any], *names: str) -> list[str]:
     files = [*dict.fromkeys(map(_file_of, names))]
     written = {name: digest for name, digest in manifest["outputs"].items() if name in files}
     for name in files if manifest["status"] != "diverged" else ():
-        if name not in written or not (run / name).is_file():
+        if not (run / name).is_file():
             raise InputError(f"{run / name}: the run has left no such file")
+        if name not in written:
+            raise InputError(f"{run / name}: is not among the outputs that manifest.json names")
         if sha256(run / name) != written[name]:
             said = "is not the file that manifest.json describes (SHA-256)"
             raise InputError(f"{run / name}: {said}")

@@ -118,10 +118,13 @@ class _Branch:
         self.measured: list[tuple[int, int, dict[str, Tensor]]] = []
         """Of each federation: bytes down and up in a round, and where measurements are left."""
 
+    def settle(self) -> None:
+        """Before the recording: what holds the state now is where the graph finds it."""
+        self.state = _state(self.simulation)
+
     def work(self) -> None:
         """The round as it is recorded, from and to tensors that stay where they are."""
         simulation, self.measured = self.simulation, []
-        self.state = _state(simulation)
         before = [(measured.bytes_down, measured.bytes_up) for measured in simulation.measured]
         for measured in simulation.measured:
             measured.latest = {}
@@ -196,6 +199,8 @@ class Replay:
             ]
         if self.graph is None and self.rounds >= WARM_UP:
             graph = self.new_graph()
+            for branch in self.branches:
+                branch.settle()
             graph.record([branch.work for branch in self.branches])
             self.graph = graph
         self.handover.fill(draws)
