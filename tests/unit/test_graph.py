@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fedgloss.algorithms import METHODS, build_algorithm, resolve_hyperparameters
-from fedgloss.algorithms.core import Algorithm, mean
+from fedgloss.algorithms.core import Algorithm, Named, mean
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.cudnn import SideBySide
@@ -324,3 +324,19 @@ def test_graphs_are_refused_where_there_is_no_cuda():
     model = build_model("smallcnn", (1, 8, 8), 5)
     with pytest.raises(InputError, match="backend: 'graph' is for CUDA devices"):
         choose_backend("graph", model, F.cross_entropy, torch.zeros(1, 1, 8, 8))
+
+
+def test_a_number_that_is_sent_to_all_is_counted_as_often_beside_another_cell():
+    method = replace(
+        build_algorithm("fedavg"), broadcast=lambda w, s, h: Named(w=w, beta=w.new_ones(()))
+    )
+    [together], [alone] = (
+        simulations([method], rates=rates) for rates in (OTHER_RATES, OTHER_RATES[:1])
+    )
+    for _ in range(2):
+        advance([together])
+        advance([alone])
+    model = 8 * together.w.shape[-1]
+    for measured in (*together.measured, *alone.measured):
+        assert measured.bytes_down == 2 * 2 * (model + 8)
+        assert measured.bytes_up == 2 * 2 * model

@@ -267,10 +267,10 @@ class Simulation(Server):
     def _count(self, down: Named, up: Named) -> None:
         """Count what crosses the network, where there is one."""
         if not self.algorithm.pooled:
-            S, K = self.locals[1].shape[:2]
+            K = self.locals[1].shape[1]
             for measured in self.measured:
-                measured.bytes_down += K * sum(map(_bytes, down.values())) // S
-                measured.bytes_up += sum(map(_bytes, up.values())) // S
+                measured.bytes_down += K * sum(map(_bytes, down.values()))
+                measured.bytes_up += sum(map(_bytes, up.values()))
 
 
 def round_facts(
@@ -352,5 +352,6 @@ def _numbers(
     return torch.tensor(numbers, dtype=dtype, device=device)[:, None, None]
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _bytes(entry: Tensor) -> int:
+    """Of one federation's part of an entry [S, ...]; a number is the same for all."""
+    return (entry[0] if entry.dim() else entry).numel() * entry.element_size()
