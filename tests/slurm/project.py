@@ -156,12 +156,19 @@ class Run:
         (self.notes / f"{cell}.go-on").touch()
 
     def wait(self, ready: Callable[[], bool], what: str, seconds: float = 240) -> None:
-        """Wait for something that happens while Snakemake runs."""
+        """Wait for something that happens while Snakemake runs, or after it was killed."""
         end = time.monotonic() + seconds
         while not ready():
-            if self.process.poll() is not None or time.monotonic() > end:
+            ended = self.process is not None and self.process.poll() is not None
+            if ended or time.monotonic() > end:
                 raise AssertionError(f"waited in vain for {what}\n{self.log}")
             time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End Snakemake as the death of its machine would; its jobs go on."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
     def finish(self, seconds: float = 300) -> int:
         """Wait for Snakemake to end; its exit code."""

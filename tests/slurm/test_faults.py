@@ -55,12 +55,14 @@ def kill_node(*jobs: str) -> None:
 
 @pytest.fixture(scope="module")
 def runs(new_run):
-    """Three runs at once, since most of their time is waiting.
+    """Four runs at once, since most of their time is waiting.
 
     jobs: four jobs come to grief, and one ends while the controller is away.
     accounting: a job ends while nobody can say so. refused: the queue takes no jobs at first.
+    unseen: Snakemake is killed, and its job ends before it is called again.
     """
-    jobs, accounting, refused = map(new_run, ("jobs", "accounting", "refused"))
+    names = ("jobs", "accounting", "refused", "unseen")
+    jobs, accounting, refused, unseen = map(new_run, names)
     jobs.plan(FAILS, then="fail")
     for cell in (CANCELLED, REQUEUED, TIMES_OUT, OUTLIVES):
         jobs.plan(cell)
@@ -68,10 +70,19 @@ def runs(new_run):
     accounting.plan(FAILS)
     accounting.start(*target(FAILS), options=["--slurm-status-command=sacct"])
     refused.start(*target(FAILS), options=["--default-resources", "slurm_partition=closed"])
+    unseen.plan(FAILS)
+    unseen.start(*target(FAILS))
 
     jobs.before = {cell: jobs.stopped(cell) for cell in (*DISTURBED, OUTLIVES)}
     subprocess.run(["scancel", jobs.before[CANCELLED].job], check=True)
     cluster.scontrol("requeue", jobs.before[REQUEUED].job)
+    job = unseen.stopped(FAILS).job
+    unseen.kill()
+    unseen.go_on(FAILS)
+    unseen.wait(lambda: squeue(job, "%T") == "COMPLETED", "a job to end without Snakemake")
+    unseen.start(*target(FAILS), options=["--unlock"])
+    unseen.codes = [unseen.finish()]
+    unseen.start(*target(FAILS))
     accounting.stopped(FAILS)
     cluster.stop("slurmdbd")
     accounting.go_on(FAILS)
@@ -97,9 +108,10 @@ def runs(new_run):
     jobs.wait(lambda: squeue(first, "%T") == "TIMEOUT", "the time limit")
     for run in (jobs, accounting):
         run.codes = [run.finish()]
-    refused.codes.append(refused.finish())
+    for run in (refused, unseen):
+        run.codes.append(run.finish())
     jobs.limits.append(minutes(jobs.starts(TIMES_OUT)[-1]))
-    return SimpleNamespace(jobs=jobs, accounting=accounting, refused=refused)
+    return SimpleNamespace(jobs=jobs, accounting=accounting, refused=refused, unseen=unseen)
 
 
 def test_a_run_with_failing_jobs_succeeds(runs):
@@ -115,6 +127,12 @@ def test_results_equal_those_of_a_local_run(runs, local, cell):
 
 def test_a_job_that_ends_while_the_controller_restarts_runs_once(runs):
     assert len(runs.jobs.starts(OUTLIVES)) == 1
+
+
+def test_a_job_that_outlives_its_snakemake_is_not_run_again(runs, local):
+    assert runs.unseen.codes == [0, 0], runs.unseen.log
+    assert len(runs.unseen.starts(FAILS)) == 1
+    assert results(runs.unseen.folder, FAILS) == results(local, FAILS)
 
 
 @pytest.mark.parametrize("cell", DISTURBED)
