@@ -20,11 +20,13 @@ class Tape(TorchDispatchMode):
         self.operations, self.before = [], {}
 
     def record(self, branches):
-        with self:
-            for branch in branches:
-                branch()
-        for storage, bytes_before in self.before.values():
-            storage.copy_(bytes_before)
+        try:
+            with self:
+                for branch in branches:
+                    branch()
+        finally:
+            for storage, bytes_before in self.before.values():
+                storage.copy_(bytes_before)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert not str(func).startswith(FROM_THE_HOST), f"{func} cannot be in a graph"

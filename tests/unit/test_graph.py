@@ -261,6 +261,43 @@ def test_where_no_backend_was_named_rounds_that_cannot_be_recorded_go_on_as_they
     assert not replay.can_record
 
 
+def asking_late(first):
+    """FedAvg whose clients ask for a gradient over all of their data, from a round on."""
+
+    def finish(W, down, c, h):
+        return c, Named(w=W + 0 * h.full_gradient(down.w) if asked["round"] >= first else W)
+
+    def aggregate(w, down, up, s, h):
+        asked["round"] += 1
+        return mean(up.w, h.p), s
+
+    asked = {"round": 0}
+    return Algorithm("late", lambda grad, W, down, c, h: (grad(W), c), aggregate, finish=finish)
+
+
+def test_so_do_rounds_of_a_method_that_asks_what_cannot_be_recorded_in_a_later_one():
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(simulations(["fedgloss", asking_late(WARM_UP)], (12, 3, 17, 8)))
+    some, others = found
+    replay = Replay(some, Tape, named=None)
+    for _ in range(WARM_UP + 2):
+        replay.advance()
+        for other in others:
+            advance([other])
+        compare(some, others)
+    assert not replay.can_record
+
+
+def test_it_is_refused_where_a_backend_was_named():
+    replay = Replay(simulations([asking_late(WARM_UP)]), Tape, "graph")
+    for _ in range(WARM_UP):
+        replay.advance()
+    with refused("backend: 'graph' cannot record a gradient over all of a client's data;"):
+        replay.advance()
+
+
 def test_so_do_rounds_of_varying_participants():
     found = []
     for _ in range(2):

@@ -35,7 +35,10 @@ class Graph(Protocol):
     """Device work that can be repeated."""
 
     def record(self, branches: Sequence[Callable[[], None]]) -> None:
-        """Take down what each of `branches` asks of the device, without its being done."""
+        """Take down what each of `branches` asks of the device, without its being done.
+
+        Raises CannotRecord where one of them does.
+        """
 
     def replay(self) -> None:
         """Do it, the branches side by side."""
@@ -51,12 +54,15 @@ class CudaGraph:
         streams = [torch.cuda.Stream() for _ in branches]
         with torch.cuda.graph(self.graph):
             here = torch.cuda.current_stream()
-            for stream, branch in zip(streams, branches, strict=True):
-                stream.wait_stream(here)
-                with torch.cuda.stream(stream):
-                    branch()
             for stream in streams:
-                here.wait_stream(stream)
+                stream.wait_stream(here)
+            try:
+                for stream, branch in zip(streams, branches, strict=True):
+                    with torch.cuda.stream(stream):
+                        branch()
+            finally:  # else CUDA's complaint of streams that were not joined hides what was raised
+                for stream in streams:
+                    here.wait_stream(stream)
 
     def replay(self) -> None:
         self.graph.replay()
@@ -201,7 +207,12 @@ class Replay:
             graph = self.new_graph()
             for branch in self.branches:
                 branch.settle()
-            graph.record([branch.work for branch in self.branches])
+            try:
+                graph.record([branch.work for branch in self.branches])
+            except CannotRecord as error:  # a method may ask in a later round first
+                self._give_up(error)
+                advance(self.simulations)
+                return
             self.graph = graph
         self.handover.fill(draws)
         if self.graph is None:
