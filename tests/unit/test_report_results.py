@@ -287,6 +287,7 @@ def test_metrics_that_are_not_those_of_the_run_make_it_outdated(
     assert (
         f"1 run is outdated and left out, as if not run: {harmed}, metrics.csv {reason}" in sentence
     )
+    assert sentence.endswith("; delete its folder, or run the cell again with snakemake --force.")
 
 
 def test_models_that_were_deleted_to_save_space_leave_the_numbers(tmp_path: Path) -> None:

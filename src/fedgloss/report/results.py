@@ -27,7 +27,7 @@ from fedgloss.report.reading import (
     read_view,
 )
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, measured_elsewhere, measured_otherwise
+from fedgloss.study.outdated import AGAIN, Expectations, measured_elsewhere, measured_otherwise
 from fedgloss.study.views import Line, View, cells_in
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def left_out(results: Results, cells: Iterable["Cell"]) -> Iterator[str]:
         count = f"{len(reasons)} runs are" if len(reasons) > 1 else "1 run is"
         yield (
             f"{count} outdated and left out, as if not run: {cell}"
-            f"{' first' if len(reasons) > 1 else ''}, {why}."
+            f"{' first' if len(reasons) > 1 else ''}, {why}; {AGAIN}."
         )
 
 

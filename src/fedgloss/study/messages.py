@@ -171,16 +171,11 @@ def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
     expected = Expectations(study, HERE.results)
     made = {Path(file).parent for job in kept for file in _files(job) if job.rule == "train"}
     cells = [cell for cell in study.cells if HERE.run(study.name, cell) in made]
-    reasons = {cell: why for cell in cells if (why := _fault(expected, cell))}
+    reasons = {cell: why for cell in cells if (why := expected.read(cell, {})[1])}
     if reasons:
         cell, why = next(iter(reasons.items()))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         yield f"outdated, so left out of tables and figures: {cell}: {why}{more}; {AGAIN}"
-
-
-def _fault(expected: Expectations, cell: Cell) -> str | None:
-    _, why = expected.read(cell, {})
-    return why and why.removesuffix(f"; {AGAIN}")
 
 
 def _files(job: Planned) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
 
 AGAIN = "delete its folder, or run the cell again with snakemake --force"
-"""What to do with a run whose files are of no use."""
+"""What to do with a run that counts in no table, for a text that names it and says why."""
 
 
 class Expectations:
@@ -115,12 +115,7 @@ class Expectations:
 
 def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a run, None if there is none; InputError if it is not as `wanted`."""
-    if not file.is_file():
-        return None
-    try:
-        return read_record(file, wanted)
-    except InputError as error:
-        raise InputError(f"{error}; {AGAIN}") from None
+    return read_record(file, wanted) if file.is_file() else None
 
 
 def whole(run: Path, manifest: Mapping[str, Any]) -> Sequence[str]:

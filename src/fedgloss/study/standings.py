@@ -161,10 +161,8 @@ class Standings:
         """The first of these, in words, and why it does not count if there is a run of it."""
         cell = next(self.missing(base))
         why = self._seen(cell, self.rungs[self.reached(base)].rounds)[1]
-        if why is None:
-            return f"{cell} is missing first"
-        why = why.removesuffix(f"; {AGAIN}")
-        return f"{cell} is missing first: its run does not count, {why}; {AGAIN}"
+        said = f"{cell} is missing first"
+        return f"{said}: its run does not count, {why}; {AGAIN}" if why else said
 
     def foreseen(self) -> dict["Cell", int | None]:
         """The cells that will train if trials keep their present order, and to which round.

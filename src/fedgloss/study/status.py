@@ -12,7 +12,7 @@ from fedgloss.errors import printable
 from fedgloss.files import parse_json
 from fedgloss.records import STATUS
 from fedgloss.study.layout import Layout
-from fedgloss.study.outdated import Expectations, harm, whole
+from fedgloss.study.outdated import AGAIN, Expectations, harm, whole
 from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
@@ -60,8 +60,12 @@ class States:
         return "done" if len(whole(self._run(cell), manifest)) > 1 else "without models"
 
     def why_outdated(self, cell: Cell) -> str | None:
-        """What differs between a run and what the study asks for, or what became of its files."""
-        return self._read(cell)[1]
+        """What differs between a run and what the study asks for, or what became of its files.
+
+        And what to do where Snakemake would not make it again by itself: with a broken manifest.
+        """
+        manifest, why = self._read(cell)
+        return f"{why}; {AGAIN}" if why and manifest is None else why
 
     def rounds(self, cell: Cell) -> int:
         """The rounds that a cell's newest usable checkpoint spares; 0 if there is none."""
