@@ -716,6 +716,22 @@ def test_what_a_study_gives_otherwise_itself_is_refused(chosen):
         including({"method": "peaked:peaked", "hyperparameters": {"x": 0.5}})
 
 
+def test_a_study_may_give_what_was_chosen_by_its_other_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    searched = sweep({"hyperparameters": {"beta": [8.0]}}, labels=["feddyn"])
+    standings = Standings(searched, tmp_path)
+    standings.worth = lambda cell, rounds: Worth(50.0, False)
+    Path("chosen.yaml").write_text(to_yaml(standings), encoding="utf-8")
+
+    def alpha(**own):
+        study = including({"hyperparameters": own}, "feddyn")
+        return study.settings(study.cells[0]).hyperparameters["alpha"]
+
+    assert alpha() == alpha(alpha=0.125) == alpha(beta=8) == 0.125
+    with refused("both alpha and beta for feddyn; give one of the two"):
+        alpha(beta=4)
+
+
 # By command
 
 

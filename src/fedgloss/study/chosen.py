@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedgloss import algorithms
 from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import InputError
 from fedgloss.study.configuration import read_yaml, validate
@@ -69,7 +70,7 @@ def seeds_that_chose(asked: Study) -> set[int]:
 def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algorithm:
     """A label's entry with what was chosen for it."""
     own = asked.algorithms.get(label, Algorithm())
-    method = _method(asked, label) or chosen.method
+    method = _method(asked, label) or chosen.method or label
     if chosen.method != method:
         raise InputError(f"{where}: {label} is {chosen.method} there, and {method} here")
     if isinstance(own.variants, str):
@@ -78,7 +79,10 @@ def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algor
         )
     merged: dict[str, Any] = {"method": method}
     for section in ("training", "hyperparameters", "variants"):
-        ours, theirs = (entry.given().get(section) or {} for entry in (own, chosen))
+        ours, theirs = ({**(entry.given().get(section) or {})} for entry in (own, chosen))
+        if section == "hyperparameters" and ours.keys() - theirs.keys():
+            for key in _said_otherwise(ours, theirs, method, chosen):
+                del theirs[key]
         for key in ours:
             if theirs.get(key, ours[key]) != ours[key]:
                 raise InputError(
@@ -88,6 +92,17 @@ def _laid_over(asked: Study, label: str, chosen: Algorithm, where: str) -> Algor
         merged[section] = {**theirs, **ours}
     valid = validate(merged, Algorithm, where)
     return own.model_copy(update={key: getattr(valid, key) for key in merged})
+
+
+def _said_otherwise(
+    ours: Mapping[str, float], theirs: Mapping[str, float], method: str, chosen: Algorithm
+) -> list[str]:
+    """The chosen hyperparameters that a study gives, too, by their other name: alpha = 1 / beta."""
+    variants = chosen.variants if isinstance(chosen.variants, dict) else {}
+    names = algorithms.build_algorithm(method, variants).reciprocals.items()
+    return [
+        name for name, other in names if ours.get(other) and theirs.get(name) == 1 / ours[other]
+    ]
 
 
 def _method(asked: Study, label: str) -> str | None:
