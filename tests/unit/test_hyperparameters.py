@@ -1,10 +1,12 @@
 """Hyperparameters by name: which other names there are, and which numbers are allowed."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedgloss.algorithms import build_algorithm, resolve_hyperparameters
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.algorithms.declared import check_declared
+from fedgloss.algorithms.declared import check_declared, is_built_in
 from refusal import refused
 
 
@@ -50,6 +52,22 @@ def test_ones_own_method_may_have_such_a_name():
         check_declared("mine", own({"rho": "rate"}, tau=None))
     with refused("method 'mine': reciprocals", "dict"):
         check_declared("mine", own(("tau", "rate"), tau=None))
+    with refused("method 'mine': reciprocals: 'rate' is a hyperparameter itself"):
+        check_declared("mine", own({"tau": "rate"}, tau=None, rate=None))
+
+
+def test_a_variable_of_ones_own_method_may_be_without_a_value():
+    def made(damped):
+        if damped:
+            factor = 0.5
+
+        def direction(grad, W, down, c, h):
+            return (factor * grad(W) if damped else grad(W)), c
+
+        return replace(own(tau=None), direction=direction)
+
+    assert not is_built_in(made(damped=False))
+    assert resolve_hyperparameters(made(damped=False), {"tau": -1}) == {"tau": -1}
 
 
 def test_the_limits_of_the_packages_methods_are_not_those_of_ones_own():

@@ -126,6 +126,8 @@ def layered():
     def aggregate(w, down, up, s, h):
         return mean(up.w, h.p)[..., :650] + w.split([640, 10], dim=-1)[0].mean(), s
     return Algorithm("layered", lambda grad, W, down, c, h: (grad(W), c), aggregate)
+def renamed():
+    return Algorithm("renamed", print, print, reciprocals=("tau", "rate"))
 """
 
 
@@ -149,6 +151,11 @@ def test_a_method_of_ones_own_is_rehearsed_before_any_job(tmp_path, monkeypatch)
         " message, expected Named(w=...), from fedgloss.algorithms.core (ownmethods.py, line 4)"
     ):
         check_own(with_methods(tmp_path, monkeypatch, **wrong))
+
+
+def test_what_it_declares_is_refused_before_it_is_looked_at(tmp_path, monkeypatch):
+    with refused("own.yaml", "method 'ownmethods:renamed': reciprocals: expected other names by"):
+        with_methods(tmp_path, monkeypatch, a={"method": "ownmethods:renamed"})
 
 
 def test_a_method_that_needs_the_models_layers_is_left_to_the_job(tmp_path, monkeypatch):

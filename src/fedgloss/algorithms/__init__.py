@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.algorithms.declared import is_built_in
+from fedgloss.algorithms.declared import check_declared, is_built_in
 from fedgloss.algorithms.names import METHODS
 from fedgloss.errors import OWN_ERRORS, InputError, cause, did_you_mean, from_path
 from fedgloss.records import is_finite
@@ -78,7 +78,7 @@ def resolve_variants(
 
 
 def build_algorithm(name: str, variants: Mapping[str, str] | str = "recommended") -> Algorithm:
-    """The `Algorithm` of a method's name and variants."""
+    """The `Algorithm` of a method's name and variants; InputError if no engine could run it."""
     build, chosen = method(name), resolve_variants(name, variants)
     try:
         algorithm = build(**chosen)
@@ -88,6 +88,7 @@ def build_algorithm(name: str, variants: Mapping[str, str] | str = "recommended"
         raise InputError(f"algorithm: {name!r} cannot be built ({cause(error)})") from None
     if not isinstance(algorithm, Algorithm):
         raise InputError(f"algorithm: {name!r} returns no Algorithm")
+    check_declared(name, algorithm)
     return algorithm
 
 

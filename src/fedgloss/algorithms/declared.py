@@ -15,10 +15,10 @@ FUNCTIONS = ("direction", "aggregate", "broadcast", "finish", "schedule")
 
 def is_ours(function: Callable) -> bool:
     """Whether a function and all those it was made with are this package's."""
+    if str(getattr(function, "__module__", "")).partition(".")[0] != "fedgloss":
+        return False  # nor is it looked into: a variable of a caller's may have no value yet
     within = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    return str(getattr(function, "__module__", "")).partition(".")[0] == "fedgloss" and all(
-        is_ours(other) for other in within if callable(other)
-    )
+    return all(is_ours(other) for other in within if callable(other))
 
 
 def is_built_in(algorithm: Algorithm) -> bool:
@@ -43,8 +43,11 @@ def check_declared(method: str, algorithm: Algorithm) -> None:
     check_names(f"{label}: hyperparameters", algorithm.hyperparameters, (*FACTS, *OF_RECORDS))
     if not isinstance(algorithm.reciprocals, Mapping):
         raise InputError(f"{label}: reciprocals: expected other names by name, in a dict")
-    for one in algorithm.reciprocals:
+    check_names(f"{label}: reciprocals", algorithm.reciprocals.values(), (*FACTS, *OF_RECORDS))
+    for one, other in algorithm.reciprocals.items():
         _check_one_of(f"{label}: reciprocals", one, "hyperparameters", algorithm.hyperparameters)
+        if other in algorithm.hyperparameters:
+            raise InputError(f"{label}: reciprocals: {other!r} is a hyperparameter itself")
     for kind in STATES:
         names = getattr(algorithm, kind)
         if isinstance(names, str) or not isinstance(names, tuple | list):

@@ -31,11 +31,11 @@ def resolve_algorithm(
     if isinstance(algorithm, Algorithm):
         if variants not in ({}, "recommended"):
             raise InputError("variants: give the method's name for these, not an Algorithm")
+        check_declared(algorithm.name, algorithm)
     elif isinstance(algorithm, str):
         algorithm = algorithms.build_algorithm(algorithm, variants)
     else:
         raise InputError("algorithm: expected a method's name or an Algorithm")
-    check_declared(algorithm.name, algorithm)
     return algorithm, algorithms.resolve_hyperparameters(algorithm, given)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.algorithms.declared import check_declared
 from fedgloss.errors import InputError
 from fedgloss.study import inputs
 from fedgloss.study.cells import Cell
@@ -73,7 +72,6 @@ def settings(study: "Study", cell: Cell) -> Settings:
         check_last("training", training)
         check_keep("training", training)
         variants, algorithm = study.algorithm(cell)
-        check_declared(method, algorithm)
         given = _hyperparameters(study, cell)
         hyperparameters = algorithms.resolve_hyperparameters(algorithm, given)
     except InputError as error:
