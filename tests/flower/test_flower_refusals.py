@@ -63,6 +63,17 @@ def smoothed(share):
     return lambda outputs, y: torch.nn.functional.cross_entropy(outputs, y, label_smoothing=share)
 
 
+def averaged(function, shift=None):
+    """Of a function that it was given, and a variable that has no value."""
+    if shift is not None:
+        shifted = shift
+
+    def loss(outputs, y):
+        return function(outputs - y[:, None]).mean() + (shifted if shift is not None else 0)
+
+    return loss
+
+
 def test_losses_and_pipelines_are_the_same_if_they_were_made_alike():
     """The two sides' own objects; what they were made with decides."""
 
@@ -84,6 +95,7 @@ def test_losses_and_pipelines_are_the_same_if_they_were_made_alike():
         "loss",
         *(lambda b=b: partial(torch.nn.functional.smooth_l1_loss, beta=b) for b in (1.0, 2.0)),
     )
+    assert "loss" in apart("loss", lambda: averaged(abs), lambda: averaged(torch.square))
     pipelines = (lambda pad=pad: Pipeline((0.5,), (0.2,), "batch_aug", pad) for pad in (4, 2))
     assert apart("pipeline", *pipelines) == "pipeline.padding: 2 on the server, 4 here"
 

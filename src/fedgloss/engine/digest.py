@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
+    CellType,
     CodeType,
     FunctionType,
     MemberDescriptorType,
@@ -157,7 +158,7 @@ class _Walk:
         code, installed = function.__code__, _is_installed(function.__code__.co_filename)
         if installed and hasattr(function, "__wrapped__"):  # by functools, contextlib, torch
             return self._all(f"wrapped by {code.co_name}", [function.__wrapped__])
-        cells = [_content(cell) for cell in function.__closure__ or ()]
+        cells = [content_of(cell) for cell in function.__closure__ or ()]
         given = [function.__defaults__, function.__kwdefaults__, cells]
         if installed:
             return _hash("function", _installed(function), *map(self.digest, given))
@@ -213,7 +214,8 @@ def _hash(what: str, *parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _content(cell: Any) -> Any:
+def content_of(cell: CellType) -> Any:
+    """What a variable that a function took from around it holds, or that it holds nothing."""
     try:
         return cell.cell_contents
     except ValueError:  # not filled yet

@@ -15,7 +15,7 @@ from fedgloss.algorithms import resolve_variants
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.engine.arguments import check_loss, resolve_algorithm
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
-from fedgloss.engine.digest import identify
+from fedgloss.engine.digest import content_of, identify
 from fedgloss.engine.federation import Federation
 from fedgloss.engine.flat import check_model, copied, flatten
 from fedgloss.engine.numbers import check_choice, check_rates, resolve_course
@@ -190,7 +190,8 @@ def _loss(loss: Any) -> str:
     elif isinstance(loss, partial):
         loss, mark = loss.func, [loss.args, loss.keywords]
     elif closure := getattr(loss, "__closure__", None):
-        mark = [cell.cell_contents for cell in closure]
+        contents = map(content_of, closure)
+        mark = [_loss(value) if callable(value) else value for value in contents]
     named = loss if hasattr(loss, "__qualname__") else type(loss)
     name = f"{named.__module__}.{named.__qualname__}"
     return name if mark is None else f"{name} ({identify(mark)[:8]})"
