@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedgloss.data.dataset import load
-from fedgloss.data.partition.partition import load_partition, make_partition, plot_partition
+from fedgloss.data.partition.partition import load_partition, make_partition
+from fedgloss.data.partition.picture import plot_partition
 from fedgloss.errors import InputError
 from fedgloss.models import build_model
 from fedgloss.models.weights import read

@@ -256,6 +256,7 @@ def test_an_edit_reaches_what_depends_on_it(copy, file, expected):
 # What shapes no result by itself: the command line, the study's reader (its results, the resolved
 # settings, are parameters of the jobs), looking at a grid, and where the methods are.
 WITHOUT_RESULTS = {"cli.py", "jobs/commands.py", "jobs/importing.py", "jobs/collecting.py"}
+WITHOUT_RESULTS |= {"data/partition/picture.py"}
 WITHOUT_RESULTS |= {"jobs/studies.py", "algorithms/names.py", "report/comparison.py"}
 WITHOUT_RESULTS |= {"progress.py", "fingerprint.py", "__init__.py", "__main__.py"}
 READING = (

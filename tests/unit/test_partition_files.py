@@ -15,8 +15,8 @@ from fedgloss.data.partition.partition import (
     describe,
     load_partition,
     make_partition,
-    plot_partition,
 )
+from fedgloss.data.partition.picture import plot_partition
 from refusal import refused
 
 

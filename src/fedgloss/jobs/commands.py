@@ -26,7 +26,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def partition(options: argparse.Namespace) -> None:
     from fedgloss.data.dataset import load
-    from fedgloss.data.partition.partition import HeldOut, make_partition, plot_partition
+    from fedgloss.data.partition.partition import HeldOut, make_partition
 
     held_out = HeldOut(options.held_out, options.held_out_seed) if options.held_out else None
     dataset = load(options.data, verify=True)
@@ -41,6 +41,8 @@ def partition(options: argparse.Namespace) -> None:
         held_out=held_out,
     )
     if options.figure:
+        from fedgloss.data.partition.picture import plot_partition
+
         plot_partition(options.out, dataset, options.figure)
 
 
