@@ -255,3 +255,19 @@ def test_the_command_refuses_in_one_line(arguments, words, tmp_path, refuse):
     (tmp_path / "toy.yaml").write_text(STUDY)
     (tmp_path / "results").mkdir()
     refuse("compare", "toy.yaml", *arguments, words=(words,))
+
+
+def test_where_all_runs_of_a_side_are_outdated_the_command_says_so(tmp_path, refuse, monkeypatch):
+    (tmp_path / "toy.yaml").write_text(STUDY)
+    study = load_study(tmp_path / "toy.yaml")
+    for run in study.cells:
+        monkeypatch.setitem(LAMBDA1, run.algorithm, 20.0)
+        write_cell(tmp_path / "results", run, 60.0, study)
+    (one, *_) = study.select(algorithm="fedsam")
+    for run in study.select(algorithm="fedsam"):
+        metrics = Results(study, tmp_path / "results").run(run) / "metrics.csv"
+        metrics.write_text(metrics.read_text() + "\n")
+    refuse(
+        *("compare", "toy.yaml", "--of", "algorithm", "fedavg", "fedsam"),
+        words=[f"Of the second: 3 runs are outdated and left out, as if not run: {one} first"],
+    )

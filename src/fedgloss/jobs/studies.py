@@ -196,7 +196,10 @@ def compare(options: argparse.Namespace) -> None:
     change = Change(*options.of) if options.of else None
     found = [*comparison.compare(first, second, change)]
     if not found:
-        raise InputError(f"{options.config}: no seed has been run on both sides yet")
+        why = "".join(
+            f"; {line.rstrip('.')}" for line in comparison.left_out(first, second, change)
+        )
+        raise InputError(f"{options.config}: no seed has been run on both sides yet{why}")
     if options.csv:
         write_text(options.csv, comparison.to_csv(found))
     names = options.of[1:] if options.of else [options.config, options.other or options.config]

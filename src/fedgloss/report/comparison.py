@@ -123,6 +123,12 @@ def remarks(first: Results, second: Results, change: Change | None = None) -> It
         if listed
         else f"No setting differs{besides}."
     )
+    yield from left_out(first, second, change)
+
+
+def left_out(first: Results, second: Results, change: Change | None = None) -> Iterator[str]:
+    """A sentence on each kind of result that is there and does not count, of either side."""
+    pairs = [*_pairs(first, second, change)]
     for name, side, place in (("first", first, 0), ("second", second, 1)):
         cells = [pair[place] for pair in pairs]
         unlike = results.measured_unlike(side, cells)
