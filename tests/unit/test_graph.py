@@ -1,6 +1,7 @@
 """A recorded round, replayed, is the round (see tape.py)."""
 
 import gc
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from fedgloss.algorithms.core import Algorithm, Named, mean
 from fedgloss.engine.arguments import choose_backend
 from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.cudnn import SideBySide
-from fedgloss.engine.backends.graph import WARM_UP, Replay
+from fedgloss.engine.backends.graph import WARM_UP, CannotRecord, CudaGraph, Replay
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.federation import Simulation, advance, federation
 from fedgloss.engine.flat import flatten
@@ -261,6 +262,21 @@ def test_where_no_backend_was_named_rounds_that_cannot_be_recorded_go_on_as_they
     assert not replay.can_record
 
 
+def test_so_do_rounds_of_varying_participants():
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        [one] = simulations(["feddyn"])
+        for cell in one.federations:
+            object.__setattr__(cell, "participants", [[0, 1], [2], [1, 3, 0], [2]])
+        found.append(one)
+    replay = Replay(found[:1], Tape, named=None)
+    for _ in range(4):
+        replay.advance()
+        advance(found[1:])
+        compare(found[:1], found[1:])
+
+
 def asking_late(first):
     """FedAvg whose clients ask for a gradient over all of their data, from a round on."""
 
@@ -298,19 +314,41 @@ def test_it_is_refused_where_a_backend_was_named():
         replay.advance()
 
 
-def test_so_do_rounds_of_varying_participants():
-    found = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        [one] = simulations(["feddyn"])
-        for cell in one.federations:
-            object.__setattr__(cell, "participants", [[0, 1], [2], [1, 3, 0], [2]])
-        found.append(one)
-    replay = Replay(found[:1], Tape, named=None)
-    for _ in range(4):
-        replay.advance()
-        advance(found[1:])
-        compare(found[:1], found[1:])
+def test_a_recording_that_is_refused_is_ended_in_order(monkeypatch):
+    """CUDA refuses to end one whose streams are not joined, and would hide why."""
+
+    class Stream:
+        def __init__(self):
+            self.waited_for = []
+
+        def wait_stream(self, other):
+            self.waited_for.append(other)
+
+    here, forked = Stream(), []
+
+    @contextmanager
+    def recording(graph):
+        try:
+            yield
+        finally:
+            if {*forked} - {*here.waited_for} or any(here not in s.waited_for for s in forked):
+                raise RuntimeError("CUDA error: capturing stream has unjoined work")
+
+    def new_stream():
+        forked.append(Stream())
+        return forked[-1]
+
+    def refuses():
+        raise CannotRecord("cannot")
+
+    fakes = {"CUDAGraph": object, "Stream": new_stream, "graph": recording}
+    fakes |= {"current_stream": lambda: here, "stream": nullcontext}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    CudaGraph().record([lambda: None])
+    with pytest.raises(CannotRecord):
+        CudaGraph().record([lambda: None, refuses, lambda: None])
+    assert len(forked) == 4
 
 
 def test_whole_runs_with_evaluation_are_the_same():
