@@ -90,27 +90,22 @@ class Expectations:
             found = "its code differs: it has been edited since the run"
         return found
 
-    def why_left_out(self, cell: "Cell", manifest: Mapping[str, Any]) -> str | None:
-        """Why a run with this manifest counts in no table, in words; None if it does.
-
-        It does without its models, which are large and may have been deleted.
-        """
-        run = self.layout.run(self.study.name, cell)
-        return self.fault(cell, manifest) or harm(run, manifest, ("metrics.csv",))
-
     def read(
         self, cell: "Cell", wanted: Mapping[str, Any]
     ) -> tuple[dict[str, Any] | None, str | None]:
         """The manifest of a cell's run, and why the run counts in no table; None for either.
 
-        A manifest that is broken, or not as `wanted`, is none, and the reason says so.
+        A manifest that is broken, or not as `wanted`, is none, and the reason says so. A run counts
+        without its models, which are large and may have been deleted.
         """
         run = self.layout.run(self.study.name, cell)
         try:
             manifest = read_manifest(run / MANIFEST, wanted)
         except InputError as error:
             return None, str(error).removeprefix(f"{run}/")
-        return manifest, self.why_left_out(cell, manifest) if manifest else None
+        if manifest is None:
+            return None, None
+        return manifest, self.fault(cell, manifest) or harm(run, manifest, ("metrics.csv",))
 
 
 def read_manifest(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
