@@ -59,13 +59,11 @@ class States:
             return "diverged"
         return "done" if len(whole(self._run(cell), manifest)) > 1 else "without models"
 
-    def why_outdated(self, cell: Cell) -> str | None:
-        """What differs between a run and what the study asks for, or what became of its files.
-
-        And what to do where Snakemake would not make it again by itself: with a broken manifest.
-        """
+    def why_outdated(self, cell: Cell) -> tuple[str | None, bool]:
+        """What differs between a run and what the study asks for, or what became of its files; and
+        whether its manifest is broken, of which Snakemake knows nothing."""
         manifest, why = self._read(cell)
-        return f"{why}; {AGAIN}" if why and manifest is None else why
+        return why, manifest is None
 
     def rounds(self, cell: Cell) -> int:
         """The rounds that a cell's newest usable checkpoint spares; 0 if there is none."""
@@ -206,4 +204,5 @@ def _reasons(states: States, found: dict[Cell, str]) -> Iterator[str]:
     outdated = [cell for cell, state in found.items() if state == "outdated"]
     if outdated:
         more = f" (and {len(outdated) - 1} more)" if len(outdated) > 1 else ""
-        yield f"outdated: {outdated[0]}: {states.why_outdated(outdated[0])}{more}"
+        why, broken = states.why_outdated(outdated[0])
+        yield f"outdated: {outdated[0]}: {why}{more}{f'; {AGAIN}' if broken else ''}"
