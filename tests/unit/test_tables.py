@@ -208,7 +208,8 @@ def test_outdated_runs_are_left_out_and_a_note_says_so(folder: Path) -> None:
     (note,) = (note for note in table.notes if "outdated" in note)
     assert note == (
         "6 runs are outdated and left out, as if not run: cifar10/alpha-0/cnn/fedavg/seed-0 first,"
-        " settings.training.lr is 0.01 in the run, 0.5 here."
+        " settings.training.lr is 0.01 in the run, 0.5 here; delete its folder, or run the cell"
+        " again with snakemake --force."
     )
     assert not [note for note in build(folder, "table3").notes if "outdated" in note]
 
