@@ -55,8 +55,8 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         options.out = options.out.resolve()  # stages that train cells work in a folder of theirs
-        self.options, self.begun = options, time.monotonic()
-        self.found: dict[str, Any] = {"stages": {}, "failed": []}
+        self.options = options
+        self.found: dict[str, Any] = {"stages": {}, "failed": [], "left_out": []}
         self.tiles: dict = {}
         if options.tiles and options.tiles.exists():
             self.tiles = json.loads(options.tiles.read_text())
@@ -113,7 +113,7 @@ class Bench:
 
     def left(self) -> float:
         """Seconds until the time is up."""
-        return 60 * self.options.minutes - (time.monotonic() - self.begun)
+        return 60 * self.options.minutes - (time.monotonic() - self.options.begun)
 
     def write(self) -> None:
         path = self.options.out / "gpu.json"

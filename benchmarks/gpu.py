@@ -4,21 +4,28 @@
 
 Needs torch, torchvision, numpy and Triton alone. Every stage writes its figures to DIR/gpu.json
 when it is done; a stage that fails is recorded, the next one begins, and the exit code is 1 at the
-end. `--toy` runs everything at a small size, without a GPU too: kernels then run in Triton's
-interpreter, and what would be recorded is asked for again each time. A stage that has nothing to
-measure there says so.
+end; it is 3 where stages are left out for lack of time. One that outlasts the time by a minute
+hangs: then the process ends, and says where it was. `--toy` runs everything at a small size,
+without a GPU too: kernels then run in Triton's interpreter, and what would be recorded is asked for
+again each time. A stage that has nothing to measure there says so.
 """
+
+import time
+
+BEGUN = time.monotonic()  # on a fresh machine importing torch takes long
 
 import argparse
 import contextlib
+import faulthandler
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
+HANGS = 60.0
+"""Seconds by which what still runs has outlasted its time when it is taken to hang."""
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
@@ -305,6 +312,7 @@ def main() -> int:
     parser.add_argument("--tiles", type=Path, help="file of tuned tiles, written by `tune`")
     parser.add_argument("--data", type=Path, help="prepared data, partitions, and plan.json")
     parser.add_argument("--toy", action="store_true")
+    parser.set_defaults(begun=BEGUN)
     options = parser.parse_args()
     stages, options.precisions = options.stages.split(","), options.precisions.split(",")
     if unknown := [name for name in stages if name not in STAGES]:
@@ -312,10 +320,13 @@ def main() -> int:
     if options.device == "cpu" and not options.toy:
         parser.error("--device: without CUDA every stage runs at a small size alone; add --toy")
     bench = Bench(options)
+    faulthandler.dump_traceback_later(max(bench.left(), 0) + HANGS, exit=True)
     for name in stages:
         if bench.left() < 5:
             print(f"{name}: the time is up", flush=True)
-            break
+            bench.found["left_out"].append(name)
+            bench.write()
+            continue
         begun = time.monotonic()
         print(f"== {name}", flush=True)
         bench.found[name] = bench.attempt(name, lambda name=name: STAGES[name](bench))
@@ -324,7 +335,8 @@ def main() -> int:
         bench.found["stages"][name] = round(time.monotonic() - begun, 1)
         print(f"== {name}: {bench.found['stages'][name]} s", flush=True)
         bench.write()
-    return bool(bench.found["failed"])
+    faulthandler.cancel_dump_traceback_later()
+    return 1 if bench.found["failed"] else 3 if bench.found["left_out"] else 0
 
 
 if __name__ == "__main__":

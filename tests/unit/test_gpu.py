@@ -137,6 +137,38 @@ def test_a_stage_that_fails_is_named_and_the_next_one_runs(tmp_path):
     assert "torch" in facts["environment"]
 
 
+def with_stages(out, stages, before=""):
+    """gpu.py with other stages, a dictionary's text, and something done before they begin."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import gpu
+gpu.STAGES = {stages}
+sys.argv = ["gpu.py", "--toy", "--device=cpu", "--out={out}", "--stages=" + ",".join(gpu.STAGES)]
+{before}
+sys.exit(gpu.main())
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_stages_without_time_are_left_out_and_not_taken_for_done(tmp_path):
+    """The clock runs since before torch was imported."""
+    stages = "{'first': lambda bench: {}, 'second': lambda bench: {}}"
+    shown = with_stages(tmp_path, stages, "gpu.BEGUN -= 8 * 60")
+    assert shown.returncode == 3, shown.stderr
+    assert found(tmp_path)["left_out"] == ["first", "second"]
+
+
+@pytest.mark.slow
+def test_a_stage_that_hangs_ends_and_earlier_findings_are_whole(tmp_path):
+    stages = "{'done': lambda bench: {'is': 1}, 'hangs': lambda bench: time.sleep(300)}"
+    shown = with_stages(tmp_path, stages, "gpu.BEGUN, gpu.HANGS = time.monotonic(), 5 - 8 * 60")
+    assert shown.returncode == 1
+    assert "Timeout (0:00:0" in shown.stderr and "in <lambda>" in shown.stderr
+    assert found(tmp_path)["done"] == {"is": 1}
+
+
 @pytest.mark.slow
 def test_cells_are_trained_in_two_calls_and_brought_home(tmp_path, monkeypatch, capsys):
     file, machine = home(tmp_path, SEARCH), tmp_path / "machine"
