@@ -32,6 +32,10 @@ from fedgloss.study.layout import MANIFEST
 PLAN = "plan.json"
 TO_PACK = 15.0
 """Seconds to keep for what comes after training: checkpoints, and packing the results."""
+ALONE, MORE = 15.0, 1.1
+"""Seconds of a group beside those of its units (loading, recording, and what of a GPU a single cell
+leaves unused); and how many times what one group took by the unit the next one may take. Both as
+measured on an H200: few cells take longer by the unit, and a group that does not end is lost."""
 ANALYSES = {
     "hessian": (HessianJob, hessian, 12.0),
     "locals": (LocalsJob, locals_of_last_round, 30.0),
@@ -51,7 +55,7 @@ def cells(bench: Bench) -> dict:
     """The groups of DATA/plan.json, as many as the time allows; a group's last cells go first.
 
     OUT/results.tar has what they leave, without the models; OUT/rows.csv every row of metrics at
-    once. What a group takes decides whether the next one is begun.
+    once. What a group takes decides how much of the next one is begun.
     """
     plan = read_plan(bench)
     for precision, tiles in bench.tiles.items():
@@ -70,14 +74,14 @@ def train_groups(
 ) -> None:
     """Train and analyse, from the folder of the cells' files, until all is done or time is up.
 
-    stopped: whether a signal came while no cells were trained; one that comes then interrupts them.
+    stopped: whether a signal came before the rounds of a group, or after; in them it is the job's.
     """
     unit = plan["seconds_a_unit"]
     for number, group in enumerate(plan["groups"]):
         if stopped():
             return
         waiting = [cell for cell in group if not is_finished(cell)]
-        while waiting and unit * sum(c["units"] for c in waiting) > bench.left() - TO_PACK:
+        while waiting and expected(waiting, unit) > bench.left() - TO_PACK:
             waiting = waiting[:-1]
         names = [cell["name"] for cell in waiting]
         print(f"group {number}: {names}, {bench.left():.0f} s left", flush=True)
@@ -86,7 +90,7 @@ def train_groups(
         if waiting:
             begun = time.monotonic()
             try:
-                share = train(bench, waiting)
+                share = train(bench, waiting, stopped)
             except Interrupted as asked:
                 here["interrupted"] = str(asked)
                 print(f"group {number}: {asked}", flush=True)
@@ -98,13 +102,20 @@ def train_groups(
                 continue
             here["seconds"] = time.monotonic() - begun
             if share == 1:  # it began at round 0, and so says how long the next one takes
-                unit = here["seconds_a_unit"] = here["seconds"] / sum(c["units"] for c in waiting)
-            print(f"group {number}: {here['seconds']:.1f} s, {unit:.2f} s a unit", flush=True)
+                units = sum(cell["units"] for cell in waiting)
+                here["seconds_a_unit"] = here["seconds"] / units
+                unit = max(here["seconds"] - ALONE, 0) / units
+            print(f"group {number}: {here}", flush=True)
             pack(bench.options.out / "results.tar")
         for cell in filter(is_finished, group):
             for kind in ANALYSES:
                 analyse(bench, cell, kind, found["analyses"])
         bench.write()
+
+
+def expected(group: list[dict[str, Any]], unit: float) -> float:
+    """Seconds within which a group ends, if the one before took so many by the unit."""
+    return ALONE + MORE * unit * sum(cell["units"] for cell in group)
 
 
 def is_finished(cell: dict[str, Any]) -> bool:
@@ -117,11 +128,11 @@ def is_finished(cell: dict[str, Any]) -> bool:
     return all(manifest.get(key) == job[key] for key in ("settings", "code"))
 
 
-def train(bench: Bench, group: list[dict[str, Any]]) -> float:
+def train(bench: Bench, group: list[dict[str, Any]], stopped: Callable[[], bool]) -> float:
     """Train the cells of a group side by side; returns which share of the rounds was done here.
 
     A signal to itself ends what outlasts the time: with checkpoints, as any other signal does.
-    Raises Interrupted then.
+    Raises Interrupted then; also if `stopped` says that one came before the first round.
     """
     jobs = [job_of(cell["train"], TrainingJob) for cell in group]
     files = [CellFiles(j.settings, j.partition, j.run, j.code, j.checkpoints) for j in jobs]
@@ -130,6 +141,8 @@ def train(bench: Bench, group: list[dict[str, Any]]) -> float:
 
     def watch(label: str, total: int, images: float):
         nonlocal rounds
+        if stopped():
+            raise Interrupted("a signal came before the first round")
         rounds, begun = total, time.monotonic()
 
         def on_round(t: int, row: dict[str, float] | None) -> None:

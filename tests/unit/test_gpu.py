@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -263,6 +264,52 @@ def plan():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def lent():
+    """benchmarks/cells.py, which is in no package."""
+    sys.path.append(str(ROOT / "benchmarks"))  # it needs bench.py; here another file is cells.py
+    spec = importlib.util.spec_from_file_location("lent", ROOT / "benchmarks/cells.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.pop()
+    return module
+
+
+def bench_of(folder, plan, text, seconds=1e9):
+    """A bench with so many seconds left, whose plan is one group of the pilots, at 10 s a unit."""
+    study = load_study(ROOT / "config/pilots.yaml")
+    group = [plan.planned(study, cell, (), ()) for cell in plan.group_of(study, text)]
+    content = {"seconds_a_unit": 10, "groups": [group]}
+    (folder / "plan.json").write_text(json.dumps(content))
+    (folder / "results").mkdir()
+    options = SimpleNamespace(data=folder, out=folder, device="cpu")
+    clock = {"left": lambda: seconds, "write": lambda: None}
+    return SimpleNamespace(options=options, found={"failed": []}, tiles={}, **clock)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "begun"), [(73.9, 1), (74.1, 2), (96.1, 3)], ids=["one", "two", "all three"]
+)
+def test_cells_are_begun_that_end_in_time_with_a_tenth_to_spare(
+    tmp_path, monkeypatch, lent, plan, seconds, begun
+):
+    """Two units each: 15 s to pack, 15 s for the group, and 11 s for each unit."""
+    monkeypatch.setattr(lent, "train", lambda bench, cells, stopped: len(cells))
+    [group] = lent.cells(bench_of(tmp_path, plan, "fedgamma", seconds))["groups"]
+    assert len(group["cells"]) == begun
+
+
+def test_a_signal_while_data_are_loaded_is_not_forgotten(tmp_path, monkeypatch, lent, plan):
+    def train_cells(cells, data, *, watch, **options):
+        signal.raise_signal(signal.SIGTERM)
+        watch("cells", 10_000, 2500.0)
+        pytest.fail("the first round is begun")
+
+    monkeypatch.setattr(lent, "train_cells", train_cells)
+    [group] = lent.cells(bench_of(tmp_path, plan, "feddyn"))["groups"]
+    assert group["interrupted"] == "a signal came before the first round"
 
 
 def test_a_searched_label_stands_for_all_its_trials(plan):
