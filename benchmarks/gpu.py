@@ -65,17 +65,26 @@ def environment(bench: Bench) -> dict:
     return facts
 
 
+WARM = "fedsmoo clipped at 1=1,fedgloss=1,fedavg=2,feddyn=1"
+
+
 def warm(bench: Bench) -> dict:
-    """A few rounds, so that Triton's cache has their kernels."""
+    """Recorded rounds of `--warm`, so that Triton's cache has their kernels; seconds of each."""
+    found: dict = {}
+    cases = [case.rsplit("=", 1) for case in bench.options.warm.split(",")]
     for precision in bench.options.precisions:
-        cases = ({"fedsmoo clipped at 1": 1}, {"fedgloss": 1}, {"fedavg": 2}, {"feddyn": 1})
-        for methods in bench.size(cases, cases[:1]):
-            advance(simulations(bench, methods, "fused", precision))
-            recorded = bench.replay(simulations(bench, methods, "fused", precision))
-            for _ in range(3):
-                recorded.advance()
-    bench.wait()
-    return {}
+        for method, count in bench.size(cases, cases[:1]):
+
+            def timed(precision: str = precision, methods: dict = {method: int(count)}) -> float:
+                begun = time.monotonic()
+                recorded = bench.replay(simulations(bench, methods, "fused", precision))
+                for _ in range(4):
+                    recorded.advance()
+                bench.wait()
+                return time.monotonic() - begun
+
+            bench.part(found, f"{precision} {method}={count}", timed)
+    return found
 
 
 def accuracy(bench: Bench) -> dict:
@@ -309,6 +318,7 @@ def main() -> int:
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--precisions", default="tf32,float16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--warm", default=WARM, help="METHOD=CELLS,...: what `warm` compiles for")
     parser.add_argument("--tiles", type=Path, help="file of tuned tiles, written by `tune`")
     parser.add_argument("--data", type=Path, help="prepared data, partitions, and plan.json")
     parser.add_argument("--toy", action="store_true")

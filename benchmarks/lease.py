@@ -12,9 +12,11 @@ docs/lent-gpu.md has the whole way.
 import argparse
 import hashlib
 import lzma
+import shlex
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,11 +70,27 @@ def pack(options: argparse.Namespace) -> None:
     print("\nOn the machine, from this checkout, each with its parcel:")
     for parcel in parcels:
         unpacks = f"python3 benchmarks/lease.py unpack {parcel} /tmp/lease"
-        stages = "--stages warm,agreement --minutes 3"
+        stages = f"--stages warm,agreement --warm {shlex.quote(stacks_of(plan))} --minutes 3"
         if parcel == parcels[-1]:
             stages = f"--stages cells --data /tmp/lease --minutes {options.minutes}"
         run = f"python3 benchmarks/gpu.py --out $OUT --precisions {precisions} {stages}"
         print(f"  {unpacks} && {run}")
+
+
+def stacks_of(plan: dict[str, Any]) -> str:
+    """What is recorded for the groups, METHOD=CELLS,...: cells of one method are one stack."""
+    found: dict[str, None] = {}
+    for group in plan["groups"]:
+        stacks = Counter(stack_of(cell["train"]["settings"]) for cell in group)
+        found |= dict.fromkeys(f"{name}={count}" for (name, _), count in stacks.items())
+    return ",".join(found)
+
+
+def stack_of(settings: dict[str, Any]) -> tuple[str, str]:
+    """A cell's method, as gpu.py calls it, and its variants."""
+    clip = settings["training"].get("clip")
+    name = settings["method"] + (f" clipped at {clip:g}" if clip else "")
+    return name, str(settings["variants"])
 
 
 def split(staged: Path, out: Path, most: float) -> list[Path]:

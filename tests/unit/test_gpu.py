@@ -257,24 +257,25 @@ def test_parcels_hold_what_is_allowed_and_come_in_any_order(tmp_path):
     assert shown.returncode == 2 and "holds no parcels (allowed: a new folder)" in shown.stderr
 
 
+def benchmark(name):
+    """A file of benchmarks, which are in no package; some names stand for other files here."""
+    spec = importlib.util.spec_from_file_location(f"lent_{name}", ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    before = [*sys.path]
+    sys.path.append(str(ROOT / "benchmarks"))
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    return module
+
+
 @pytest.fixture(scope="module")
 def plan():
-    """benchmarks/plan.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("plan", ROOT / "benchmarks/plan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("plan")
 
 
 @pytest.fixture(scope="module")
 def lent():
-    """benchmarks/cells.py, which is in no package."""
-    sys.path.append(str(ROOT / "benchmarks"))  # it needs bench.py; here another file is cells.py
-    spec = importlib.util.spec_from_file_location("lent", ROOT / "benchmarks/cells.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.pop()
-    return module
+    return benchmark("cells")
 
 
 def bench_of(folder, plan, text, seconds=1e9):
@@ -345,11 +346,24 @@ def test_groups_that_cannot_be_are_refused(plan):
         [*plan.studies_and_groups([str(ROOT / "config/pilots.yaml")])]
 
 
+def test_what_is_recorded_of_a_group_is_known_before(plan):
+    """Cells of a method with the same variants are one stack; clipping is work of its own."""
+    stacks_of = benchmark("lease").stacks_of
+    study = load_study(ROOT / "config/reproduction.yaml")
+    groups = [
+        [plan.planned(study, cell, (), ()) for cell in plan.group_of(study, f"cifar10/{text}")]
+        for text in ("fedavg,fedsmoo-clipped:0,42", "fedgloss,fedgloss-printed-dual:0", "fedavg:0")
+    ]
+    assert stacks_of({"groups": groups}) == ("fedavg=2,fedsmoo clipped at 10=2,fedgloss=1,fedavg=1")
+
+
 def test_the_page_packs_every_pilot(plan):
-    """The command on the page, in whose order they are trained."""
+    """The command on the page, in whose order they are trained, and what it prints."""
     page = (ROOT / "docs/lent-gpu.md").read_text(encoding="utf-8")
     [line] = [line for line in page.splitlines() if "lease.py pack" in line and "pilots" in line]
     words = shlex.split(line)
     study, groups = next(plan.studies_and_groups(words[words.index("config/pilots.yaml") :]))
-    cells = [cell for text in groups for cell in plan.group_of(study, text)]
-    assert sorted(map(str, cells)) == sorted(map(str, study.cells))
+    groups = [plan.group_of(study, text) for text in groups]
+    assert sorted(str(cell) for group in groups for cell in group) == sorted(map(str, study.cells))
+    planned = [[plan.planned(study, cell, (), ()) for cell in group] for group in groups]
+    assert f"--warm {benchmark('lease').stacks_of({'groups': planned})} " in page
