@@ -70,7 +70,7 @@ def pack(options: argparse.Namespace) -> None:
     print("\nOn the machine, from this checkout, each with its parcel:")
     for parcel in parcels:
         unpacks = f"python3 benchmarks/lease.py unpack {parcel} /tmp/lease"
-        stages = f"--stages warm,agreement --warm {shlex.quote(stacks_of(plan))} --minutes 3"
+        stages = f"--stages agreement,warm --warm {shlex.quote(stacks_of(plan))} --minutes 3"
         if parcel == parcels[-1]:
             stages = f"--stages cells --data /tmp/lease --minutes {options.minutes}"
         run = f"python3 benchmarks/gpu.py --out $OUT --precisions {precisions} {stages}"
