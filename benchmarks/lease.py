@@ -129,16 +129,19 @@ def code_here() -> str:
 def unpack(parcel: Path, to: Path) -> str:
     """Add a parcel to a folder; with the last one, its data sets become what they were.
 
-    Returns what has come, in words. Raises InputError for a file that is not as it was packed, and
-    where the checkout is another: runs would name code that has not trained them.
+    One that has come before is left alone. Returns what has come, in words. Raises InputError for a
+    file that is not as it was packed, and where the checkout is another: runs would name code that
+    has not trained them.
     """
     facts = read_json(parcel / PARCEL)
     if facts["code"] != code_here():
         raise InputError(f"{parcel}: was packed by other code than this checkout's; pack it again")
-    for name, digest in facts["files"].items():
-        copy(parcel / name, to / name)
-        check(to / name, digest)
-    write_json(to / "parcels" / facts["name"], facts)
+    here = to / "parcels" / facts["name"]
+    if not here.is_file() or read_json(here) != facts:
+        for name, digest in facts["files"].items():
+            copy(parcel / name, to / name)
+            check(to / name, digest)
+        write_json(here, facts)
     come = len([*(to / "parcels").iterdir()])
     if come == facts["of"]:
         for file in sorted(to.rglob(f"{REST}.xz")):
@@ -181,8 +184,8 @@ def unpack_data(folder: Path) -> None:
             tensors[name] = torch.cat(sheets)[: shape[0]]
     save_tensors(folder / IMAGES_FILE, tensors)
     check(folder / IMAGES_FILE, manifest["sha256"])
-    for file in [*folder.glob("*.webp"), folder / REST, packed]:
-        file.unlink()
+    for file in [packed, folder / REST, *folder.glob("*.webp")]:  # as long as `packed` is there,
+        file.unlink()  # all are: a call that is killed can be made again
 
 
 def has_sheets(shape: Sequence[int]) -> bool:

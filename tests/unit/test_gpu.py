@@ -243,13 +243,19 @@ def test_parcels_that_cannot_be_used_are_refused(tmp_path):
 @pytest.mark.slow
 def test_parcels_hold_what_is_allowed_and_come_in_any_order(tmp_path):
     file, machine = home(tmp_path, WILD), tmp_path / "machine"
-    first, second = packed(tmp_path, file, "fedavg", "--most", "0.05")[::2]
+    parcels = [unpack[3] for unpack in packed(tmp_path, file, "fedavg", "--most", "0.04")[::2]]
+    count = len(parcels)
+    assert count > 1
     images = Path("results/data/digits/data.safetensors")
-    for unpack, count in ((second, 1), (first, 2)):
-        assert not (machine / images).exists()
-        shown = lease(ROOT, "unpack", unpack[3], machine)
-        assert shown.stdout == f"{machine}: {count} of 2 parcels\n"
+    for come, parcel in enumerate(2 * parcels[::-1], 1):  # every call is made again
+        assert (machine / images).exists() == (come > count)
+        shown = lease(ROOT, "unpack", parcel, machine)
+        assert shown.stdout == f"{machine}: {min(come, count)} of {count} parcels\n", shown.stderr
     assert (machine / images).read_bytes() == (tmp_path / images).read_bytes()
+    assert {file.name for file in (machine / images).parent.iterdir()} == {
+        "data.safetensors",
+        "manifest.json",
+    }
     out = tmp_path / "lease"
     shown = lease(tmp_path, "pack", "--out", out, file, "fedavg", "--most=0.01")
     assert shown.returncode == 2 and "--most: train_images-000.webp alone has" in shown.stderr
