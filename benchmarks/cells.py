@@ -101,11 +101,11 @@ def train_groups(
                 bench.found["failed"].append(f"cells, group {number}")
                 continue
             here["seconds"] = time.monotonic() - begun
+            units = sum(cell["units"] for cell in waiting)
             if share == 1:  # it began at round 0, and so says how long the next one takes
-                units = sum(cell["units"] for cell in waiting)
                 here["seconds_a_unit"] = here["seconds"] / units
                 unit = max(here["seconds"] - ALONE, 0) / units
-            print(f"group {number}: {here}", flush=True)
+            print(f"group {number}: {here['seconds']:.1f} s, {units} units", flush=True)
             pack(bench.options.out / "results.tar")
         for cell in filter(is_finished, group):
             for kind in ANALYSES:
