@@ -110,7 +110,7 @@ def notes(found: Results, asked: CommunicationTable, cells: Sequence["Cell"]) ->
         "Rounds: for each seed the first evaluated round whose test accuracy is at least"
         f" {name}'s final one in that column (the {accuracy(manifests)}, over its"
         f" seeds); {name} itself takes all its rounds, by definition. `first reached`: {name} by"
-        " the rule of the others, since it, too, comes to its final accuracy before the end; fair"
+        " the rule of the others, since it, too, may come to its final accuracy before the end; fair"
         " savings are those against this row."
         f" Evaluated every {training_values(manifests, 'evaluate_every')} rounds."
         f" Cost: the bytes exchanged until then, in units of B, what {name} exchanges in all its"
