@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgloss.algorithms import METHODS, build_algorithm
+from fedgloss.algorithms import METHODS, build_algorithm, variant_choices
 from problem import random_problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +34,13 @@ PRINTED = {
 }
 
 
-def run(method):
-    algorithm = build_algorithm(method)
+def run(method, variants={}):
+    algorithm = build_algorithm(method, variants)
     needed = {
         name: value for name, value in HYPERPARAMETERS.items() if name in algorithm.hyperparameters
     }
     schedule = [[0, 1], [1, 2, 3], [0, 3]]
-    result = random_problem(0).train(method, 4, schedule, hyperparameters=needed)
+    result = random_problem(0).train(method, 4, schedule, hyperparameters=needed, variants=variants)
     exchanges = sum(map(len, schedule))
     model = result.w.numel() * result.w.element_size()
     return result, result.bytes_down / exchanges / model, result.bytes_up / exchanges / model
@@ -73,9 +73,18 @@ def test_gradient_evaluations_equal_the_published_note(method):
     assert run(method)[0].gradients_per_step == expected_gradients(*PRINTED[method])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_costs_the_gradients_it_declares(method):
-    assert run(method)[0].gradients_per_step == build_algorithm(method).gradients
+def each_variant():
+    """Every method with every value of each of its variants, the others at their defaults."""
+    for method in METHODS:
+        yield method, {}
+        for name, values in variant_choices(method).items():
+            yield from ((method, {name: value}) for value in values)
+
+
+@pytest.mark.parametrize(("method", "variants"), [*each_variant()])
+def test_every_method_costs_the_gradients_it_declares(method, variants):
+    counted = run(method, variants)[0].gradients_per_step
+    assert counted == build_algorithm(method, variants).gradients
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in PRINTED])
