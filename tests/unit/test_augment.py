@@ -75,6 +75,18 @@ def test_draws_are_a_function_of_seed_purpose_round_and_client(kind):
         assert not np.array_equal(first, draw(kind, Stream(**(base | {key: value})), SIZES))
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("batch_aug", [[5, 1, 1], [5, 1, 1], [4, 7, 0]]),
+        ("image_aug", [[7, 7, 1], [4, 6, 0], [0, 1, 0]]),
+    ],
+)
+def test_recorded_draws_stay_what_they_are(kind, expected):
+    """As those of test_rng.py: no edit may move a number of a run."""
+    assert draw(kind, Stream(42, "batches/augment", 7, 5), [2, 1]).tolist() == expected
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_padding_sets_the_range_of_offsets(kind):
     found = np.concatenate(
