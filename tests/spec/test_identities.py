@@ -135,6 +135,30 @@ def test_official_admm_term_of_round_one_is_the_papers_over_n():
 
 
 @pytest.mark.parametrize(
+    ("method", "hyperparameters", "variants"),
+    [
+        ("fedgloss", {"rho": RHO, "rho_l": RHO_L, "beta": BETA}, {}),
+        ("fedgloss", {"rho": RHO, "rho_l": RHO_L, "beta": BETA}, {"consistency": "none"}),
+        ("scaffold", {}, {}),
+        ("fedgamma", {"rho_l": RHO_L}, {}),
+    ],
+)
+def test_the_servers_rate_scales_the_step_along_the_pseudo_gradient_alone(
+    method, hyperparameters, variants
+):
+    problem = random_problem(0)
+    one, less = (
+        problem.train(
+            method, 4, [[1, 2, 3]], hyperparameters=hyperparameters | rate, variants=variants
+        )
+        for rate in ({}, {"eta_s": 0.3})
+    )
+    N = torch.tensor(problem.N[1:4], dtype=torch.float64)
+    pseudo_gradient = problem.w0 - (N[:, None] * one.locals).sum(dim=0) / N.sum()
+    assert_same(less.w - one.w, 0.7 * pseudo_gradient)
+
+
+@pytest.mark.parametrize(
     ("gloss", "plain", "rho_l"), [("fedgloss", "fedsam", RHO_L), ("fedgloss-sgd", "fedavg", None)]
 )
 def test_fedgloss_without_admm_and_server_sam_is_averaging(gloss, plain, rho_l):
