@@ -152,6 +152,12 @@ def test_the_rule_on_examples() -> None:
     assert judge(ours(80.9, 81.0, 81.1), paper(83.9, 0.4)) == "below"
     assert judge(ours(2.1, 2.2, 2.15), paper(2.03, 0.01), "lambda1") == "close"  # 6 % apart
     assert judge(ours(2.5, 2.6, 2.55), paper(2.03, 0.01), "lambda1") == "above"
+    assert judge(ours(-1.9, -1.9, -1.9), paper(-2.0, 0.0), "lambda1") == "close"
+    for points in ("accuracy_gain", "accuracy_at_half"):
+        assert judge(ours(5.9, 5.9, 5.9), paper(5.0, 0.0), points) == "close"
+    # What is a point, or 10 %, away is within it.
+    assert judge(ours(81.0, 81.0, 81.0), paper(80.0, 0.0)) == "close"
+    assert judge(ours(90.0, 90.0, 90.0), paper(100.0, 0.0), "lambda1") == "close"
 
 
 def test_divergence_is_compared_too() -> None:
