@@ -73,6 +73,38 @@ def test_by_default_naivefedgloss_warms_up_as_the_fedgloss_it_is_compared_with(c
         assert naive.schedule(hyper, t)["rho"] == other.schedule(hyper, t)["rho"]
 
 
+CIFAR100 = {"rho": 0.01, "rho_l": 0.2, "beta": 100, "T_s": 15000, "rho0": 0.001, "eta_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("variants", "expected"),
+    [
+        (
+            {"rho_schedule": "official_code"},
+            {0: (0.001, 0.001), 7500: (0.2000006, 0.1005), 15000: (0.2000006, 0.2)},
+        ),
+        (
+            {"rho_schedule": "paper_ramp"},
+            {0: (0.001, 0.001), 7500: (0.0055, 0.1005), 15000: (0.01, 0.2)},
+        ),
+        (
+            {"rho_schedule": "constant", "rho_l_schedule": "constant"},
+            {0: (0.01, 0.2), 7500: (0.01, 0.2)},
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["fedgloss", "naivefedgloss"])
+def test_the_radii_of_the_papers_cifar_100_warm_up_as_the_variants_say(method, variants, expected):
+    """NaiveFedGloSS perturbs in round 0 already, so that round's radius counts too."""
+    schedule = build_algorithm(method, variants).schedule
+    for t, radii in {**expected, 15001: (0.01, 0.2)}.items():
+        now = schedule(CIFAR100, t)
+        assert (now["rho"], now["rho_l"]) == pytest.approx(radii, rel=1e-12)
+    for T_s in (0, 1):  # one round counts as none
+        now = schedule({**CIFAR100, "T_s": T_s}, 0)
+        assert (now["rho"], now["rho_l"]) == (0.01, 0.2)
+
+
 def test_fedspeed_of_fl_simulator_is_feddyn_sam():
     speed = history(
         "fedspeed",
