@@ -231,6 +231,13 @@ def test_every_client_keeps_its_share_out_and_trains_on_the_rest(tmp_path):
     assert out != {*other.held_out.tolist()}
 
 
+def test_each_client_draws_by_itself_and_a_recorded_draw_stays_what_it_is():
+    kept, out = HeldOut(0.3, 3).split([np.arange(5), np.arange(5, 10), np.arange(10, 20)])
+    # 1.5 images is 2; two clients of one size keep other places.
+    assert [part.tolist() for part in kept[:2]] == [[0, 2, 3], [5, 8, 9]]
+    assert out.tolist() == [1, 4, 6, 7, 11, 14, 17]
+
+
 def test_a_client_with_one_image_trains_on_it():
     kept, out = HeldOut(0.9).split([np.array([4]), np.array([0, 1, 2])])
     assert kept[0].tolist() == [4] and len(kept[1]) == 1 and len(out) == 2
