@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from fedgloss.report.results import Results
 from fedgloss.study import claims as papers_claims
 from fedgloss.study.claims import compared
 from fedgloss.study.configuration import validate
-from fedgloss.study.schema.claims import Claims
+from fedgloss.study.schema.claims import Claims, Metric
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
 from test_local_models import local, write_locals
@@ -120,8 +121,9 @@ def test_pairs_of_seeds_are_what_is_compared():
         (DIVERGED, runs(2.0), "holds"),
     ],
 )
-def test_where_lower_is_better_less_is_the_better_side(fedgloss, fedavg, expected):
-    assert verdict(fedgloss, fedavg, metric="rounds") == expected
+@pytest.mark.parametrize("metric", [m for m in get_args(Metric) if not m.startswith("accuracy")])
+def test_where_lower_is_better_less_is_the_better_side(fedgloss, fedavg, expected, metric):
+    assert verdict(fedgloss, fedavg, metric=metric) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,10 +163,12 @@ B = runs(80.0, 80.0, 80.0)
         ({"least": 4.0, "margin": 1.0}, A, "fails"),
         ({"least": 4.0, "margin": 1.0}, WIDE, "unclear"),
         ({"times": 1.1}, A, "holds"),  # 1.03 is at least 0.99
+        ({"times": 1.145}, A, "holds"),  # of fedavg's 80: 2.44 more; of its own 82.5 it were 2.52
         ({"times": 2.0}, A, "fails"),
         ({"same": True, "margin": 3.0}, A, "holds"),
         ({"same": True, "margin": 1.0}, A, "fails"),
         ({"same": True, "margin": 1.0}, WIDE, "unclear"),
+        ({"same": True, "margin": 1.0}, DIVERGED, "fails"),
     ],
 )
 def test_a_size_holds_within_its_margin(keys, fedgloss, expected):
@@ -177,6 +181,7 @@ def test_divergence_is_a_claim_too():
     def of(*methods):
         return judge(claim(diverges=list(methods)), lambda c, method, m: numbers[method]).verdict
 
+    assert verdict(DIVERGED, DIVERGED, same=True) == "holds"
     assert of("feddyn") == "holds" and of("feddyn", "fedavg") == "fails"
     assert of("feddyn", "scaffold") == "open" and of("scaffold") == "not run"
 
