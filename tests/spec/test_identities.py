@@ -54,11 +54,11 @@ def test_official_sigma_of_feddyn_is_fedgloss_official_code_without_server_sam()
     assert_same(gloss, dyn)
 
 
-@pytest.mark.parametrize("sigma_scaling", ["paper", "official_code"])
-def test_naivefedgloss_without_server_sam_is_fedgloss(sigma_scaling):
+@pytest.mark.parametrize("variants", ["recommended", "paper", "official"])
+def test_naivefedgloss_without_server_sam_is_fedgloss(variants):
     options = {
         "hyperparameters": {"rho": 0, "rho_l": RHO_L, "beta": BETA},
-        "variants": {"sigma_scaling": sigma_scaling},
+        "variants": variants,
     }
     assert_same(history("naivefedgloss", **options), history("fedgloss", **options))
 
@@ -70,7 +70,8 @@ def test_by_default_naivefedgloss_warms_up_as_the_fedgloss_it_is_compared_with(c
     hyper |= {"rho_l": RHO_L} if client == "sam" else {}
     naive, other = build_algorithm("naivefedgloss", {"client": client}), build_algorithm(method)
     for t in (0, 1, 1000, 2000, 2001):
-        assert naive.schedule(hyper, t)["rho"] == other.schedule(hyper, t)["rho"]
+        now, then = naive.schedule(hyper, t), other.schedule(hyper, t)
+        assert all(now[radius] == then[radius] for radius in ("rho", "rho_l") if radius in hyper)
 
 
 CIFAR100 = {"rho": 0.01, "rho_l": 0.2, "beta": 100, "T_s": 15000, "rho0": 0.001, "eta_s": 1.0}
