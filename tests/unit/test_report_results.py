@@ -421,6 +421,16 @@ def test_communication_is_counted_in_the_manifests(tmp_path: Path) -> None:
     assert cost("cifar10", "fedavg") == 1.0
     assert cost("cifar10", "scaffold") == 2.0
     assert cost("cifar100", "scaffold") is None  # its only run diverged: it has not sent it all
+    one = cell("cifar10", "fedavg", 0)
+    edit_manifest(found.run(one), lambda m: m.update(bytes_down=500, bytes_up=3))
+    assert values.exchanged(Results(make_study(), tmp_path), one) == 503
+
+
+def test_a_gain_is_over_fedavgs_run_of_the_same_seed(tmp_path: Path) -> None:
+    found = Results(make_study(), write_results(tmp_path))
+    cells = found.study.select(dataset="cifar10", algorithm="feddyn-sam")
+    gains = summarize(found, cells, lambda one: values.accuracy_gain(found, one))
+    assert gains.values == {0: 20.0, 42: 20.0, 200299: 20.5}
 
 
 def test_a_title_says_if_it_is_of_a_part(tmp_path: Path) -> None:
