@@ -10,6 +10,8 @@ from torch import nn
 
 import switches
 from anyone import CLASSES, Model, federation, seeded, train
+from fedgloss.engine.evaluate import class_accuracies
+from fedgloss.engine.task import Task
 
 
 class Functional(Model):
@@ -110,13 +112,23 @@ def test_both_gradients_of_sam_are_of_one_function(name):
 def test_evaluation_is_in_eval_mode_and_leaves_the_mode_alone(name):
     model = seeded(DRAWING[name]).double()
     x, y = test = federation()[2]
-    result = train(model, test=test)
+    result = train(model, test=test, record=("sharpness",))
     assert result.model.training and model.training
-    outputs = copy.deepcopy(result.model).eval()(x)
-    assert result.metrics[-1]["loss"] == pytest.approx(F.cross_entropy(outputs, y).item())
-    assert result.metrics[-1]["accuracy"] == pytest.approx(
-        100 * (outputs.argmax(1) == y).double().mean().item()
-    )
+    quiet, row = copy.deepcopy(result.model).eval(), result.metrics[-1]
+    outputs = quiet(x)
+    loss, right = F.cross_entropy(outputs, y), (outputs.argmax(1) == y).double()
+    assert row["loss"] == pytest.approx(loss.item())
+    assert row["accuracy"] == pytest.approx(100 * right.mean().item())
+    by_class = class_accuracies(Task(result.model, F.cross_entropy), result.w, x, y)
+    assert by_class == pytest.approx([100 * right[y == k].mean().item() for k in range(CLASSES)])
+    assert result.model.training
+    gradients = torch.autograd.grad(loss, [*quiet.parameters()])
+    step = 0.1 / torch.cat([g.flatten() for g in gradients]).norm()
+    with torch.no_grad():
+        for parameter, gradient in zip(quiet.parameters(), gradients, strict=True):
+            parameter += step * gradient
+    rise = (F.cross_entropy(quiet(x), y) - loss).item()
+    assert row["sharpness_gradient"] == pytest.approx(rise, rel=1e-6)
 
 
 class DrawsForSome(Model):
