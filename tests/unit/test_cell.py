@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from fedgloss.data.dataset import load
 from fedgloss.engine.start import initial_model
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, sha256
+from fedgloss.jobs.results import mean_accuracy
 from fedgloss.study.settings import Settings
 from fedgloss.tensors import load_metadata, load_tensors, save_tensors
 from refusal import refused
@@ -72,6 +74,15 @@ def test_metrics_have_a_row_for_each_evaluated_round(trained):
     assert [row["round"] for row in rows(out)] == [3, 6, 9, 10, 11, 12]
     assert all(math.isfinite(value) for row in rows(out) for value in row.values())
     assert (out / "metrics.csv").read_bytes().count(b"\r") == 0
+
+
+def test_an_accuracy_is_the_mean_of_the_evaluated_rounds_among_the_last():
+    evaluated = [{"round": t, "accuracy": float(t)} for t in (2, 4, 6, 8, 10, 12)]
+    run = SimpleNamespace(metrics=evaluated, diverged_in=None)
+    assert mean_accuracy(run, until=12, last=4) == 11.0  # of rounds 9 to 12
+    assert mean_accuracy(run, until=6, last=4) == 5.0
+    assert mean_accuracy(run, until=1, last=1) is None
+    assert mean_accuracy(SimpleNamespace(metrics=evaluated, diverged_in=13), 12, 4) is None
 
 
 def test_the_manifest_says_what_was_run_and_what_came_out(trained, inputs):
