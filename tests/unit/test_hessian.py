@@ -248,11 +248,14 @@ def test_equal_batches_average_over_batches(problem) -> None:
     model, w, images, labels = problem
     v = torch.from_numpy(np.random.default_rng(0).normal(size=len(w)))
     parts = [
-        Objective(model, images[i : i + 40], labels[i : i + 40]).hessian_vector(w, v)
+        Objective(model, images[i : i + 40], labels[i : i + 40])
         for i in (0, 40, 80)  # 40, 40 and 10 images
     ]
-    found = Objective(model, images, labels, 40, equal_batches=True).hessian_vector(w, v)
-    torch.testing.assert_close(found, sum(parts) / 3)
+    whole = Objective(model, images, labels, 40, equal_batches=True)
+    product = sum(part.hessian_vector(w, v) for part in parts) / 3
+    torch.testing.assert_close(whole.hessian_vector(w, v), product)
+    losses, accuracies = zip(*(part.loss(w) for part in parts), strict=True)
+    assert whole.loss(w) == pytest.approx((sum(losses) / 3, sum(accuracies) / 3))
 
 
 def test_the_callers_model_is_left_alone(problem) -> None:
