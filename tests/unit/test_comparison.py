@@ -97,6 +97,8 @@ def pairs(*differences, base=50.0, metric="accuracy"):
         (pairs(3.0), "one pair"),
         (pairs(0.1, -0.1, 0.0, base=1.0, metric="lambda1"), "unclear"),  # ± 25 % of 1
         (pairs(0.1, -0.1, 0.0, metric="lambda1"), "equal"),  # ± 0.5 % of 50
+        # 0.945 at most, which is within 10 % of the first side's mean, not of the second's 9.4.
+        (pairs(-0.5, 0.1, -0.2, base=9.6, metric="lambda1"), "equal"),
     ],
 )
 def test_the_word_follows_from_the_interval(compared, word):
