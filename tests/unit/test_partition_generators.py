@@ -138,6 +138,13 @@ def test_per_class_proportions_follow_dirichlet_over_clients():
     assert share.std() == pytest.approx(np.sqrt((1 / 400) * (399 / 400) / 801), rel=0.15)
 
 
+def test_each_class_is_cut_by_proportions_of_its_own():
+    labels = np.repeat([0, 1], 1000)
+    parts = generators.dirichlet_per_class(labels, 5, seed=0, alpha=1.0, cap=False)
+    first, second = np.array([np.bincount(labels[part], minlength=2) for part in parts]).T
+    assert np.abs(first - second).max() > 100
+
+
 def test_per_class_refuses_what_bounded_tries_cannot_give():
     with refused("100 tries", "500 clients", "alpha 0.01"):
         generators.dirichlet_per_class(CIFAR10, 500, 0, 0.01, cap=False)
