@@ -275,6 +275,24 @@ def test_fedopt_steps_as_torch_optim_does(optimiser):
         assert_same(ours[t], w.detach())
 
 
+@pytest.mark.parametrize("server", ["adam", "adagrad"])
+def test_fedopt_of_reddi_steps_as_they_print_it(server):
+    """Their algorithm 2: no bias correction, tau beside the root; momentum in Adagrad, too."""
+    problem = random_problem(1)
+    numbers = {"eta_s": 0.3, "beta1": 0.8, "eps": 0.05}
+    numbers |= {"beta2": 0.95} if server == "adam" else {}
+    variants = {"server": server, "form": "reddi"}
+    ours = problem.train("fedopt", 4, SCHEDULE, hyperparameters=numbers, variants=variants).history
+    w, m, v = problem.w0, torch.zeros_like(problem.w0), torch.zeros_like(problem.w0)
+    for t, ids in enumerate(SCHEDULE):
+        problem.w0 = w
+        delta = problem.train("fedavg", 4, [ids]).w - w
+        m = 0.8 * m + 0.2 * delta
+        v = 0.95 * v + 0.05 * delta**2 if server == "adam" else v + delta**2
+        w = w + 0.3 * m / (v.sqrt() + 0.05)
+        assert_same(ours[t], w)
+
+
 def test_one_client_with_all_data_is_centralized_training():
     problem = random_problem(2)
     schedule = [[0]] * 3
