@@ -53,7 +53,7 @@ def options_of(vectors, case, variant):
         "feddyn-sam": {"alpha": 1 / given["beta"], "rho_l": given["rho_l"]},
         "fedsam": {"rho_l": given["rho_l"]},
         "fedgamma": {"rho_l": given["rho_l"]},
-        "fedspeed": {"rho": given["rho"], "lambda": given["beta"], "a": 1.0},
+        "fedspeed": {"rho": given["rho"], "lambda": given["beta"]},
         "fedsmoo": {"rho": given["rho"], "beta": given["beta"]},
         "fedgloss": {"rho": given["rho"], "rho_l": given["rho_l"], "beta": given["beta"]},
         "fedgloss-sgd": {"rho": given["rho"], "beta": given["beta"]},
