@@ -127,6 +127,7 @@ def test_names_in_any_script_compile_or_are_spelled_by_their_codes() -> None:
         r"smaller $\rho$, $\Delta$, $\Omega$, A and $\alpha$"
     )
     assert latex.tex("x₂ é — µ ﬁ") == "x$_2$ é — µ fi"
+    assert latex.tex("a_b {c} <|>") == r"a\_b \{c\} $<$$|$$>$"
     assert latex.tex("中 😀 ą") == "U+4E2D U+1F600 a"
 
 
