@@ -23,6 +23,7 @@ from studies import ROOT
 from test_report_results import LAMBDA1, SEEDS, summary, write_cell
 
 GOLDEN = Path(__file__).parent / "golden"
+LONG = re.compile(r"\d+\.\d{9,}(e[-+]\d+)?")
 C10 = {"dataset": "cifar10", "alpha": "0.05", "model": "cnn"}
 C100 = {"dataset": "cifar100", "alpha": "0", "model": "cnn"}
 LANDMARKS = {"dataset": "landmarks-user-160k", "alpha": "natural", "model": "mobilenetv2"}
@@ -145,7 +146,13 @@ def shown(name: str, folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_is_the_golden_one(name: str, folder: Path) -> None:
     for suffix, text in shown(name, folder).items():
-        assert text == (GOLDEN / f"{name}.{suffix}").read_text(encoding="utf-8"), suffix
+        golden = (GOLDEN / f"{name}.{suffix}").read_text(encoding="utf-8")
+        assert sized(text, suffix) == sized(golden, suffix), suffix
+
+
+def sized(text: str, suffix: str) -> str:
+    """A table without the last digits of numbers, which a C library's logarithms decide."""
+    return LONG.sub(lambda digits: f"{float(digits[0]):.12g}", text) if suffix == "csv" else text
 
 
 def test_the_golden_tables_have_every_verdict() -> None:
