@@ -444,6 +444,18 @@ def test_who_goes_on_is_not_said_before_all_runs_of_a_rung_are_there(tmp_path):
         standings.left("fedavg", 1)
 
 
+def test_nor_before_those_of_every_column_are(tmp_path):
+    columns = {"grid": [{**sweeps.BLOCK, "alphas": ["0.5", "0"], "algorithms": ["fedavg"]}]}
+    study = sweep(FOUR, halving={"keep": "1/2", "seeds": [1]}, study=columns)
+    standings = standings_of(study, lambda point, seed, rounds: 100 * point["lr"], tmp_path)
+    of_both = standings.worth
+    missing = next(c for c in study.cells if c.algorithm == "fedavg~lr-0.1" and c.alpha == "0")
+    standings.worth = lambda cell, rounds: None if cell == missing else of_both(cell, rounds)
+    assert [s.trial.label for s in standings.of("fedavg") if s.mean is None] == ["fedavg~lr-0.1"]
+    with refused("which trials of fedavg go on", f"{missing} is missing"):
+        standings.left("fedavg", 1)
+
+
 # With real runs
 
 
