@@ -56,6 +56,30 @@ def test_all_images_leave_no_sampling_error(trained) -> None:
     assert sampling_error(Objective(model, inputs, targets), w, w, 3000) == 0
 
 
+def test_the_error_is_that_of_a_mean_over_at_most_fifty_parts(trained) -> None:
+    model, inputs, targets = (x[:130] if isinstance(x, torch.Tensor) else x for x in trained)
+    targets = torch.zeros_like(targets)  # one class: its parts follow the order of the images
+    w = flatten(model)
+    v = torch.ones_like(w) / len(w) ** 0.5
+    parts = [slice(start, start + 3) for start in range(0, 129, 3)]
+    curvatures = [
+        v @ Objective(model, inputs[part], targets[part]).hessian_vector(w, v) for part in parts
+    ]
+    expected = np.std(curvatures, ddof=1) / 43**0.5 * (1 - 130 / 1000) ** 0.5
+    found = sampling_error(Objective(model, inputs, targets), w, v, 1000)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_small_class_is_spread_over_the_parts_like_a_large_one(trained) -> None:
+    """Parts that hold the same images of the same classes leave no error."""
+    model, inputs, _ = trained
+    targets = (torch.arange(600) % 12 == 0).long()  # 50 of one, one for each part
+    w = flatten(model)
+    v = torch.ones_like(w) / len(w) ** 0.5
+    objective = Objective(model, inputs[:2][targets], targets)
+    assert sampling_error(objective, w, v, 3000) < 1e-12
+
+
 def test_batches_fit_the_memory_and_change_rounding_only(monkeypatch) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
