@@ -428,26 +428,31 @@ def segmentation() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return model, flatten(model), inputs.double(), targets
 
 
+@pytest.mark.parametrize("label", [-100, 1])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
-def test_labels_that_do_not_count(segmentation, batch_size: int) -> None:
+def test_labels_that_do_not_count(segmentation, batch_size: int, label: int) -> None:
+    """A class of the model among them, which it may predict."""
     model, w, inputs, targets = segmentation
-    objective = Objective(model, inputs, targets, batch_size)
+    targets[targets == -100] = label
+    criterion = nn.CrossEntropyLoss(ignore_index=label)
+    objective = Objective(model, inputs, targets, batch_size, criterion=criterion)
     outputs = model(inputs)
-    counted = targets != -100
+    counted = targets != label
     loss, accuracy = objective.loss(w)
-    assert loss == pytest.approx(cross_entropy(outputs, targets).item(), rel=1e-12)
+    assert loss == pytest.approx(criterion(outputs, targets).item(), rel=1e-12)
     right = (outputs.argmax(1) == targets)[counted].double().mean()
     assert accuracy == pytest.approx(100 * right.item(), rel=1e-12)
-    whole = Objective(model, inputs, targets)
+    whole = Objective(model, inputs, targets, criterion=criterion)
     torch.testing.assert_close(objective.gradient(w), whole.gradient(w))
     torch.testing.assert_close(objective.hessian_vector(w, w), whole.hessian_vector(w, w))
 
 
 def test_equal_batches_are_those_with_labels(segmentation) -> None:
     model, w, inputs, targets = segmentation
-    found = Objective(model, inputs, targets, 2, equal_batches=True).loss(w)[0]
-    parts = [cross_entropy(model(inputs[i : i + 2]), targets[i : i + 2]) for i in (0, 4, 6, 8)]
-    assert found == pytest.approx(sum(parts).item() / 4)
+    found = Objective(model, inputs, targets, 2, equal_batches=True).loss(w)
+    parts = [slice(i, i + 2) for i in (0, 4, 6, 8)]
+    each = [Objective(model, inputs[part], targets[part]).loss(w) for part in parts]
+    assert found == pytest.approx(np.mean(each, axis=0))
 
 
 def test_the_only_batch_with_labels_need_not_be_the_first() -> None:
