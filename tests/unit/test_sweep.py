@@ -75,6 +75,7 @@ def test_trials_of_one_label_and_of_equal_work_are_packed_evenly():
     assert sorted(label for pack in found for label in pack) == sorted(study.trials)
     for pack in found:
         assert len({(label.split("~")[0], label.split("~")[2]) for label in pack}) == 1
+    assert len(packs(study.trials.values(), most=5)) == 4, "no more packs than it takes"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -125,9 +126,11 @@ def test_a_range_of_integers_has_integers_and_none_twice():
     assert sorted(point["epochs"] for point in values(study)) == [1, 2, 3]
 
 
-def test_a_budget_below_all_combinations_takes_so_many_of_them():
-    study = sweep({"training": {"lr": [0.1, 0.2, 0.3], "epochs": [1, 2]}}, trials=4)
-    assert len({*study.trials}) == 4
+def test_a_budget_below_all_combinations_takes_so_many_of_them_in_their_order():
+    search = {"training": {"lr": [0.1, 0.2, 0.3], "epochs": [1, 2]}}
+    some, every = ([*sweep(search, trials=count).trials] for count in (4, 6))
+    assert len(some) == 4 and len(every) == 6
+    assert some == [label for label in every if label in some]
 
 
 def test_every_label_of_the_grid_is_searched():
