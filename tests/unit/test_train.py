@@ -169,6 +169,12 @@ def test_all_methods_of_a_seed_meet_the_same_clients():
     assert run("fedavg", **options).participants == run("fedgloss", **options).participants
 
 
+def test_each_round_draws_its_clients_anew():
+    options = {"schedule": None, "clients_per_round": 2, "seed": 9}
+    last = [tuple(run("fedavg", rounds=rounds, **options).participants) for rounds in (1, 2, 3, 4)]
+    assert len({*last}) > 1
+
+
 def test_any_module_and_loss_will_do():
     """A network that cannot be stacked, a loss of one's own, in float32."""
 
