@@ -93,3 +93,15 @@ def test_a_client_by_itself_answers_as_in_its_cohort(method, variants):
             except StopIteration:
                 assert purpose == "batches"
         whole.t += 1
+
+
+def test_a_client_meets_the_numbers_of_its_own_federation():
+    one = simulation("fedavg", "recommended")
+    [first] = one.federations
+    second = replace(first, lr=0.5, weight_decay=0.1)
+    h = Simulation([first, second], one.gradients, **WORK).draw().h
+    assert h.lr.shape == h.wd.shape == (2, 1, 1)
+    assert h.lr.flatten().tolist() == [first.lr, second.lr]
+    assert h.wd.flatten().tolist() == [first.weight_decay, second.weight_decay]
+    alone = one.draw().h
+    assert (alone.lr.item(), alone.wd.item()) == (first.lr, first.weight_decay)
