@@ -96,6 +96,12 @@ def test_residuals_bound_the_error() -> None:
         assert np.abs(values - eigenvalue).min() <= residual
 
 
+def test_no_fewer_products_than_eigenvalues_are_asked_for() -> None:
+    quadratic = with_eigenvalues(np.linspace(1, 2, 300))
+    found = top_eigenvalues(quadratic, quadratic.w, count=3, max_products=3)
+    assert len(found.eigenvalues) == found.products == 3
+
+
 @pytest.mark.parametrize(
     "values",
     [1000 * 0.5 ** np.arange(60), np.r_[1e4, 1e3, 1e2, 10, np.linspace(0, 1, 200)]],
