@@ -4,7 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedgloss.report import summary
+from fedgloss.report.model import Entry
+from fedgloss.report.published import Published
+from fedgloss.report.results import Summary
 from fedgloss.report.tables import build
+from fedgloss.report.verdict import ABOVE, CLOSE
 from fedgloss.study.study import Study
 from test_report_results import C10, SEEDS, make_study
 
@@ -40,3 +44,17 @@ def test_without_such_a_label_it_counts_for_the_first(tmp_path: Path) -> None:
 
 def test_a_number_that_two_tables_show_counts_in_the_first(tmp_path: Path) -> None:
     assert counted(["feddyn"], ["first", "second"], tmp_path) == [("first", "FedDyn")]
+
+
+def test_what_differs_most_comes_first_by_what_is_near_the_papers_number() -> None:
+    def pair(metric: str, ours: float, paper: float) -> summary.Pair:
+        printed = Published("table", paper, None, "ok", None, "", 1)
+        verdict = CLOSE if abs(ours - paper) < 1 else ABOVE
+        return summary.Pair("", "", "", metric, Entry(Summary({0: ours}), printed, verdict))
+
+    found = [pair("accuracy", 80.5, 80.0), pair("accuracy", 90.0, 80.0), pair("rounds", 8e3, 3e3)]
+    assert [pair.distance for pair in found] == [0.5, 10, 5000 / 300]
+    assert [(ours, paper) for *_, ours, paper, _ in summary.farthest(found)] == [
+        ("8,000", "3,000"),
+        ("90.0", "80.0"),
+    ]
