@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,6 +233,11 @@ def store(tmp_path):
     return store
 
 
+def unlink_and_crash(path, missing_ok=False):
+    os.unlink(path)
+    raise Crash
+
+
 STATE = {"w": torch.arange(6.0).reshape(1, 6), "t": torch.tensor(3), "empty": torch.zeros(0, 2)}
 EXTRA = {"metrics": [{"round": 3, "loss": 0.1 + 0.2}], "bytes": [1, 2**40]}
 
@@ -270,6 +276,28 @@ def test_the_newest_of_the_usable_ones_is_taken_by_number(store):
     assert len(list(store.folder.iterdir())) == 2
 
 
+def test_what_was_passed_over_goes_when_another_is_written(store):
+    for t in (7, 8):
+        store.save(t, STATE, EXTRA)
+    for path in store.folder.iterdir():
+        flip(path)
+    assert store.load() is None
+    for t in (2, 7):  # of one number with a damaged one, too
+        store.save(t, STATE, EXTRA)
+        assert store.load()[0] == t
+    assert len(list(store.folder.iterdir())) == 2
+
+
+def test_of_a_finished_runs_the_newest_goes_last(store, monkeypatch):
+    """A kill in between leaves the one to go on from."""
+    for t in (1, 2):
+        store.save(t, STATE, EXTRA)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Path, "unlink", unlink_and_crash)
+        store.clear()
+    assert store.load()[0] == 2
+
+
 def test_a_failed_save_leaves_the_earlier_ones(store, monkeypatch):
     store.save(1, STATE, EXTRA)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
@@ -290,6 +318,14 @@ def test_a_checkpoint_is_due_by_rounds_or_by_time(tmp_path):
     store = Checkpoints(tmp_path, {}, every_rounds=10, every_seconds=1e9)
     assert [t for t in range(1, 41) if store.due(t)] == [10, 20, 30, 40]
     assert Checkpoints(tmp_path, {}, every_rounds=10, every_seconds=0).due(1)
+
+
+def test_the_time_counts_from_the_last_one_that_was_written(store, monkeypatch):
+    late = time.monotonic() + store.every_seconds
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    assert store.due(1)
+    store.save(1, STATE, EXTRA)
+    assert not store.due(2)
 
 
 # The command, and real signals
