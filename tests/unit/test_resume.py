@@ -335,6 +335,8 @@ def test_a_piece_that_is_gone_costs_its_checkpoints_and_no_more(tmp_path, capsys
     (tmp_path / "kept" / "history-0000000-0000004.safetensors").unlink()
     assert_equal(train(resume=tmp_path / "kept"), train())
     assert "history-0000000-0000004.safetensors: cannot be read" in capsys.readouterr().err
+    train(resume=tmp_path / "kept")
+    assert capsys.readouterr().err == "was finished after round 9 of 9\n"
 
 
 # Another run is refused
@@ -394,6 +396,14 @@ def test_the_checkpoints_of_another_run_are_refused_and_stay(differs, tmp_path):
         train(**ours | OTHER[differs])
     assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
     assert names(tmp_path) == ["kept"]
+
+
+def test_a_damaged_one_hides_no_others_of_another_run(tmp_path):
+    for k in (2, 3):
+        interrupt(k, resume=tmp_path / "kept")
+    os.truncate(tmp_path / "kept" / "round-0000005.safetensors", 100)
+    with refused("another run (seed differ)"):
+        train(resume=tmp_path / "kept", seed=1)
 
 
 def test_hyperparameters_and_variants_and_the_schedule_tell_runs_apart(tmp_path):
