@@ -240,10 +240,12 @@ def test_a_diverging_run_ends_as_a_result(method, backend):
         schedule=[[0, 1, 2]] * 400,
         test=clients[0],
         backend=backend,
+        keep=range(1, 401),
     )
     assert result.status == "diverged"
     assert 1 <= result.diverged_in < 400
-    assert all(row["round"] < result.diverged_in for row in result.metrics)
+    before = [*range(1, result.diverged_in)]
+    assert [row["round"] for row in result.metrics] == [*result.kept] == before
     assert all(value == value for row in result.metrics for value in row.values())
 
 
