@@ -10,7 +10,7 @@ from fedgloss.report.results import Summary
 from fedgloss.report.tables import build
 from fedgloss.report.verdict import ABOVE, CLOSE
 from fedgloss.study.study import Study
-from test_report_results import C10, SEEDS, make_study
+from test_report_results import C10, SEEDS, make_study, write_results
 
 
 def study(rows: list[str], tables: list[str]) -> Study:
@@ -44,6 +44,13 @@ def test_without_such_a_label_it_counts_for_the_first(tmp_path: Path) -> None:
 
 def test_a_number_that_two_tables_show_counts_in_the_first(tmp_path: Path) -> None:
     assert counted(["feddyn"], ["first", "second"], tmp_path) == [("first", "FedDyn")]
+
+
+def test_what_follows_from_a_method_alone_does_not_count(tmp_path: Path) -> None:
+    asked = make_study(tables={"table2": {"kind": "costs", "paper": "table2", "columns": [C10]}})
+    table = build(asked, "table2", write_results(tmp_path))
+    assert any(entry.paper and entry.verdict for row in table.rows for entry in row.entries)
+    assert summary.pairs(asked, [table]) == []
 
 
 def test_what_differs_most_comes_first_by_what_is_near_the_papers_number() -> None:
