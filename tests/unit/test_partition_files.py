@@ -94,11 +94,14 @@ def test_alpha_is_text_and_kept_as_written(path):
 
 
 def test_statistics_by_hand():
-    """Two clients: one class; two classes half and half. Prior (3/4, 1/4)."""
-    labels = np.array([0, 0, 0, 1])
-    found = describe([np.array([0, 1]), np.array([2, 3])], labels, classes=2)["statistics"]
-    assert found["entropy"] == pytest.approx(np.log(2) / 2)
-    square, prior = (1 + 0.5) / 2, 0.75**2 + 0.25**2
+    """Three clients: one class; two classes half and half; one image. Prior (4/5, 1/5)."""
+    labels = np.array([0, 0, 0, 1, 0])
+    parts = [np.array([0, 1]), np.array([2, 3]), np.array([4])]
+    found = describe(parts, labels, classes=2)["statistics"]
+    assert (found["smallest"], found["largest"], found["images"]) == (1, 2, 5)
+    assert found["classes_per_client"] == pytest.approx(4 / 3)
+    assert found["entropy"] == pytest.approx(np.log(2) / 3)
+    square, prior = (1 + 0.5 + 1) / 3, 0.8**2 + 0.2**2
     assert found["concentration"] == pytest.approx((1 - square) / (square - prior))
 
 
