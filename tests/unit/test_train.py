@@ -548,6 +548,15 @@ def test_only_a_cross_entropy_has_a_hopeless_value():
     assert result.status == "completed"
 
 
+def test_a_loss_that_is_no_number_is_divergence():
+    def loss(z, y):
+        return nn.functional.cross_entropy(z, y) * (float("nan") if bool((y == 2).all()) else 1)
+
+    x, y = federation()[0]
+    result = run("fedavg", loss=loss, test=(x, torch.full_like(y, 2)), backend="autograd")
+    assert (result.diverged_in, result.metrics) == (1, [])
+
+
 def test_a_class_that_the_model_lacks_is_named():
     clients = federation()
     clients[2][1][0] = 7
