@@ -285,6 +285,10 @@ def test_the_last_stop_may_be_in_the_round_that_diverges(tmp_path):
     assert_equal(whole, train(**options))
 
 
+def test_asked_to_stop_in_its_last_round_it_ends():
+    assert_equal(train(should_stop=stop_after(9)), train())
+
+
 # The history lies in pieces
 
 
