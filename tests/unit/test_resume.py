@@ -263,6 +263,14 @@ def test_an_evaluation_that_fails_loses_no_round(name, calls, tmp_path, monkeypa
         assert_equal(result, whole)
 
 
+def test_nor_one_that_fails_in_the_first_round_of_a_call(tmp_path, monkeypatch):
+    interrupt(3, resume=tmp_path / "kept")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupting(patch, rounds, "evaluate", 1, after=False)
+        train(resume=tmp_path / "kept")
+    assert "round-0000004.safetensors" in names(tmp_path / "kept")
+
+
 def test_a_metric_that_fails_late_loses_no_round(tmp_path, monkeypatch):
     def late(outputs, targets):
         calls.append(1)
@@ -428,8 +436,9 @@ def test_a_checkpoint_says_nothing_of_clipping_where_there_is_none(tmp_path):
         train(rounds=2, last=1, resume=tmp_path / name, **clip)
         [checkpoint] = (tmp_path / name).glob("round-*")
         assert (b"clip\\" in checkpoint.read_bytes()) == bool(clip)
-    with refused("another run (clip differ)"):
-        train(rounds=2, last=1, resume=tmp_path / "clipped", clip=9)
+    for other in ({"clip": 9}, {}):
+        with refused("another run (clip differ)"):
+            train(rounds=2, last=1, resume=tmp_path / "clipped", **other)
 
 
 def test_the_same_run_may_be_said_in_other_words(tmp_path):
