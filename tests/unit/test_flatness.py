@@ -74,6 +74,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_few_methods_have_no_interval() -> None:
     assert correlation(points(3, 10, 0.1), spearman).interval is None
+    assert correlation(points(4, 10, 0.1), spearman).interval
     assert "[" not in said(points(3, 10, 0.1), within=False)[0]
 
 
