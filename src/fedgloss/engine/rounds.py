@@ -90,7 +90,7 @@ class Run:
         if t in course.keep:
             self.kept[t] = w.clone()
         if t > course.rounds - course.last:
-            self.average += w.double() / min(course.last, course.rounds)
+            self.average += w.double() / course.last
         if row is not None:
             self.metrics.append(row)
         self.diverged_in = diverged_in
