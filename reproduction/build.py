@@ -25,6 +25,7 @@ from fedgloss.report.local_models import median
 from fedgloss.report.results import Results
 from fedgloss.report.tables import build as build_table
 from fedgloss.report.writing import texts
+from fedgloss.student import mean_interval
 from fedgloss.study.study import Cell, Study, load_study
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +33,7 @@ TEMPLATE = "REPRODUCTION.md.in"
 ARCHIVES = {
     "full": ("cifar10.zip", "config/reproduction.yaml"),
     "early": ("early.zip", "config/cifar10-early.yaml"),
+    "early42": ("early-42.zip", "config/cifar10-early-42.yaml"),
 }
 """An archive and its study, as commands in the tables name it, by its name in the template."""
 FACTS = ("spectrum", "divergence", "released")
@@ -58,6 +60,7 @@ def build(folder: Path) -> None:
             parts[name] = Part(load_study(Path(config)), Path(results) / name, folder / "figures")
             parts[name].take_over(HERE / archive)
         text = environment.get_template(TEMPLATE).render(
+            mean_interval=mean_interval,
             **parts,
             **{name: read_json(HERE / f"{name}.json") for name in FACTS},
         )
