@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from fedgloss.study.costs import here
-from fedgloss.study.estimate import remaining
+from fedgloss.study.remaining import remaining
 from fedgloss.study.study import load_study
 
 ROOT = Path(__file__).resolve().parents[1]

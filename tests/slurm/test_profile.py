@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fedgloss.study import estimate
+from fedgloss.study import resources
 from fedgloss.study.study import load_study
 from workflow.project import ROOT, build, copy_project
 
@@ -40,7 +40,7 @@ def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(projec
     trained = [job for job in jobs if job[0] == "train"]
     assert len(trained) == len(study.cells)
     for cell in study.cells:
-        need = estimate.training(study, cell)
+        need = resources.training(study, cell)
         given = jobs[
             "train", "paper", cell.dataset, cell.alpha, cell.model, cell.algorithm, str(cell.seed)
         ]
@@ -49,10 +49,10 @@ def test_the_profile_means_the_paper_and_jobs_ask_for_what_the_table_says(projec
         assert int(given["gpu"]) == need.gpu == 1
     first = next(job for job in jobs if job[0] == "hessian_seeds")
     cell = study.cell(f"{first[2]}/seed-0")
-    assert int(jobs[first]["runtime"]) == estimate.hessian(study, cell).minutes(1)
+    assert int(jobs[first]["runtime"]) == resources.hessian(study, cell).minutes(1)
     first = next(job for job in jobs if job[0] == "landscape")
     cell = study.cell("{}/alpha-{}/{}/{}/seed-0".format(*first[2:6]))
-    assert int(jobs[first]["runtime"]) == estimate.landscape(study, cell).minutes(1)
+    assert int(jobs[first]["runtime"]) == resources.landscape(study, cell).minutes(1)
 
 
 def test_the_command_line_names_another_study(project):

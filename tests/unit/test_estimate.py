@@ -12,10 +12,11 @@ from fedgloss.cli import main
 from fedgloss.errors import InputError
 from fedgloss.files import sha256, write_json, write_text
 from fedgloss.sharpness.auto import AUTO
-from fedgloss.study import costs, estimate
+from fedgloss.study import costs, resources
 from fedgloss.study.configuration import validate
-from fedgloss.study.estimate import Need, remaining
 from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.remaining import remaining
+from fedgloss.study.resources import Need
 from fedgloss.study.schema.resources import Resources
 from fedgloss.study.study import check_study, load_study
 
@@ -35,7 +36,7 @@ def study_of(*algorithms, **more):
 
 
 def seconds(study, cell):
-    return estimate.training(study, study.cell(cell)).seconds
+    return resources.training(study, study.cell(cell)).seconds
 
 
 def test_a_round_is_its_participants_epochs_of_one_or_two_gradients():
@@ -67,7 +68,7 @@ def test_work_done_several_times_costs_as_many_times(changed, times):
 def test_cells_of_one_job_share_its_start_and_take_turns():
     row = TABLE["training"]["digits/smallcnn"]["sam"]
     study = study_of("fedgloss")
-    one = estimate.training(study, study.cells[0])
+    one = resources.training(study, study.cells[0])
     forty = one.together(40)
     assert one.together(1) == one
     assert forty.seconds == pytest.approx(40 * one.seconds)
@@ -131,7 +132,7 @@ MEASURED |= {"lambda1_final_model": 4.0, "eigenvalues": [5.0, 4.0, 3.0, 2.0, 1.0
 
 def test_finished_cells_cost_nothing_and_checkpoints_spare_their_rounds(tmp_path):
     study = study_of("fedavg", training={"rounds": 100})
-    whole = estimate.training(study, study.cells[0]).seconds
+    whole = resources.training(study, study.cells[0]).seconds
     first, second = study.cells
     assert [job.need.seconds for job in remaining(study, tmp_path)] == [whole, whole]
     finish(study, first, tmp_path, "diverged")
@@ -301,7 +302,7 @@ def test_spectra_cost_as_many_images_models_and_products_as_are_asked_for():
     def seconds(kind="hessian", on_cpu=False, **asked):
         content = {"study": "s", "seeds": [0], "grid": grid, "hessian": {"count": 1, **asked}}
         study = check_study(content, "s.yaml")
-        return getattr(estimate, kind)(study, study.cells[0], on_cpu).seconds
+        return getattr(resources, kind)(study, study.cells[0], on_cpu).seconds
 
     row, one = TABLE["analysis"]["cifar10/cnn"], {"models": ["average"]}
     # The row is of 20 products: one eigenvalue takes 12, each further one 2, a trace what is asked.
@@ -324,7 +325,7 @@ def test_operands_of_half_the_size_take_their_share_of_the_time_on_a_gpu(label):
     def needs(precision):
         content = {"study": "s", "seeds": [0], "grid": grid, "precision": precision}
         study = check_study(content, "s.yaml")
-        return [estimate.training(study, study.cells[0], on_cpu=cpu).seconds for cpu in (0, 1)]
+        return [resources.training(study, study.cells[0], on_cpu=cpu).seconds for cpu in (0, 1)]
 
     half = TABLE["training"]["cifar10/cnn"]["sgd"]["half"]
     gpu, cpu = needs("tf32")
@@ -356,7 +357,7 @@ def test_a_seed_that_is_added_costs_its_own_eigenvalues_only(tmp_path):
         write_json(tmp_path / "analysis" / "s" / str(cell) / "hessian.json", MEASURED)
     train, hessian = remaining(study, tmp_path)
     assert train.cell == hessian.cell == study.cells[3] and hessian.cells == 1
-    assert hessian.need.seconds == estimate.hessian(study, hessian.cell).seconds / 4
+    assert hessian.need.seconds == resources.hessian(study, hessian.cell).seconds / 4
 
 
 def test_what_is_measured_is_not_called_a_guess(tmp_path, capsys):

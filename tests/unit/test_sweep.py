@@ -23,8 +23,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import read_json
 from fedgloss.report import figures, sweep_figure, tables
 from fedgloss.study.choosing import as_yaml, to_yaml
-from fedgloss.study.estimate import remaining
 from fedgloss.study.layout import Layout
+from fedgloss.study.remaining import remaining
 from fedgloss.study.standings import Standings, Worth
 from fedgloss.study.status import States
 from fedgloss.study.study import check_study, load_study

@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 
 from fedgloss import fingerprint
-from fedgloss.study import estimate
+from fedgloss.study import resources
 from fedgloss.study.jobfile import job_of
 from fedgloss.study.layout import CELL, SEED
 
@@ -101,7 +101,7 @@ def asked(kind, *entries):
 @functools.cache
 def need_of(kind, cell):
     """What a job needs by src/fedgloss/study/constants/resources.yaml; kind: training, hessian, locals, landscape or line."""
-    return getattr(estimate, kind)(STUDY, cell)
+    return getattr(resources, kind)(STUDY, cell)
 
 
 def needs(kind, what):

@@ -137,7 +137,7 @@ def job(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     from fedgloss.study.costs import total
-    from fedgloss.study.estimate import remaining
+    from fedgloss.study.remaining import remaining
     from fedgloss.study.status import grid
 
     study, shown, live = _study(options), "", sys.stdout.isatty()

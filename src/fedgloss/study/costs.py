@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from fedgloss.study.estimate import Job, Need, entries_of, named_by, remaining
+from fedgloss.study.remaining import Job, entries_of, named_by, remaining
+from fedgloss.study.resources import Need
 from fedgloss.study.study import Study
 
 WORDS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedgloss.errors import InputError, printable
 from fedgloss.files import read_json
 from fedgloss.progress import clock
-from fedgloss.study import costs, estimate
+from fedgloss.study import costs, remaining
 from fedgloss.study.layout import HERE
 from fedgloss.study.outdated import AGAIN, Expectations
 from fedgloss.study.own import missing_data, missing_splits
@@ -45,7 +45,7 @@ class Messages:
         self.states = States(study, HERE.results)
         self.by_path = {str(cell): cell for cell in study.cells}
         self.cells: dict[int, list[Cell]] = {}
-        self.costs: dict[int, list[estimate.Job]] = {}
+        self.costs: dict[int, list[remaining.Job]] = {}
         self.to_train = self.trained = 0
         self.add(jobs)
         self.begun = time.monotonic()
@@ -118,20 +118,20 @@ class Messages:
         if left > 0:
             yield f"{clock((time.monotonic() - self.begun) * left / done)} left"
 
-    def _priced(self, number: int) -> Iterator[estimate.Job]:
+    def _priced(self, number: int) -> Iterator[remaining.Job]:
         """What a job costs: each cell that it trains, what a checkpoint spares left out."""
         cells, kind = self.cells[number], self.jobs[number].rule
         if kind in ("train", "pause"):
             for cell in cells:
                 done = 0
                 with contextlib.suppress(InputError):  # what cannot be read spares nothing
-                    done = estimate.rounds_done(self.states, cell)
+                    done = remaining.rounds_done(self.states, cell)
                 if kind == "pause":  # what comes after it is not this job's
                     rounds = int(self.jobs[number].wildcards["rounds"])
                     done += self.study.settings(cell).training["rounds"] - rounds
-                yield estimate.job(self.study, "train", cell, rounds_done=done)
+                yield remaining.job(self.study, "train", cell, rounds_done=done)
         elif cells:
-            yield estimate.job(self.study, kind, cells[0], cells=len(cells))
+            yield remaining.job(self.study, kind, cells[0], cells=len(cells))
 
     def _label(self, number: int) -> str:
         """What a job is about, in words."""
