@@ -11,14 +11,8 @@ import pytest
 from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import definitions, results, values
-from fedgloss.report.results import (
-    DIVERGED,
-    NOT_REACHED,
-    NOT_RUN,
-    Results,
-    Summary,
-    summarize,
-)
+from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN, Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.layout import RUN_FILES
 from fedgloss.study.study import Cell, Study, constants
 from fedgloss.study.views import Surface

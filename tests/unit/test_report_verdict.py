@@ -11,7 +11,8 @@ from scipy import stats
 
 from fedgloss.report import names, published, verdict
 from fedgloss.report.published import Published
-from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN, Summary
+from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN
+from fedgloss.report.seeds import Summary
 from fedgloss.study.schema.shown import ClaimsTable, Condition, LocalsTable
 from fedgloss.study.study import check_study, load_study
 from studies import ROOT

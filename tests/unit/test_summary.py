@@ -6,7 +6,7 @@ from pathlib import Path
 from fedgloss.report import summary
 from fedgloss.report.model import Entry
 from fedgloss.report.published import Published
-from fedgloss.report.results import Summary
+from fedgloss.report.seeds import Summary
 from fedgloss.report.tables import build
 from fedgloss.report.verdict import ABOVE, CLOSE
 from fedgloss.study.study import Study

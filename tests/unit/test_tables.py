@@ -14,15 +14,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import sha256
 from fedgloss.report import formats, html, latex, tables
 from fedgloss.report.published import published
-from fedgloss.report.results import (
-    DIVERGED,
-    NOT_COMPUTED,
-    NOT_REACHED,
-    NOT_RUN,
-    OUTDATED,
-    Results,
-    Summary,
-)
+from fedgloss.report.results import DIVERGED, NOT_COMPUTED, NOT_REACHED, NOT_RUN, OUTDATED, Results
+from fedgloss.report.seeds import Summary
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
 from fedgloss.study.study import Cell

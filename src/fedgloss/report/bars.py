@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fedgloss.report import definitions, names, values
 from fedgloss.report.formats import count, is_plain, number
 from fedgloss.report.panels import cells_at, colour, is_wide, panels
-from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.report.results import Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.schema.shown import EigenvaluesFigure
 
 

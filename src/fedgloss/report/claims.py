@@ -12,7 +12,8 @@ from fedgloss.report.judging import RULE, SOME_SEEDS, Judgement, Number, decided
 from fedgloss.report.methods import VALUES, measured
 from fedgloss.report.model import Grid
 from fedgloss.report.published import Published, lookup, lookup_locals
-from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.report.results import Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.claims import claims
 from fedgloss.study.schema.claims import Claim
 from fedgloss.study.schema.shown import ClaimsTable, Condition

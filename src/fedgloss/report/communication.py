@@ -10,7 +10,8 @@ from fedgloss.report.definitions import accuracy, training_values
 from fedgloss.report.formats import count
 from fedgloss.report.model import Column, Entry, Row
 from fedgloss.report.reading import Columns
-from fedgloss.report.results import NOT_REACHED, Results, Summary, summarize
+from fedgloss.report.results import NOT_REACHED, Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.schema.shown import AGAINST, CommunicationTable, Condition
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from fedgloss.report import values
 from fedgloss.report.model import Column
-from fedgloss.report.results import DIVERGED, Results, Summary, summarize
+from fedgloss.report.results import DIVERGED, Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.schema.shown import CostsTable
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from fedgloss.report import definitions, interactive, names
 from fedgloss.report.formats import count
 from fedgloss.report.panels import cells_at, is_wide, line, panels
 from fedgloss.report.reading import Columns
-from fedgloss.report.results import Results, summarize
+from fedgloss.report.results import Results
+from fedgloss.report.seeds import summarize
 from fedgloss.study.schema.shown import CurvesFigure
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import io
 from fedgloss.report import recorded
 from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
 from fedgloss.report.published import Published
-from fedgloss.report.results import NOT_RUN, Summary
+from fedgloss.report.results import NOT_RUN
+from fedgloss.report.seeds import Summary
 
 HEADS = {
     "accuracy": "accuracy (%)",

@@ -9,7 +9,8 @@ from fedgloss.report.communication import baseline, exchanged, final, lacks
 from fedgloss.report.curves import Curve, curve_of, draw_curve, name_ends
 from fedgloss.report.panels import cells_at, panels
 from fedgloss.report.reading import Columns
-from fedgloss.report.results import Results, Summary, summarize
+from fedgloss.report.results import Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.schema.shown import Condition, GainFigure
 
 LEAST = 5.0

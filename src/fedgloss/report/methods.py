@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from fedgloss.report import definitions, values
 from fedgloss.report.model import Column
-from fedgloss.report.results import Measured, Results, Summary, summarize
+from fedgloss.report.results import Measured, Results
+from fedgloss.report.seeds import Summary, summarize
 from fedgloss.study.schema.shown import MethodsTable
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fedgloss.report import names
 from fedgloss.report.published import Published
-from fedgloss.report.results import Summary
+from fedgloss.report.seeds import Summary
 from fedgloss.report.verdict import Verdict
 from fedgloss.study.schema.shown import Condition
 

@@ -30,7 +30,8 @@ from fedgloss.report.model import (
     Table,
 )
 from fedgloss.report.published import published
-from fedgloss.report.results import Results, Summary
+from fedgloss.report.results import Results
+from fedgloss.report.seeds import Summary
 from fedgloss.report.verdict import RULE, verdict
 from fedgloss.study.layout import HERE
 from fedgloss.study.schema.shown import ClaimsTable, LocalsTable, SweepTable

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fedgloss.report.published import Published
-from fedgloss.report.results import Summary
+from fedgloss.report.seeds import Summary
 from fedgloss.student import quantile
 
 NEAR_POINTS = 1.0
