@@ -96,10 +96,10 @@ def place(finished, tmp_path):
 
 @pytest.fixture(scope="session")
 def reported(shared_by_all: Path) -> Path:
-    """The results of test_report_results.py, with every table and figure: only to be read."""
+    """The results of toy_results.py, with every table and figure: only to be read."""
     from fedgloss.report import figures, tables
     from fedgloss.report.writing import write
-    from test_report_results import make_study, write_results
+    from toy_results import make_study, write_results
 
     folder, study = shared_by_all / "reported", make_study()
     with FileLock(f"{folder}.lock"):

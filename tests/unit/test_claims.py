@@ -21,7 +21,7 @@ from fedgloss.study.schema.claims import Claims, Metric
 from fedgloss.study.study import check_study, load_study
 from refusal import refused
 from test_local_models import local, write_locals
-from test_report_results import C10, SEEDS, make_study, write_results
+from toy_results import C10, SEEDS, make_study, write_results
 
 PAPER = Path(__file__).parents[3] / "shared/paper/paper.md"
 CLAIMS = papers_claims.claims()

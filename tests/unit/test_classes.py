@@ -5,7 +5,7 @@ from pathlib import Path
 from fedgloss.files import write_json
 from fedgloss.report.classes import draw_classes
 from fedgloss.report.results import Results
-from test_report_results import make_study, write_results
+from toy_results import make_study, write_results
 
 
 def test_a_field_is_the_mean_over_the_seeds_that_ran_to_the_end(tmp_path: Path) -> None:

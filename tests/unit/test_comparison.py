@@ -21,7 +21,7 @@ from fedgloss.report.results import Results
 from fedgloss.study.study import load_study
 from refusal import refused
 from studies import ROOT
-from test_report_results import C10, LAMBDA1, SEEDS, cell, make_study, write_cell, write_results
+from toy_results import C10, LAMBDA1, SEEDS, cell, make_study, write_cell, write_results
 
 AGAINST_FEDAVG = Change("algorithm", "fedavg", "feddyn-sam")
 

@@ -43,7 +43,7 @@ from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import Line
-from test_report_results import AROUND, C10, C100, ROWS, make_study, write_cell, write_results
+from toy_results import AROUND, C10, C100, ROWS, make_study, write_cell, write_results
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from fedgloss.report.flatness import caption, draw_flatness, points_of, said
 from fedgloss.report.results import Results
 from refusal import refused
 from studies import digits
-from test_report_results import C10, ROWS, make_study, write_results
+from toy_results import C10, ROWS, make_study, write_results
 
 
 def points(methods: int, seeds: int, noise: float, seed: int = 0, conditions: int = 1) -> Points:

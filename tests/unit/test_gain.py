@@ -10,7 +10,7 @@ from fedgloss.report.gain import draw_gain
 from fedgloss.report.results import Results
 from refusal import refused
 from studies import digits
-from test_report_results import C10, ROWS, cell, make_study, write_results
+from toy_results import C10, ROWS, cell, make_study, write_results
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fedgloss.report.results import DIVERGED, NOT_REACHED, NOT_RUN
 from fedgloss.report.writing import texts, write
 from fedgloss.study.study import Study, check_study, load_study
 from studies import ROOT
-from test_report_results import LAMBDA1, SEEDS, summary, write_cell
+from toy_results import LAMBDA1, SEEDS, summary, write_cell
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = re.compile(r"\d+\.\d{9,}(e[-+]\d+)?")

@@ -14,7 +14,7 @@ from fedgloss.report.results import Results
 from fedgloss.report.writing import texts
 from fedgloss.study.study import check_study
 from refusal import refused
-from test_report_results import C10, SEEDS, make_study, write_results
+from toy_results import C10, SEEDS, make_study, write_results
 
 CLASSES = {0: ["cat", "airplane", "airplane"], 42: ["airplane", "frog", "dog"], 200299: ["dog"] * 3}
 """By seed: the classes of FedAvg's three participants."""

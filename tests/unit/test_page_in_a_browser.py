@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 from fedgloss.report import figures, html, tables
 from fedgloss.report.writing import write
-from test_report_results import make_study, write_results
+from toy_results import make_study, write_results
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed"),

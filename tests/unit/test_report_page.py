@@ -18,7 +18,7 @@ from fedgloss.files import write_json
 from fedgloss.report import html, names, rerun, tables
 from fedgloss.report.writing import write
 from fedgloss.study.layout import Layout
-from test_report_results import SEEDS, cell, make_study, write_cell, write_results
+from toy_results import SEEDS, cell, make_study, write_cell, write_results
 
 CELL_42 = "cifar10/alpha-0/cnn/fedavg/seed-42"
 

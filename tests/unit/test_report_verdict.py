@@ -16,7 +16,7 @@ from fedgloss.report.seeds import Summary
 from fedgloss.study.schema.shown import ClaimsTable, Condition, LocalsTable
 from fedgloss.study.study import check_study, load_study
 from studies import ROOT
-from test_report_results import C10, C100, make_study, summary
+from toy_results import C10, C100, make_study, summary
 
 LABELS = {
     method.published: label for label, method in names.METHODS.items() if method.client != "none"

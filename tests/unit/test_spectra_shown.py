@@ -15,7 +15,7 @@ from fedgloss.report.results import Results
 from fedgloss.study.study import Study
 from refusal import refused
 from studies import digits
-from test_report_results import C10, LAMBDA1, PARAMETERS, make_study, write_results
+from toy_results import C10, LAMBDA1, PARAMETERS, make_study, write_results
 
 SHOWN = {"kind": "methods", "columns": [C10], "rows": ["fedavg", "feddyn-sam"]}
 

@@ -10,7 +10,7 @@ from fedgloss.report.seeds import Summary
 from fedgloss.report.tables import build
 from fedgloss.report.verdict import ABOVE, CLOSE
 from fedgloss.study.study import Study
-from test_report_results import C10, SEEDS, make_study, write_results
+from toy_results import C10, SEEDS, make_study, write_results
 
 
 def study(rows: list[str], tables: list[str]) -> Study:

@@ -19,7 +19,7 @@ from fedgloss.report.seeds import Summary
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
 from fedgloss.study.study import Cell
-from test_report_results import (
+from toy_results import (
     C10,
     C100,
     ROWS,
