@@ -323,8 +323,8 @@ def test_a_searched_label_stands_for_all_its_trials(plan):
     study = load_study(ROOT / "config/pilots.yaml")
     labels = [cell.algorithm for cell in plan.group_of(study, "fedsmoo")]
     assert len(labels) == 4 and all(label.startswith("fedsmoo~") for label in labels)
-    one = plan.group_of(study, "fedspeed~lambda-1:1")
-    assert [cell.algorithm for cell in one] == ["fedspeed~lambda-1"]
+    one = plan.group_of(study, "fedspeed~lambda-0.03:1")
+    assert [cell.algorithm for cell in one] == ["fedspeed~lambda-0.03"]
 
 
 def test_a_group_is_seed_after_seed_in_the_order_asked_for(plan):
