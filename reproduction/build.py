@@ -34,6 +34,7 @@ ARCHIVES = {
     "full": ("cifar10.zip", "config/reproduction.yaml"),
     "early": ("early.zip", "config/cifar10-early.yaml"),
     "early42": ("early-42.zip", "config/cifar10-early-42.yaml"),
+    "stability": ("stability.zip", "config/stability.yaml"),
 }
 """An archive and its study, as commands in the tables name it, by its name in the template."""
 FACTS = ("spectrum", "divergence", "released")
@@ -165,6 +166,16 @@ class Part:
         assert columns is not None, cell
         rows = zip(columns["round"], columns["accuracy"], strict=True)
         return statistics.mean(value for round, value in rows if first <= round <= last)
+
+    def learned(self, condition: str, least: float) -> str:
+        """The mean accuracy of the seeds that have `least` percent, and how many have not."""
+        seeds = self.study.asked.seeds
+        found = [self.said(f"{condition}/seed-{seed}")["accuracy"] or 0.0 for seed in seeds]
+        good = [accuracy for accuracy in found if accuracy >= least]
+        lost = f"{len(found) - len(good)} of {len(found)} lost" if len(good) < len(found) else ""
+        if not good:
+            return "lost"
+        return f"{statistics.mean(good):.1f}" + (f" ({lost})" if lost else "")
 
     def gain(self, method: str, other: str, seed: int, dataset: str = "cifar10") -> float:
         """Points by which a method, on this data, is above another one on clean CIFAR-10."""
