@@ -168,14 +168,14 @@ class Part:
         return statistics.mean(value for round, value in rows if first <= round <= last)
 
     def learned(self, condition: str, least: float) -> str:
-        """The mean accuracy of the seeds that have `least` percent, and how many have not."""
-        seeds = self.study.asked.seeds
-        found = [self.said(f"{condition}/seed-{seed}")["accuracy"] or 0.0 for seed in seeds]
+        """The mean accuracy of the seeds with at least `least` percent, and how many have less."""
+        cells = [f"{condition}/seed-{seed}" for seed in self.study.asked.seeds]
+        found = [self.said(cell)["accuracy"] or 0.0 for cell in cells]  # None: it diverged
         good = [accuracy for accuracy in found if accuracy >= least]
-        lost = f"{len(found) - len(good)} of {len(found)} lost" if len(good) < len(found) else ""
         if not good:
             return "lost"
-        return f"{statistics.mean(good):.1f}" + (f" ({lost})" if lost else "")
+        lost = f" ({len(found) - len(good)} of {len(found)} lost)" if len(good) < len(found) else ""
+        return f"{statistics.mean(good):.1f}{lost}"
 
     def gain(self, method: str, other: str, seed: int, dataset: str = "cifar10") -> float:
         """Points by which a method, on this data, is above another one on clean CIFAR-10."""
