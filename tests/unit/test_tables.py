@@ -18,11 +18,13 @@ from fedgloss.report.results import DIVERGED, NOT_COMPUTED, NOT_REACHED, NOT_RUN
 from fedgloss.report.seeds import Summary
 from fedgloss.report.tables import Table
 from fedgloss.report.writing import write
+from fedgloss.study.layout import Layout
 from fedgloss.study.study import Cell
 from toy_results import (
     C10,
     C100,
     ROWS,
+    SEEDS,
     cell,
     edit_manifest,
     make_study,
@@ -471,6 +473,32 @@ def test_eigenvalues_measured_otherwise_are_left_out_and_the_table_says_so(folde
         f"λ₁ of 1 run is left out, as if not measured: {one}: `method` is lanczos there, pyh"
         in note
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "text"),
+    [
+        (2.4, "lambda1", "2.40"),
+        (0.13, "lambda1", "0.13"),
+        (0.0712, "lambda1", "0.071"),
+        (0.00712, "lambda1_official", "0.0071"),
+        (-0.00712, "trace", "-0.0071"),
+        (0.0, "lambda1", "0.00"),
+        (0.04, "accuracy", "0.0"),
+    ],
+)
+def test_of_a_small_eigenvalue_two_digits_are_shown(value, metric, text) -> None:
+    assert formats.number(summary(value), metric) == text
+
+
+def test_small_eigenvalues_that_are_printed_apart_are_ranked_apart(tmp_path: Path) -> None:
+    folder = write_results(tmp_path)
+    write_cell(folder, cell("cifar10", "fedgloss", 42), 83.9)
+    for label, value in (("feddyn-sam", 0.0112), ("fedgloss", 0.0071)):
+        for seed in SEEDS:
+            file = Layout(folder).hessian("toy", cell("cifar10", label, seed))
+            file.write_text(json.dumps({**json.loads(file.read_text()), "lambda1": value}))
+    assert bold(build(folder, "table7")) == {("fedgloss", 0)}
 
 
 def test_where_all_are_alike_none_is_the_best(tmp_path: Path) -> None:

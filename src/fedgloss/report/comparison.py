@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError, did_you_mean
 from fedgloss.report import results, values
-from fedgloss.report.model import DECIMALS
+from fedgloss.report.model import decimals
 from fedgloss.report.results import Results
 from fedgloss.report.verdict import near
 from fedgloss.student import mean_interval
@@ -260,8 +260,9 @@ def _numbers(entry: Comparison) -> list[str]:
     verdict = f"× {entry.diverged[0]} first, {entry.diverged[1]} second diverged"
     if not entry.first:
         return ["", "", "", "0", verdict]
-    digits, (mean, half) = f",.{DECIMALS[entry.metric]}f", entry.interval
-    sides = [f"{statistics.fmean(side.values()):{digits}}" for side in (entry.first, entry.second)]
+    means = [statistics.fmean(side.values()) for side in (entry.first, entry.second)]
+    digits = f",.{max(decimals(entry.metric, one) for one in means)}f"
+    sides, (mean, half) = [f"{one:{digits}}" for one in means], entry.interval
     difference = f"{mean:+{digits}}" + ("" if half is None else f" ± {half:{digits}}")
     words = f"{entry.verdict}: {entry.unlike}" if entry.unlike else entry.verdict
     words += f"; {verdict}" if any(entry.diverged) else ""

@@ -4,7 +4,7 @@ import csv
 import io
 
 from fedgloss.report import recorded
-from fedgloss.report.model import DECIMALS, Column, Entry, Row, Table
+from fedgloss.report.model import Column, Entry, Row, Table, decimals
 from fedgloss.report.published import Published
 from fedgloss.report.results import NOT_RUN
 from fedgloss.report.seeds import Summary
@@ -35,7 +35,7 @@ def number(ours: Summary, metric: str) -> str:
     """Ours as the tables print it, without the count of seeds: "83.9 ± 0.4", "×", "–", or ""."""
     if ours.mean is None:
         return "×" if ours.diverged else "–" if ours.unreached else ""
-    digits = f",.{DECIMALS[metric]}f"
+    digits = f",.{decimals(metric, ours.mean)}f"
     spread = "" if ours.std is None else f" ± {ours.std:{digits}}"
     return f"{ours.mean:{digits}}{spread}"
 

@@ -20,7 +20,7 @@ from fedgloss.report import (
     rerun,
     summary,
 )
-from fedgloss.report.model import DECIMALS, LOWER_IS_BETTER, Grid, Table
+from fedgloss.report.model import LOWER_IS_BETTER, Grid, Table, decimals
 from fedgloss.report.results import Results, left_out, part
 from fedgloss.report.tables import build
 from fedgloss.report.verdict import RULE
@@ -211,7 +211,7 @@ def _winners(study: "Study", tables: Iterable[Table]) -> Iterator[str]:
             }
             if column.metric not in WINNERS or column.condition in best[column.metric]:
                 continue
-            printed = {round(mean, DECIMALS[column.metric]) for mean in means.values()}
+            printed = {round(mean, decimals(column.metric, mean)) for mean in means.values()}
             if len(printed) < 2 or any(s.missing or s.against for s in ours.values()):
                 continue  # where all are alike, as models at chance, none is the best
             winner = (min if column.metric in LOWER_IS_BETTER else max)(

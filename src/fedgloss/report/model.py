@@ -1,5 +1,6 @@
 """A table as data: what stands in it, before it is text in any format."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,15 @@ DECIMALS = {"accuracy": 1, "accuracy_at_half": 1, "lambda1": 2, "rounds": 0, "co
 DECIMALS |= {"lambda1_official": 2, "accuracy_gain": 1, "trace": 1, "lambda1_share": 1}
 DECIMALS |= {"rounds_to_fedgloss": 0, "cost_vs_fedgloss": 2}
 DECIMALS |= {"communication_cost": 2, "gradients": 1}
+OF_ANY_SIZE = ("lambda1", "lambda1_official", "trace")
+
+
+def decimals(metric: str, value: float) -> int:
+    """How many of them a value is printed with: enough for two digits of what may be small."""
+    fewest = DECIMALS[metric]
+    if metric not in OF_ANY_SIZE or not value:
+        return fewest
+    return max(fewest, 1 - math.floor(math.log10(abs(value))))
 
 
 @dataclass(frozen=True)

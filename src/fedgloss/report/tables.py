@@ -20,7 +20,6 @@ from fedgloss.report import (
 )
 from fedgloss.report.definitions import snakemake
 from fedgloss.report.model import (
-    DECIMALS,
     LOWER_IS_BETTER,
     UNRANKED,
     Column,
@@ -28,6 +27,7 @@ from fedgloss.report.model import (
     Grid,
     Row,
     Table,
+    decimals,
 )
 from fedgloss.report.published import published
 from fedgloss.report.results import Results
@@ -144,7 +144,7 @@ def _best(rows: tuple[Row, ...], row: Row, i: int, metric: str) -> bool:
         return False
     rivals = {r.label: r.entries[i].ours for r in rows if r.client == row.client}
     means = {
-        label: round(ours.mean, DECIMALS[metric])
+        label: round(ours.mean, decimals(metric, ours.mean))
         for label, ours in rivals.items()
         if ours.mean is not None and ours.complete
     }
