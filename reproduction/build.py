@@ -35,6 +35,7 @@ ARCHIVES = {
     "early": ("early.zip", "config/cifar10-early.yaml"),
     "early42": ("early-42.zip", "config/cifar10-early-42.yaml"),
     "stability": ("stability.zip", "config/stability.yaml"),
+    "long": ("digits-long.zip", "config/digits-long.yaml"),
 }
 """An archive and its study, as commands in the tables name it, by its name in the template."""
 FACTS = ("spectrum", "divergence", "released")
@@ -153,6 +154,11 @@ class Part:
         columns = self.found.metrics(self.study.cell(cell))
         assert columns is not None, cell
         return columns[metric][columns["round"].index(round)]
+
+    def after(self, method: str, round: int) -> float:
+        """A method's mean accuracy over its seeds, after a round, on the digits at alpha 0."""
+        cells = [f"digits/alpha-0/smallcnn/{method}/seed-{seed}" for seed in self.study.asked.seeds]
+        return statistics.mean(self.at(cell, round) for cell in cells)
 
     def spread(self, cell: str, last: int) -> float:
         """The standard deviation of the accuracy in the last evaluated rounds."""

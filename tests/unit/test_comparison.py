@@ -61,6 +61,14 @@ def test_a_condition_that_one_side_has_not_run_is_left_out(found):
     assert [*compared] == ["cifar10"]
 
 
+def test_small_eigenvalues_are_compared_with_as_many_digits_as_the_smaller_needs(found):
+    entry = of_metric(compare(found, found, AGAINST_FEDAVG), "lambda1")["cifar10"]
+    sides = {"first": 0.13, "second": 0.0071}
+    small = replace(entry, **{side: dict.fromkeys(SEEDS, value) for side, value in sides.items()})
+    shown = to_markdown([small], "a", "b")
+    assert "| 0.1300 | 0.0071 | -0.1229 ± 0.0000 |" in " ".join(shown.split())
+
+
 def test_a_study_against_itself_is_equal(found):
     compared = [*compare(found, found)]
     assert len(compared) > 8
