@@ -167,6 +167,15 @@ def test_a_manifest_that_is_none_is_refused(text, place):
     assert not (place / "ours" / RUN).exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"outputs": 5}'])
+def test_a_run_of_ones_own_with_no_manifest_to_speak_of_is_replaced(text, place):
+    shutil.copytree(place / "theirs" / RUN, place / "ours" / RUN)
+    (place / "ours" / RUN / "manifest.json").write_text(text)
+    found = fates(place)["fedgloss"]
+    assert found.startswith("replaced: ") and "manifest" in found
+    assert tree(place / "ours" / RUN) == tree(place / "theirs" / RUN)
+
+
 def test_what_differs_here_is_refused_too(place):
     """The study, the code, the data or the partition of this place are others."""
     edit(place / "ours" / PARTITION, lambda record: record.update(seed=1))

@@ -102,19 +102,24 @@ def _import(study: Study, source: Path, results: Path, whole: bool) -> Iterator[
 
 def _edited(run: Path) -> str | None:
     """The first file of a run that is there and not the one that its manifest describes."""
-    manifest = read_json(run / MANIFEST)
-    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
-    if not isinstance(outputs, dict):
-        return None
+    outputs = _outputs(run)
     written = [name for name in files_of({"outputs": outputs}) if name in outputs]
     return next((n for n in written if (run / n).is_file() and sha256(run / n) != outputs[n]), None)
 
 
 def _equal(ours: Path, theirs: Path) -> bool:
     """Whether two runs of a cell left the same files; theirs is whole, ours need not be there."""
-    manifest = read_json(ours / MANIFEST) if (ours / MANIFEST).is_file() else None
+    return _outputs(ours) == _outputs(theirs)
+
+
+def _outputs(run: Path) -> dict[str, Any]:
+    """A run's files with their hashes, as its manifest has them; none if there is no such thing."""
+    try:
+        manifest = read_json(run / MANIFEST)
+    except InputError:
+        return {}
     outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
-    return bool(outputs == read_json(theirs / MANIFEST)["outputs"])
+    return outputs if isinstance(outputs, dict) else {}
 
 
 def _add_inputs(study: Study, source: Path, results: Path) -> None:
@@ -156,7 +161,10 @@ def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any
 
 def _fault(run: Path, expected: Mapping[str, Any], whole: bool) -> str | None:
     """Why a run lacks one of its files, or is not the one expected; None if all is well."""
-    manifest = read_json(run / MANIFEST)
+    try:
+        manifest = read_json(run / MANIFEST)
+    except InputError as error:
+        return str(error)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
         return "its manifest is not the manifest of a run"
     for key, value in expected.items():  # which code counts is a question to the run
