@@ -72,6 +72,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert held >= 34
 
 
+def test_the_interval_is_one_of_95_percent():
+    """Of a mean over 400 methods, whose interval the normal distribution gives."""
+    x = np.linspace(-1, 1, 400)
+    many = Points(np.arange(400), np.zeros(400, int), x, x)
+    half = stats.norm.ppf(0.975) * x.std() / 20
+    found = correlation(many, lambda x, y: float(x.mean())).interval
+    assert found == pytest.approx((-half, half), rel=0.1)  # of 90 % it is 16 % narrower
+
+
 def test_few_methods_have_no_interval() -> None:
     assert correlation(points(3, 10, 0.1), spearman).interval is None
     assert correlation(points(4, 10, 0.1), spearman).interval
