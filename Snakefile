@@ -47,6 +47,7 @@ onstart:
     refuse_job_arrays()
     refuse_unusable()
     refuse_missing_splits()
+    refuse_training_again()
     note_owner(STUDY)
     tell_jobs()
 

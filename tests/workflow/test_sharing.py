@@ -176,6 +176,29 @@ def test_cells_imported_without_models_are_trained_only_where_something_needs_a_
     assert "fedavg/1" in trained(fresh)
 
 
+def test_a_study_that_grows_after_an_import_trains_what_is_new_alone(built, fresh, tmp_path):
+    """Its images must be made before: in one build Snakemake would take them for changed."""
+    archive, smoke = tmp_path / "smoke.zip", fresh / "config" / "smoke.yaml"
+    command = ["fedgloss", "collect", "config/smoke.yaml", "--out", str(archive)]
+    subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
+    edit(smoke, "seeds: [0, 1]", "seeds: [0, 1, 2]")
+    imported(fresh, archive)
+    line = (
+        "results/data/digits/data.safetensors: not there, and this build would train 4 cells again"
+        " that are finished; make it first: snakemake --configfile=config/smoke.yaml --"
+        " results/data/digits/data.safetensors"
+    )
+    assert f"\n{line}\n" in build(fresh, "--dry-run", SMOKE)
+    shown = snakemake(fresh, SMOKE)
+    assert shown.returncode == 2 and f"fedgloss: error: {line}" in shown.stderr
+    assert not (fresh / "results/data/digits/data.safetensors").exists()
+
+    build(fresh, "results/data/digits/data.safetensors", SMOKE)
+    assert trained(fresh) == ["fedavg/2", "fedgloss/2"]
+    build(fresh, f"{CELLS}/fedavg/seed-2/metrics.csv", SMOKE)
+    assert trained(fresh) == ["fedgloss/2"]
+
+
 def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(built, fresh, tmp_path):
     """An archive has the manifest of the images, without the images."""
     archive, smoke = tmp_path / "smoke.zip", "config/smoke.yaml"
@@ -183,7 +206,8 @@ def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(buil
     subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
     targets, said = imported(fresh, archive)
     images = "results/data/digits/data.safetensors"
-    assert f"to train other cells beside these, snakemake {images} before that" in said
+    given = "snakemake --configfile=config/smoke.yaml --"
+    assert f"to train other cells beside these, {given} {images} before that" in said
     shutil.rmtree(fresh / CELLS / "fedgloss" / "seed-1")
     targets = [target for target in targets if "fedgloss/seed-1" not in target]
     assert ("prepare", "digits") in planned(fresh, SMOKE)

@@ -3,7 +3,7 @@
 REQUIRES  STUDY, DATA, CUTS, LAYOUT (study.smk), cells_of (cells.smk); planned (messages.smk), by the
           time jobs start
 PROVIDES  functions of wildcards: prepared data; options, files and code of data.smk's jobs;
-          refuse_missing_splits, called before jobs start
+          refuse_missing_splits and refuse_training_again, called before jobs start
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from fedgloss import fingerprint
 from fedgloss.errors import InputError
 from fedgloss.data.partition import splits
 from fedgloss.study import inputs, invocation
-from fedgloss.study.messages import splits_to_come
+from fedgloss.study.messages import splits_to_come, trained_again
 
 
 def dataset_of(wildcards):
@@ -69,6 +69,12 @@ def refuse_missing_splits():
     jobs = map(planned, workflow.dag.needrun_jobs())
     for line in splits_to_come(STUDY, jobs):
         invocation.refuse(InputError(f"{STUDY.file}: {line}"))
+
+
+def refuse_training_again():
+    """Refuse a build that would train finished runs again since it makes their images."""
+    for line in trained_again(STUDY, map(planned, workflow.dag.needrun_jobs())):
+        invocation.refuse(InputError(line))
 
 
 def split_content(wildcards):

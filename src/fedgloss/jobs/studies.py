@@ -261,14 +261,15 @@ def import_runs(options: argparse.Namespace) -> int:
     )
     if counts["imported"]:
         then = "snakemake --touch --force with the files above"
-        images = {layout.data(study.data_folder(c.dataset)) / IMAGES_FILE for c in study.cells}
-        if absent := sorted(str(file) for file in images if not file.is_file()):
-            then += f"; to train other cells beside these, snakemake {' '.join(absent)} before that"
         if not whole:
             then = (
                 "fedgloss table, figure and report; without models, Snakemake trains these cells"
                 " again where something new needs a model"
             )
+        images = {layout.data(study.data_folder(c.dataset)) / IMAGES_FILE for c in study.cells}
+        if absent := sorted(str(file) for file in images if not file.is_file()):
+            beside = f"snakemake {study.arguments} -- {' '.join(absent)}"
+            then += f"; to train other cells beside these, {beside} before that"
         print(f"next: {then}", file=sys.stderr)
     return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -11,7 +12,7 @@ from fedgloss.errors import InputError, printable
 from fedgloss.files import read_json
 from fedgloss.progress import clock
 from fedgloss.study import costs, remaining
-from fedgloss.study.layout import HERE
+from fedgloss.study.layout import HERE, IMAGES_FILE
 from fedgloss.study.outdated import AGAIN, Expectations
 from fedgloss.study.own import missing_data, missing_splits
 from fedgloss.study.status import States
@@ -62,7 +63,7 @@ class Messages:
             self.to_train += len(paths) if job.rule == "train" else 0
 
     def plan(self, dryrun: bool) -> Iterator[str]:
-        """How long it will take; of a dry run also the parts, and which data are missing."""
+        """How long it will take; of a dry run also the parts, and what would be refused."""
         jobs = [one for some in self.costs.values() for one in some]
         if dryrun:
             data = (job.wildcards["data"] for job in self.jobs.values() if "data" in job.wildcards)
@@ -70,6 +71,7 @@ class Messages:
             by_folder = {self.study.data_folder(name): name for name in names}
             yield from missing_data(self.study, [by_folder[folder] for folder in data])
             yield from splits_to_come(self.study, self.jobs.values())
+            yield from trained_again(self.study, self.jobs.values())
             yield from costs.by_group(jobs, lambda job: (job.cell.dataset, job.cell.model))
         if jobs:
             yield from costs.total(self.study, jobs)
@@ -161,6 +163,25 @@ def splits_to_come(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
     by_folder = {(study.partition_folder(*cut), cut[1]): cut for cut in cuts}
     asked = (job.wildcards for job in jobs if job.rule == "partition")
     yield from missing_splits(study, [by_folder[one["cut"], one["alpha"]] for one in asked])
+
+
+def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
+    """A line for each data set whose images these jobs make, and whose finished runs they repeat.
+
+    Beside imported runs there are no images. In the build that makes them Snakemake takes them for
+    changed, and would train the runs again; once they are there, it does not.
+    """
+    jobs, expected = [*jobs], Expectations(study, HERE.results)
+    runs = {Path(file).parent for job in jobs if job.rule == "train" for file in _files(job)}
+    again = [cell for cell in study.cells if HERE.run(study.name, cell) in runs]
+    count = Counter(study.data_folder(c.dataset) for c in again if expected.is_there(c))
+    for folder in (job.wildcards["data"] for job in jobs if job.rule == "prepare"):
+        images = HERE.data(folder) / IMAGES_FILE
+        if count[folder] and not images.is_file():
+            yield (
+                f"{images}: not there, and this build would train {count[folder]} cells again that"
+                f" are finished; make it first: snakemake {study.arguments} -- {images}"
+            )
 
 
 def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
