@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
 from fedgloss.errors import InputError
+from fedgloss.files import sha256
 from fedgloss.report import figures, landscapes, lines, panels, tables
 from fedgloss.report.curves import LABEL_GAP, _apart, _evenly
 from fedgloss.report.names import METHODS, algorithm
@@ -28,6 +29,7 @@ from fedgloss.report.painting import (
     middles,
     projected,
 )
+from fedgloss.report.reading import read_metrics
 from fedgloss.report.results import Results
 from fedgloss.report.surfaces import (
     Panel,
@@ -43,7 +45,16 @@ from fedgloss.study.schema import shown
 from fedgloss.study.schema.shown import Condition
 from fedgloss.study.study import Cell, Study
 from fedgloss.study.views import Line
-from toy_results import AROUND, C10, C100, ROWS, make_study, write_cell, write_results
+from toy_results import (
+    AROUND,
+    C10,
+    C100,
+    ROWS,
+    edit_manifest,
+    make_study,
+    write_cell,
+    write_results,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +108,33 @@ def test_a_band_is_one_sample_standard_deviation(folder: Path) -> None:
     std = np.std([59.0, 60.0, 62.0], ddof=1)
     assert at_the_end.min() == pytest.approx(181 / 3 - std)
     assert at_the_end.max() == pytest.approx(181 / 3 + std)
+
+
+def test_a_loss_or_norm_too_large_for_a_float32_leaves_a_run_its_other_numbers(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Written as inf while the model is still finite, shortly before a run diverges."""
+    from fedgloss.report.curves import draw_curves
+
+    results = shutil.copytree(folder, tmp_path / "results")
+    metrics = results / "runs" / "toy" / C10["dataset"] / "alpha-0/cnn/fedavg/seed-0/metrics.csv"
+    *rows, last = metrics.read_text().splitlines()
+    t, accuracy, _, *sent = last.split(",")
+    metrics.write_text("\n".join([*rows, ",".join([t, accuracy, "inf", *sent])]) + "\n")
+    digest = sha256(metrics)
+    edit_manifest(metrics.parent, lambda said: said["outputs"].update({"metrics.csv": digest}))
+
+    shown = {"columns": [C10], "rows": ["fedavg"]}
+    for metric, end in (("accuracy", 10000), ("loss", 9000)):
+        study = one({"kind": "curves", "metric": metric, **shown})
+        (axes,) = draw_curves(Results(study, results), study.figures["one"]).axes
+        assert axes.lines[0].get_xdata()[-1] == end
+        assert np.isfinite(axes.lines[0].get_ydata()).all()
+        assert [text.get_text() for text in axes.texts] == ["FedAvg"], "no seed is left out"
+
+    metrics.write_text(metrics.read_text().replace("inf", "nan"))
+    with pytest.raises(InputError, match=r"metrics\.csv: loss has an entry that is not finite"):
+        read_metrics(metrics)
 
 
 @pytest.mark.parametrize("rounds", [[10, 11], [5], [1, 2, 3], [*range(120)]])

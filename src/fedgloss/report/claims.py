@@ -1,6 +1,7 @@
 """Tables of kind claims: which of the paper's claims hold here, and in the paper's own numbers."""
 
 import functools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -150,8 +151,8 @@ def _summary(
 
 
 def _last(found: Results, cell: "Cell", metric: str) -> float | None:
-    metrics = found.metrics(cell)
-    return metrics[metric][-1] if metrics and metrics.get(metric) else None
+    values = (found.metrics(cell) or {}).get(metric)
+    return values[-1] if values and math.isfinite(values[-1]) else None
 
 
 def _early(found: Results, cells: list["Cell"], condition: Condition, method: str) -> str:

@@ -1,5 +1,6 @@
 """A quantity over the rounds: the mean over seeds in a band, each line named where it ends."""
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,9 +151,9 @@ def curve_of(
         metrics, manifest = found.metrics(cell), found.manifest(cell)
         status = manifest["status"] if manifest else ""
         x, y = points(metrics) if metrics else ([], [])
-        if manifest and status in runs and metrics and y:
+        if manifest and status in runs and metrics and any(map(math.isfinite, y)):
             every = manifest["settings"]["training"]["evaluate_every"]
-            kept = _evenly(metrics["round"], every)
+            kept = [i for i in _evenly(metrics["round"], every) if math.isfinite(y[i])]
             runs[status].append(([x[i] for i in kept], [y[i] for i in kept]))
             ends[cell.seed] = y[-1]
     rounds = [set(t) for t, _ in runs["completed"]]

@@ -93,10 +93,14 @@ class Seen:
 
 
 def read_metrics(file: Path) -> Columns:
-    """The evaluated rounds of a run: round, accuracy, loss and what else was recorded."""
+    """The evaluated rounds of a run: round, accuracy, loss and what else was recorded.
+
+    Before a run diverges, its model may be finite, and a norm or the loss inf, beyond float32.
+    """
     columns = _read_csv(file, ("round", "accuracy"))
     for name, values in columns.items():
-        if not all(map(NUMBER.fits, values)):
+        overflows = name not in ("round", "accuracy")
+        if not all(NUMBER.fits(value) or (overflows and value == math.inf) for value in values):
             raise InputError(f"{file}: {name} has an entry that is not finite")
     return columns
 

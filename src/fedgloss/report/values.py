@@ -1,5 +1,6 @@
 """One number of a run each: what tables and figures show, from what the run left behind."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,8 @@ def last_mean(found: Results, cell: "Cell", metric: str) -> float | None:
     training = manifest["settings"]["training"]
     after = training["rounds"] - training["last"]
     pairs = zip(metrics["round"], metrics[metric], strict=True)
-    return statistics.fmean(value for t, value in pairs if t > after)
+    mean = statistics.fmean(value for t, value in pairs if t > after)
+    return mean if math.isfinite(mean) else None
 
 
 def gradients(found: Results, cell: "Cell") -> float | None:
