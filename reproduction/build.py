@@ -183,6 +183,17 @@ class Part:
         lost = f" ({len(found) - len(good)} of {len(found)} lost)" if len(good) < len(found) else ""
         return f"{statistics.mean(good):.1f}{lost}"
 
+    def good_until(self, conditions: list[str], least: float) -> str:
+        """The rounds in which these runs have `least` percent for the last time, as a range."""
+        ends = []
+        for condition in conditions:
+            for seed in self.study.asked.seeds:
+                columns = self.found.metrics(self.study.cell(f"{condition}/seed-{seed}"))
+                assert columns is not None, condition
+                rows = zip(columns["round"], columns["accuracy"], strict=True)
+                ends.append(max(round for round, value in rows if value >= least))
+        return " to ".join(f"{round:,.0f}" for round in sorted({min(ends), max(ends)}))
+
     def gain(self, method: str, other: str, seed: int, dataset: str = "cifar10") -> float:
         """Points by which a method, on this data, is above another one on clean CIFAR-10."""
         cells = (f"{dataset}/alpha-0/cnn/{method}", f"cifar10/alpha-0/cnn/{other}")

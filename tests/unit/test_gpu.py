@@ -375,4 +375,4 @@ def test_the_page_packs_every_pilot(plan):
     groups = [plan.group_of(study, text) for text in groups]
     assert sorted(str(cell) for group in groups for cell in group) == sorted(map(str, study.cells))
     planned = [[plan.planned(study, cell, (), ()) for cell in group] for group in groups]
-    assert f"--warm {benchmark('lease').stacks_of({'groups': planned})} " in page
+    assert f"--warm {shlex.quote(benchmark('lease').stacks_of({'groups': planned}))} " in page
