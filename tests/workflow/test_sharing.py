@@ -184,8 +184,8 @@ def test_a_study_that_grows_after_an_import_trains_what_is_new_alone(built, fres
     edit(smoke, "seeds: [0, 1]", "seeds: [0, 1, 2]")
     imported(fresh, archive)
     line = (
-        "results/data/digits/data.safetensors: not there, and this build would train 4 cells again"
-        " that are finished; make it first: snakemake --configfile=config/smoke.yaml --"
+        "results/data/digits/data.safetensors: not there, and this build would train 4 finished"
+        " cells again; make it first: snakemake --configfile=config/smoke.yaml --"
         " results/data/digits/data.safetensors"
     )
     assert f"\n{line}\n" in build(fresh, "--dry-run", SMOKE)

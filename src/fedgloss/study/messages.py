@@ -171,17 +171,21 @@ def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
     Beside imported runs there are no images. In the build that makes them Snakemake takes them for
     changed, and would train the runs again; once they are there, it does not.
     """
-    jobs, expected = [*jobs], Expectations(study, HERE.results)
+    jobs = [*jobs]
+    made = {job.wildcards["data"] for job in jobs if job.rule == "prepare"}
+    absent = {name for name in made if not (HERE.data(name) / IMAGES_FILE).is_file()}
     runs = {Path(file).parent for job in jobs if job.rule == "train" for file in _files(job)}
-    again = [cell for cell in study.cells if HERE.run(study.name, cell) in runs]
-    count = Counter(study.data_folder(c.dataset) for c in again if expected.is_there(c))
-    for folder in (job.wildcards["data"] for job in jobs if job.rule == "prepare"):
-        images = HERE.data(folder) / IMAGES_FILE
-        if count[folder] and not images.is_file():
-            yield (
-                f"{images}: not there, and this build would train {count[folder]} cells again that"
-                f" are finished; make it first: snakemake {study.arguments} -- {images}"
-            )
+    expected, again = Expectations(study, HERE.results), Counter[str]()
+    for cell in study.cells:
+        name = study.data_folder(cell.dataset)
+        if name in absent and HERE.run(study.name, cell) in runs:
+            again[name] += expected.is_there(cell)
+    for name, count in (+again).items():
+        images = HERE.data(name) / IMAGES_FILE
+        yield (
+            f"{images}: not there, and this build would train {count} finished cells again;"
+            f" make it first: snakemake {study.arguments} -- {images}"
+        )
 
 
 def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
