@@ -185,13 +185,15 @@ def test_a_study_that_grows_after_an_import_trains_what_is_new_alone(built, fres
     imported(fresh, archive)
     line = (
         "results/data/digits/data.safetensors: not there, and this build would train 4 finished"
-        " cells again; make it first: snakemake --configfile=config/smoke.yaml --"
+        " cells again; before it: snakemake --configfile=config/smoke.yaml --"
         " results/data/digits/data.safetensors"
     )
     assert f"\n{line}\n" in build(fresh, "--dry-run", SMOKE)
     shown = snakemake(fresh, SMOKE)
     assert shown.returncode == 2 and f"fedgloss: error: {line}" in shown.stderr
     assert not (fresh / "results/data/digits/data.safetensors").exists()
+    asked_for = ["--force", f"{CELLS}/fedavg/seed-0/metrics.csv", SMOKE]
+    assert line not in build(fresh, "--dry-run", *asked_for), "one that is asked for is trained"
 
     build(fresh, "results/data/digits/data.safetensors", SMOKE)
     assert trained(fresh) == ["fedavg/2", "fedgloss/2"]

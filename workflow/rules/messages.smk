@@ -19,9 +19,10 @@ NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
 
 def planned(job):
     """What our lines need to know of a job."""
-    return Planned(
-        re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name), job.wildcards_dict, job.output
-    )
+    rule = re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name)
+    why = workflow.dag.reason(job)
+    repeated = bool(why.updated_input_run) and not (why.forced or why.missing_output)
+    return Planned(rule, job.wildcards_dict, job.output, repeated)
 
 
 def tell_outdated(needed):

@@ -151,9 +151,10 @@ def curve_of(
         metrics, manifest = found.metrics(cell), found.manifest(cell)
         status = manifest["status"] if manifest else ""
         x, y = points(metrics) if metrics else ([], [])
-        if manifest and status in runs and metrics and any(map(math.isfinite, y)):
-            every = manifest["settings"]["training"]["evaluate_every"]
-            kept = [i for i in _evenly(metrics["round"], every) if math.isfinite(y[i])]
+        if not (manifest and status in runs and metrics and y):
+            continue
+        every = manifest["settings"]["training"]["evaluate_every"]
+        if kept := [i for i in _evenly(metrics["round"], every) if math.isfinite(y[i])]:
             runs[status].append(([x[i] for i in kept], [y[i] for i in kept]))
             ends[cell.seed] = y[-1]
     rounds = [set(t) for t, _ in runs["completed"]]

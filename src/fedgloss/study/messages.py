@@ -36,6 +36,8 @@ class Planned:
     rule: str
     wildcards: Mapping[str, str]
     output: Sequence[str]
+    repeated: bool = False
+    """Whether its files are there, and it is to run since another job makes its inputs again."""
 
 
 class Messages:
@@ -166,25 +168,25 @@ def splits_to_come(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
 
 
 def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
-    """A line for each data set whose images these jobs make, and whose finished runs they repeat.
+    """A line if these jobs make images, and train finished runs again for that alone.
 
     Beside imported runs there are no images. In the build that makes them Snakemake takes them for
-    changed, and would train the runs again; once they are there, it does not.
+    changed; once they are there, it looks at what is in them.
     """
     jobs = [*jobs]
     made = {job.wildcards["data"] for job in jobs if job.rule == "prepare"}
     absent = {name for name in made if not (HERE.data(name) / IMAGES_FILE).is_file()}
-    runs = {Path(file).parent for job in jobs if job.rule == "train" for file in _files(job)}
-    expected, again = Expectations(study, HERE.results), Counter[str]()
+    again = [job for job in jobs if job.rule == "train" and job.repeated]
+    runs = {Path(file).parent for job in again for file in _files(job)}
+    expected, finished = Expectations(study, HERE.results), Counter[str]()
     for cell in study.cells:
         name = study.data_folder(cell.dataset)
         if name in absent and HERE.run(study.name, cell) in runs:
-            again[name] += expected.is_there(cell)
-    for name, count in (+again).items():
-        images = HERE.data(name) / IMAGES_FILE
+            finished[name] += expected.is_there(cell)
+    if images := [str(HERE.data(name) / IMAGES_FILE) for name in +finished]:
         yield (
-            f"{images}: not there, and this build would train {count} finished cells again;"
-            f" make it first: snakemake {study.arguments} -- {images}"
+            f"{', '.join(images)}: not there, and this build would train {finished.total()}"
+            f" finished cells again; before it: snakemake {study.arguments} -- {' '.join(images)}"
         )
 
 
