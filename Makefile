@@ -18,7 +18,7 @@ help:
 
 quickstart: $(READY)
 	@snakemake --configfile config/$(STUDY).yaml
-	@echo && cat results/tables/$(STUDY)/accuracy.md
+	@echo && cd results/tables/$(STUDY) && { cat accuracy.md 2>/dev/null || cat *.md; }
 	@echo && echo "The report: $(CURDIR)/results/report/$(STUDY).html"
 
 setup: $(READY)

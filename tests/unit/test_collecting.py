@@ -13,7 +13,7 @@ from fedgloss.files import read_json, sha256, write_json
 from fedgloss.jobs.collecting import collect
 from fedgloss.jobs.importing import import_runs
 from fedgloss.report.results import Results
-from fedgloss.study.layout import RUN_FILES
+from fedgloss.study.layout import RUN_FILES, Layout
 from fedgloss.study.study import load_study
 from finished import PARTITION, RUN, flipped
 from refusal import refused
@@ -214,6 +214,31 @@ def test_what_was_measured_is_a_target_of_its_own(place, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert f"fresh/{RUN}/metrics.csv\nfresh/{HESSIAN}\n" in shown.out
     assert "next: snakemake --touch --force" in shown.err
+
+
+def test_what_was_measured_is_younger_than_all_runs(place, study):
+    """A line between two runs, older than one of them, would be computed again."""
+    layout = Layout(place / "theirs")
+    for cell in study.cells:
+        file = layout.hessian(study.name, cell)
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    fresh = place / "fresh"
+    assert {*fates(study, packed(place, study), fresh).values()} == {"imported"}
+    youngest = max(file.stat().st_mtime_ns for file in (fresh / "runs").rglob("manifest.json"))
+    measured = [file.stat().st_mtime_ns for file in (fresh / "analysis").rglob("hessian.json")]
+    assert len(measured) == 2 and min(measured) >= youngest
+
+
+def test_eigenvalues_that_the_study_no_longer_asks_for_stay_behind(place, study):
+    """Here they would count as made, and be left out of tables for ever."""
+    file = place / "theirs" / HESSIAN
+    file.parent.mkdir(parents=True)
+    for images, is_taken in ((study.hessian.images, True), (7, False)):
+        file.write_text(json.dumps({"images": images}))
+        fresh = place / f"fresh-{images}"
+        assert {*fates(study, packed(place, study), fresh).values()} == {"imported"}
+        assert (fresh / HESSIAN).exists() == is_taken
 
 
 def test_without_models_nothing_is_to_be_touched(place, capsys, monkeypatch):

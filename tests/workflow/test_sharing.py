@@ -201,6 +201,45 @@ def test_a_study_that_grows_after_an_import_trains_what_is_new_alone(built, fres
     assert trained(fresh) == ["fedgloss/2"]
 
 
+def test_a_run_that_came_in_anothers_place_is_not_trained_again(built, fresh, tmp_path):
+    """What Snakemake has noted is of the run that was there before."""
+    archive, smoke = tmp_path / "smoke.zip", fresh / "config" / "smoke.yaml"
+    command = ["fedgloss", "collect", "config/smoke.yaml", "--out", str(archive)]
+    subprocess.run(command, cwd=built, env=environment(built), check=True, capture_output=True)
+    edit(smoke, "T_s: 3", "T_s: 3, rho: 0.123")
+    build(fresh, f"{CELLS}/fedgloss/seed-0/metrics.csv", SMOKE)
+    edit(smoke, "T_s: 3, rho: 0.123", "T_s: 3")
+    assert "smoke/digits/alpha-0/smallcnn/fedgloss" in trained(fresh)
+    assert "replaced: digits/alpha-0/smallcnn/fedgloss/seed-0" in imported(fresh, archive)[1]
+    assert trained(fresh) == []
+
+
+def test_partitions_that_are_made_again_keep_the_runs(built, fresh):
+    """In another build: in the same one Snakemake would take them for changed."""
+    shutil.copytree(built / "results", fresh / "results")
+    shutil.copytree(built / ".snakemake", fresh / ".snakemake")
+    shutil.rmtree(fresh / "results" / "partitions")
+    edit(fresh / "config" / "smoke.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]")
+    shown = snakemake(fresh, SMOKE)
+    line = f"{PARTITION}: not there, and this build would train 4 finished cells again; before it:"
+    assert shown.returncode == 2 and line in shown.stderr
+    build(fresh, PARTITION, SMOKE)
+    assert trained(fresh) == ["fedavg/2", "fedgloss/2"]
+
+
+def test_runs_of_code_that_the_study_accepts_stay(built, fresh):
+    shutil.copytree(built / "results", fresh / "results")
+    shutil.copytree(built / ".snakemake", fresh / ".snakemake")
+    assert trained(fresh) == []
+    with open(fresh / "src/fedgloss/engine/rounds.py", "a", encoding="utf-8") as source:
+        source.write("\n\n_EDITED = 1\n")
+    assert len(trained(fresh)) == 2, "all seeds of each method"
+    manifests = [json.loads(m) for m in files(fresh / CELLS, "manifest.json").values()]
+    accepted = "".join(f"  {m['code']}: a constant more\n" for m in manifests[::2])
+    edit(fresh / "config" / "smoke.yaml", "seeds: [0, 1]", f"same_code:\n{accepted}seeds: [0, 1]")
+    assert trained(fresh) == []
+
+
 def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(built, fresh, tmp_path):
     """An archive has the manifest of the images, without the images."""
     archive, smoke = tmp_path / "smoke.zip", "config/smoke.yaml"

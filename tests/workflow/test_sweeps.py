@@ -1,12 +1,13 @@
 """A sweep by the workflow: who is dropped, and that stopping on the way changes nothing."""
 
 import json
+import subprocess
 
 import pytest
 
 from fedgloss.study.layout import Layout
 from fedgloss.study.study import load_study
-from workflow.project import build, files, planned, rules, snakemake
+from workflow.project import build, environment, files, planned, rules, snakemake
 
 SWEEP = {
     "study": "search",
@@ -72,6 +73,33 @@ def test_a_sweep_that_was_stopped_on_a_rung_ends_as_one_that_was_not(fresh, tmp_
         first, second = (files(p / "results" / kind, pattern) for p in (fresh, other))
         assert first == second and first
     assert rules(planned(fresh, FILE)) == {}, "nothing is left to do"
+
+
+@pytest.mark.slow
+def test_a_search_that_halved_is_kept_with_what_it_dropped(fresh, tmp_path_factory):
+    """An archive has what its trials were worth as they paused; a seed less decides anew."""
+    from workflow.project import copy_project
+
+    other = copy_project(tmp_path_factory.mktemp("other") / "project")
+    study = add_sweep(fresh)
+    add_sweep(other)
+    build(fresh, FILE)
+    archive = str(tmp_path_factory.mktemp("archive") / "search.zip")
+    for project, words in (
+        (fresh, ["collect", "config/search.yaml", "--out", archive]),
+        (other, ["import", archive, "config/search.yaml"]),
+    ):
+        command = ["fedgloss", *words]
+        subprocess.run(command, cwd=project, env=environment(project), check=True)
+    assert trained(other, study) == trained(fresh, study)
+    jobs = rules(planned(other, FILE))
+    assert not {rule for rule in jobs if rule.startswith(("train", "pause"))}, jobs
+    build(other, FILE)
+    chosen = "results/sweeps/search/chosen.yaml"
+    assert (other / chosen).read_bytes() == (fresh / chosen).read_bytes()
+
+    assert "promote" not in build(fresh, FILE, "--dry-run")
+    assert "promote" in build(fresh, FILE, "--dry-run", "--config", "study=search", "seeds=[1]")
 
 
 @pytest.mark.slow

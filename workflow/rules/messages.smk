@@ -19,10 +19,9 @@ NOISE = ("Conda environments: ignored", "Singularity containers: ignored")
 
 def planned(job):
     """What our lines need to know of a job."""
-    rule = re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name)
-    why = workflow.dag.reason(job)
-    repeated = bool(why.updated_input_run) and not (why.forced or why.missing_output)
-    return Planned(rule, job.wildcards_dict, job.output, repeated)
+    kind = re.sub("_(seeds|methods|trials[0-9]+)$", "", job.rule.name)
+    forced = bool(workflow.dag.reason(job).forced)
+    return Planned(kind, job.wildcards_dict, job.output, forced)
 
 
 def tell_outdated(needed):

@@ -171,6 +171,8 @@ checkpoint promote:
     params:
         study=study_argument,
         sweep=sweep_text,
+        # A seed or a column less decides, too, and is no newer input.
+        cells=cells_before,
         code=fingerprint.of_sweeps(),
     shell:
         "fedgloss promote {params.study:q} {wildcards.base:q} {wildcards.rung:q} 2> {log:q}"

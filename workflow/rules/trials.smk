@@ -60,10 +60,19 @@ def rung_files(wildcards):
     rounds = STANDINGS.rungs[before].rounds
     for label in left(wildcards.base, before):
         for cell in STANDINGS.cells(STUDY.trials[label], before):
-            if rounds is None:
+            paused = rounds and LAYOUT.paused(STUDY.name, cell, rounds)
+            # One that never paused, as it was imported, says as much with its rows.
+            if not paused or (not paused.is_file() and EXPECTED.is_there(cell)):
                 yield LAYOUT.run(STUDY.name, cell) / "manifest.json"
             else:
-                yield LAYOUT.paused(STUDY.name, cell, rounds)
+                yield paused
+
+
+def cells_before(wildcards):
+    """A rule's parameter: the cells whose runs may decide who reaches a rung."""
+    trials = [trial for trial in STUDY.trials.values() if trial.base == wildcards.base]
+    before = int(wildcards.rung) - 1
+    return [str(cell) for trial in trials for cell in STANDINGS.cells(trial, before)]
 
 
 def going_on(cells):

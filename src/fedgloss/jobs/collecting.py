@@ -19,6 +19,7 @@ from fedgloss.files import atomic, parse_json, sha256
 from fedgloss.records import TEXT, check_record
 from fedgloss.study.layout import MANIFEST, Layout, files_of
 from fedgloss.study.outdated import Expectations, harm
+from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
 INDEX = "archive.json"
@@ -36,6 +37,7 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
     Raises InputError if there is no run to collect.
     """
     layout, expected = Layout(results), Expectations(study, results)
+    standings = Standings(study, results)
     files: dict[str, Path] = {}
     fates = {}
     for cell in study.cells:
@@ -46,6 +48,11 @@ def collect(study: Study, results: Path, archive: Path, weights: bool = False) -
             found = [*(run / name for name in (MANIFEST, *names)), *filter(Path.is_file, measured)]
             found += filter(Path.is_file, expected.files(cell).values())
             files |= {file.relative_to(results).as_posix(): file for file in found}
+    if files:  # trials that were dropped have left nothing else
+        for cell, rounds in standings.pauses():
+            if standings.paused(cell, rounds)[0]:
+                file = layout.paused(study.name, cell, rounds)
+                files[file.relative_to(results).as_posix()] = file
     if not files:
         whys = [f"{cell}: {fate}" for cell, fate in fates.items() if fate != "missing"]
         why = f"; {len(whys)} are left out, first {whys[0]}" if whys else ""

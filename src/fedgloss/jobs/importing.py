@@ -16,7 +16,8 @@ from fedgloss.errors import InputError
 from fedgloss.files import atomic, check_writable, read_json, sha256
 from fedgloss.jobs.collecting import SMALL, unpacked
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout, files_of
-from fedgloss.study.outdated import Expectations, difference
+from fedgloss.study.outdated import Expectations, difference, measured_otherwise
+from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
 REPLACED = "replaced: "
@@ -39,10 +40,13 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
     with unpacked(source, study, results) as folder:
         _add_inputs(study, folder, results)
         whole = any(folder.rglob(RUN_FILES[-1]))
-        for cell, fate in _import(study, folder, results, whole):
+        fates = [*_import(study, folder, results, whole)]
+        # Only now: a line between two runs must be younger than both, for Snakemake.
+        for cell, fate in fates:
             if is_taken(fate) or fate == "here":
                 _add_measured(study, cell, folder, results)
-            yield cell, fate
+        _add_pauses(study, folder, results)
+    yield from fates
 
 
 def is_taken(fate: str) -> bool:
@@ -51,10 +55,18 @@ def is_taken(fate: str) -> bool:
 
 
 def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
-    """The files of an imported cell that stand for its jobs: metrics, and what was measured."""
+    """The files of an imported cell that stand for its jobs: metrics, and what was measured.
+
+    Not what was measured for a figure that the study has no more: there is no job for it.
+    """
     yield layout.metrics(study.name, cell)
-    measured = layout.hessian(study.name, cell).parent.glob("[!.]*")
-    yield from sorted(file for file in measured if file.is_file())
+    measured = {layout.hessian(study.name, cell), layout.locals(study.name, cell)}
+    for figure in study.figures.values():
+        for start, view in study.views(figure):
+            if start == cell:
+                file = layout.view(study.name, cell, view.kind, view.name)
+                measured |= {file, file.with_suffix(".json")}
+    yield from sorted(filter(Path.is_file, measured))
 
 
 def _import(study: Study, source: Path, results: Path, whole: bool) -> Iterator[tuple[Cell, str]]:
@@ -132,11 +144,27 @@ def _add_inputs(study: Study, source: Path, results: Path) -> None:
 
 
 def _add_measured(study: Study, cell: Cell, source: Path, results: Path) -> None:
-    """Copy what was measured on a run, where it is not here."""
-    there, here = (Layout(folder).hessian(study.name, cell).parent for folder in (source, results))
-    for file in sorted(there.glob("[!.]*")):  # not what a killed job has kept
-        if not (here / file.name).exists():
-            _copy_file(file, here / file.name)
+    """Copy what was measured on a run, where it is not here.
+
+    Eigenvalues of what the study no longer asks for stay behind, so that Snakemake measures anew.
+    """
+    eigenvalues, ours = (Layout(folder).hessian(study.name, cell) for folder in (source, results))
+    for file in sorted(eigenvalues.parent.glob("[!.]*")):  # not what a killed job has kept
+        if not (ours.parent / file.name).exists() and not (
+            file == eigenvalues and measured_otherwise(read_json(file), study.hessian)
+        ):
+            _copy_file(file, ours.parent / file.name)
+
+
+def _add_pauses(study: Study, source: Path, results: Path) -> None:
+    """Copy what trials were worth as they paused, where this study would have paused them, too."""
+    standings, expected = Standings(study, source), Expectations(study, results)
+    for cell, rounds in standings.pauses():
+        there, ours = (
+            Layout(folder).paused(study.name, cell, rounds) for folder in (source, results)
+        )
+        if there.is_file() and not ours.exists() and not expected.fault(cell, read_json(there)):
+            _copy_file(there, ours)
 
 
 def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any]]:

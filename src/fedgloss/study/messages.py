@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -36,8 +35,8 @@ class Planned:
     rule: str
     wildcards: Mapping[str, str]
     output: Sequence[str]
-    repeated: bool = False
-    """Whether its files are there, and it is to run since another job makes its inputs again."""
+    forced: bool = False
+    """Whether the command line asks for it whatever is there."""
 
 
 class Messages:
@@ -168,25 +167,31 @@ def splits_to_come(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
 
 
 def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
-    """A line if these jobs make images, and train finished runs again for that alone.
+    """A line if these jobs make images or partitions that are not there, and repeat runs of them.
 
     Beside imported runs there are no images. In the build that makes them Snakemake takes them for
-    changed; once they are there, it looks at what is in them.
+    changed; once they are there, runs of them stay (workflow/rules/kept.smk), but for those whose
+    models something needs.
     """
     jobs = [*jobs]
-    made = {job.wildcards["data"] for job in jobs if job.rule == "prepare"}
-    absent = {name for name in made if not (HERE.data(name) / IMAGES_FILE).is_file()}
-    again = [job for job in jobs if job.rule == "train" and job.repeated]
+    made = (
+        Path(file) for job in jobs if job.rule in ("prepare", "partition") for file in job.output
+    )
+    absent = {file for file in made if file.suffix != ".png" and not file.is_file()}
+    again = [job for job in jobs if job.rule == "train" and not job.forced]
     runs = {Path(file).parent for job in again for file in _files(job)}
-    expected, finished = Expectations(study, HERE.results), Counter[str]()
+    expected, needed, count = Expectations(study, HERE.results), dict[Path, None](), 0
     for cell in study.cells:
-        name = study.data_folder(cell.dataset)
-        if name in absent and HERE.run(study.name, cell) in runs:
-            finished[name] += expected.is_there(cell)
-    if images := [str(HERE.data(name) / IMAGES_FILE) for name in +finished]:
+        files = expected.files(cell)
+        needs = {files["data"].with_name(IMAGES_FILE), files["partition"]} & absent
+        if needs and HERE.run(study.name, cell) in runs and expected.is_there(cell):
+            needed |= dict.fromkeys(sorted(needs))
+            count += 1
+    if needed:
+        names = " ".join(map(str, needed))
         yield (
-            f"{', '.join(images)}: not there, and this build would train {finished.total()}"
-            f" finished cells again; before it: snakemake {study.arguments} -- {' '.join(images)}"
+            f"{', '.join(map(str, needed))}: not there, and this build would train {count} finished"
+            f" cells again; before it: snakemake {study.arguments} -- {names}"
         )
 
 

@@ -120,6 +120,14 @@ class Standings:
         """The labels that are searched, in the order of the study."""
         return [*dict.fromkeys(trial.base for trial in self.study.trials.values())]
 
+    def pauses(self) -> Iterator[tuple["Cell", int]]:
+        """The cells of all trials that may pause, and after how many rounds."""
+        for rung, stage in enumerate(self.rungs):
+            for trial in self.study.trials.values():
+                for cell in self.cells(trial, rung):
+                    if stage.rounds is not None:
+                        yield cell, stage.rounds
+
     def cells(self, trial: "Trial", rung: int) -> list["Cell"]:
         """The cells of a trial that train on a rung."""
         return [c for c in self._cells[trial.label] if c.seed in self.rungs[rung].seeds]
@@ -222,7 +230,7 @@ class Standings:
 
         rounds: where it paused on a rung, which counts as its end.
         """
-        paused, broken = (None, None) if rounds is None else self._paused(cell, rounds)
+        paused, broken = (None, None) if rounds is None else self.paused(cell, rounds)
         if paused:
             return paused, None
         manifest, why = self.expected.read(cell, WANTED | {"diverged_in": COUNT.or_null})
@@ -243,8 +251,11 @@ class Standings:
             ]
         return (Worth(sum(values) / len(values), False) if values else Worth(0.0, True)), None
 
-    def _paused(self, cell: "Cell", rounds: int) -> tuple[Worth | None, str | None]:
-        """What a run was worth where it paused, by the record that it left there; as _look."""
+    def paused(self, cell: "Cell", rounds: int) -> tuple[Worth | None, str | None]:
+        """What a run was worth where it paused, by the record that it left there.
+
+        None if it left none; and why it does not count if there is a reason.
+        """
         file = self.layout.paused(self.study.name, cell, rounds)
         try:
             record = read_manifest(file, WANTED)
