@@ -238,6 +238,8 @@ def test_runs_of_code_that_the_study_accepts_stay(built, fresh):
     accepted = "".join(f"  {m['code']}: a constant more\n" for m in manifests[::2])
     edit(fresh / "config" / "smoke.yaml", "seeds: [0, 1]", f"same_code:\n{accepted}seeds: [0, 1]")
     assert trained(fresh) == []
+    edit(fresh / "config" / "smoke.yaml", "T_s: 3", "T_s: 3, rho: 0.123")
+    assert trained(fresh) == ["smoke/digits/alpha-0/smallcnn/fedgloss"], "a change is still seen"
 
 
 def test_what_an_archive_lacks_is_prepared_and_a_failure_leaves_what_it_has(built, fresh, tmp_path):

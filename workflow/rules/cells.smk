@@ -69,12 +69,16 @@ def analysis_code(kind):
 
 
 def settings_but_seed(wildcards):
-    """Cells' resolved settings as JSON: a change in the configuration is a change here.
+    """A rule's parameter: its cells' resolved settings."""
+    return settings_text(cells_of(wildcards)[0])
+
+
+def settings_text(cell):
+    """A cell's resolved settings as JSON: a change in the configuration is a change here.
 
     The seed is in the output's path, and so is what a sweep tries: a cell's parameters are the same
     alone, among its seeds, and among other trials.
     """
-    cell = cells_of(wildcards)[0]
     settings = STUDY.settings(cell).to_json()
     del settings["seed"]
     if trial := STUDY.trials.get(cell.algorithm):

@@ -3,15 +3,17 @@
 It notes a job's parameters and inputs, and goes by dates where it has no notes. Neither is what decides:
 a run's manifest says what the run is, and the study whether it asks for that.
 
-REQUIRES  STUDY, LAYOUT (study.smk), EXPECTED (packing.smk)
+REQUIRES  STUDY, LAYOUT (study.smk), settings_text (cells.smk), EXPECTED (packing.smk), STANDINGS (trials.smk)
 PROVIDES  nothing
 """
 
+import json
 import os
 from base64 import urlsafe_b64encode
 from contextlib import suppress
 
-from fedgloss.files import read_json
+from fedgloss.errors import InputError
+from fedgloss.files import read_json, write_text
 from fedgloss.study.layout import IMAGES_FILE, MANIFEST, RUN_FILES
 
 LONGEST = 254
@@ -25,27 +27,6 @@ def noted(kind, file):
     return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), last)
 
 
-def dated(file):
-    """When a file was written last, in nanoseconds."""
-    return file.stat().st_mtime_ns
-
-
-def is_misjudged(cell, files):
-    """Whether Snakemake would train a run again for what it has noted, though it is the one asked for.
-
-    A job that outlives a killed Snakemake leaves its run whole, its manifest last, and marked as
-    incomplete. A run that was imported in another's place has that one's notes, which are older. And
-    of code that the study accepts beside today's Snakemake knows nothing.
-    """
-    if any(noted("incomplete", file).is_file() for file in files):
-        return True
-    note, manifest = noted("metadata", files[0]), files[0]
-    if not note.is_file():
-        return False
-    imported = dated(note) < dated(manifest)
-    return imported or read_json(manifest).get("code") != EXPECTED.code(cell, {})
-
-
 def forget(files):
     """Forget what is noted of files, as by --cleanup-metadata: like imported ones they are there."""
     for kind in ("metadata", "incomplete"):  # once unmarked, nothing more is forgotten
@@ -53,33 +34,82 @@ def forget(files):
             noted(kind, file).unlink(missing_ok=True)
 
 
-def date_back(cell, made):
-    """Give what a run is trained on no later a date than the run's, `made`.
+def correct(cell, files):
+    """Note of a cell's files that they were made as the study asks; whether they were not noted so.
 
-    It is what the run's manifest says, and may have been made again since, or in another place.
+    A run that was imported in another's place has that one's notes. And of code that the study
+    accepts beside today's Snakemake knows nothing.
     """
-    data, partition = (EXPECTED.files(cell)[name] for name in ("data", "partition"))
-    files = [partition, data]  # in this order: the partition is made from the data
-    images = data.with_name(IMAGES_FILE)
-    if images.is_file() and data.is_file() and dated(images) < dated(data):
-        files.append(images)  # as the manifest says: only younger ones are read to know
+    asked = sorted(map(repr, (EXPECTED.code(cell, {}), settings_text(cell))))
+    corrected = False
+    for note in (noted("metadata", file) for file in files):
+        with suppress(InputError):
+            said = read_json(note) if note.is_file() else {}
+            if said.get("params", asked) != asked:
+                write_text(note, json.dumps(said | {"params": asked}))
+                corrected = True
+    return corrected
+
+
+def dated(file):
+    """When a file was written last, in nanoseconds."""
+    return file.stat().st_mtime_ns
+
+
+def date_back(files, made):
+    """Give files that something is made of no later a date than that, `made`; each is of the next."""
     for file in filter(Path.is_file, files):
         if dated(file) > made:
-            with suppress(PermissionError):  # of a group's folder: they stay newer
+            with suppress(OSError):  # of a group's folder: they stay newer
                 os.utime(file, ns=(made, made))
         made = min(made, dated(file)) - 1
 
 
-def keep_runs():
-    """See to it that no run of the study is made again that is there, and is what it asks for."""
-    for cell in STUDY.cells:
-        run = LAYOUT.run(STUDY.name, cell)
-        files = [run / name for name in (MANIFEST, *RUN_FILES)]
-        if files[0].is_file() and EXPECTED.is_there(cell):
-            if is_misjudged(cell, files):
-                forget(files)
-            date_back(cell, min(map(dated, files[:2])))
+def trained_on(cell):
+    """A cell's partition, the manifest of its data and, where this is to be believed, the images.
+
+    Younger images are read to know whether they are those of the manifest.
+    """
+    data, partition = (EXPECTED.files(cell)[name] for name in ("data", "partition"))
+    images = data.with_name(IMAGES_FILE)
+    believed = images.is_file() and data.is_file() and dated(images) <= dated(data)
+    return [partition, data, images] if believed else [partition, data]
+
+
+def is_of_others(cell):
+    """Whether a run is of other data, or of another partition, than those that are there."""
+    manifest = EXPECTED.read(cell, {})[0] or {}
+    inputs = manifest.get("inputs") if isinstance(manifest.get("inputs"), dict) else {}
+    return any(inputs.get(key) != value for key, value in EXPECTED.inputs(cell).items())
+
+
+def keep():
+    """See to it that nothing is trained again that is there, and is what the study asks for.
+
+    Data and partitions get the date of what was trained on them: they are what manifests say, and
+    may have been made again since, or in another place. Not where a run is of others: by its
+    date alone Snakemake knows that it is to be trained again.
+    """
+    runs = {cell: LAYOUT.run(STUDY.name, cell) for cell in STUDY.cells}
+    runs = {cell: run for cell, run in runs.items() if (run / MANIFEST).is_file()}
+    kept = [cell for cell in runs if EXPECTED.is_there(cell)]
+    changed = {
+        file for cell in {*runs} - {*kept} if is_of_others(cell) for file in trained_on(cell)
+    }
+    for cell in kept:
+        files = [runs[cell] / name for name in (MANIFEST, *RUN_FILES)]
+        # A job that outlives a killed Snakemake leaves its run whole, its manifest last.
+        if any(noted("incomplete", file).is_file() for file in files):
+            forget(files)
+        elif correct(cell, files):
+            forget(LAYOUT.hessian(STUDY.name, cell).parent.glob("*"))  # of the run that was here
+        if changed.isdisjoint(trained_on(cell)):
+            date_back(trained_on(cell), min(map(dated, files[:2])))
+    for cell, rounds in STANDINGS.pauses():
+        paused = LAYOUT.paused(STUDY.name, cell, rounds)
+        if paused.is_file() and STANDINGS.paused(cell, rounds)[0]:
+            correct(cell, [paused])
 
 
 if workflow.is_main_process:
-    keep_runs()
+    keep()

@@ -114,6 +114,6 @@ def sweep_text(wildcards):
 
 
 def is_paused(cell):
-    """Whether a cell has come to a rung already."""
+    """Whether a cell has come to a rung already, or to its end."""
     paused = [LAYOUT.paused(STUDY.name, cell, rung.rounds) for rung in STANDINGS.rungs]
-    return any(file.is_file() for file in paused)
+    return any(file.is_file() for file in paused) or EXPECTED.is_there(cell)

@@ -16,7 +16,13 @@ from fedgloss.errors import InputError
 from fedgloss.files import atomic, check_writable, read_json, sha256
 from fedgloss.jobs.collecting import SMALL, unpacked
 from fedgloss.study.layout import MANIFEST, RUN_FILES, Layout, files_of
-from fedgloss.study.outdated import Expectations, difference, measured_otherwise
+from fedgloss.study.outdated import (
+    Expectations,
+    difference,
+    measured_elsewhere,
+    measured_otherwise,
+)
+from fedgloss.study.remaining import is_measured
 from fedgloss.study.standings import Standings
 from fedgloss.study.study import Cell, Study
 
@@ -40,13 +46,14 @@ def import_runs(study: Study, source: Path, results: Path) -> Iterator[tuple[Cel
     with unpacked(source, study, results) as folder:
         _add_inputs(study, folder, results)
         whole = any(folder.rglob(RUN_FILES[-1]))
-        fates = [*_import(study, folder, results, whole)]
+        there = []
+        for cell, fate in _import(study, folder, results, whole):
+            there += [cell] if is_taken(fate) or fate == "here" else []
+            yield cell, fate
         # Only now: a line between two runs must be younger than both, for Snakemake.
-        for cell, fate in fates:
-            if is_taken(fate) or fate == "here":
-                _add_measured(study, cell, folder, results)
+        for cell in there:
+            _add_measured(study, cell, folder, results)
         _add_pauses(study, folder, results)
-    yield from fates
 
 
 def is_taken(fate: str) -> bool:
@@ -54,12 +61,11 @@ def is_taken(fate: str) -> bool:
     return fate == "imported" or fate.startswith(REPLACED)
 
 
-def taken_over(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
-    """The files of an imported cell that stand for its jobs: metrics, and what was measured.
+def measured_on(layout: Layout, study: Study, cell: Cell) -> Iterator[Path]:
+    """What was measured on an imported cell and stands for a job, once all have been imported.
 
     Not what was measured for a figure that the study has no more: there is no job for it.
     """
-    yield layout.metrics(study.name, cell)
     measured = {layout.hessian(study.name, cell), layout.locals(study.name, cell)}
     for figure in study.figures.values():
         for start, view in study.views(figure):
@@ -126,11 +132,7 @@ def _equal(ours: Path, theirs: Path) -> bool:
 
 def _outputs(run: Path) -> dict[str, Any]:
     """A run's files with their hashes, as its manifest has them; none if there is no such thing."""
-    try:
-        manifest = read_json(run / MANIFEST)
-    except InputError:
-        return {}
-    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+    outputs = _read(run / MANIFEST).get("outputs")
     return outputs if isinstance(outputs, dict) else {}
 
 
@@ -146,25 +148,42 @@ def _add_inputs(study: Study, source: Path, results: Path) -> None:
 def _add_measured(study: Study, cell: Cell, source: Path, results: Path) -> None:
     """Copy what was measured on a run, where it is not here.
 
-    Eigenvalues of what the study no longer asks for stay behind, so that Snakemake measures anew.
+    Eigenvalues of another run, or that the study no longer asks for, stay behind: Snakemake would
+    take them for made.
     """
-    eigenvalues, ours = (Layout(folder).hessian(study.name, cell) for folder in (source, results))
-    for file in sorted(eigenvalues.parent.glob("[!.]*")):  # not what a killed job has kept
-        if not (ours.parent / file.name).exists() and not (
-            file == eigenvalues and measured_otherwise(read_json(file), study.hessian)
-        ):
-            _copy_file(file, ours.parent / file.name)
+    layout, run = Layout(source), Layout(results).run(study.name, cell)
+    ours = Layout(results).hessian(study.name, cell).parent
+    asked: dict[Path, Callable[[dict[str, Any]], bool]] = {
+        layout.hessian(study.name, cell): partial(is_measured, study),
+        layout.locals(study.name, cell): lambda found: not measured_otherwise(found, study.hessian),
+    }
+    kept = sorted(layout.hessian(study.name, cell).parent.glob("[!.]*"))  # none of a killed job
+    for file in kept:
+        if (ours / file.name).exists():
+            continue
+        if file in asked:
+            found = _read(file)
+            if measured_elsewhere(found, [_read(run / MANIFEST)]) or not asked[file](found):
+                continue
+        _copy_file(file, ours / file.name)
 
 
 def _add_pauses(study: Study, source: Path, results: Path) -> None:
     """Copy what trials were worth as they paused, where this study would have paused them, too."""
     standings, expected = Standings(study, source), Expectations(study, results)
     for cell, rounds in standings.pauses():
-        there, ours = (
-            Layout(folder).paused(study.name, cell, rounds) for folder in (source, results)
-        )
-        if there.is_file() and not ours.exists() and not expected.fault(cell, read_json(there)):
+        there, ours = (Layout(one).paused(study.name, cell, rounds) for one in (source, results))
+        if there.is_file() and not ours.exists() and not expected.fault(cell, _read(there)):
             _copy_file(there, ours)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file's entries; none if it has none to speak of."""
+    try:
+        found = read_json(file)
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _expectations(study: Study, results: Path) -> Callable[[Cell], dict[str, Any]]:

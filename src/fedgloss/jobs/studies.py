@@ -237,23 +237,26 @@ def _size(file: Path) -> str:
 
 
 def import_runs(options: argparse.Namespace) -> int:
-    from fedgloss.jobs.importing import REPLACED, import_runs, is_taken, taken_over
+    from fedgloss.jobs.importing import REPLACED, import_runs, is_taken, measured_on
 
     study, layout = _study(options), Layout(options.results)
-    whole = True
+    whole, imported = True, []
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
     for cell, fate in import_runs(study, options.source, options.results):
         taken = is_taken(fate)
         counts["imported" if taken else fate if fate in counts else "refused"] += 1
         if taken:
-            for file in taken_over(layout, study, cell):
-                print(file, flush=True)
+            imported.append(cell)
+            print(layout.metrics(study.name, cell), flush=True)
             whole &= all((layout.run(study.name, cell) / name).is_file() for name in RUN_FILES)
         if fate not in counts:
             said = (
                 f"replaced: {cell}: an outdated run was here, " if taken else f"refused: {cell}: "
             )
             print(f"{said}{InputError(fate.removeprefix(REPLACED))}", file=sys.stderr)
+    for cell in imported:
+        for file in measured_on(layout, study, cell):
+            print(file)
     print(
         f"{study.name}: {counts['imported']} imported, {counts['here']} here already,"
         f" {counts['missing']} not there, {counts['refused']} refused",

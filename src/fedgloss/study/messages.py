@@ -14,6 +14,7 @@ from fedgloss.study import costs, remaining
 from fedgloss.study.layout import HERE, IMAGES_FILE
 from fedgloss.study.outdated import AGAIN, Expectations
 from fedgloss.study.own import missing_data, missing_splits
+from fedgloss.study.standings import Standings
 from fedgloss.study.status import States
 from fedgloss.study.study import Cell, Study
 
@@ -58,7 +59,7 @@ class Messages:
         """Take note of further jobs: which trials a sweep trains to the end is found on the way."""
         for number, job in jobs.items():
             self.jobs[number] = job
-            paths = ["/".join(Path(file).parts[-6:-1]) for file in _files(job)]
+            paths = [_cell_of(file) for file in _files(job)]
             self.cells[number] = [self.by_path[path] for path in paths]
             self.costs[number] = [*self._priced(number)]
             self.to_train += len(paths) if job.rule == "train" else 0
@@ -174,24 +175,28 @@ def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
     models something needs.
     """
     jobs = [*jobs]
-    made = (
-        Path(file) for job in jobs if job.rule in ("prepare", "partition") for file in job.output
-    )
+    inputs = [job for job in jobs if job.rule in ("prepare", "partition")]
+    made = {Path(file) for job in inputs for file in job.output}
     absent = {file for file in made if file.suffix != ".png" and not file.is_file()}
-    again = [job for job in jobs if job.rule == "train" and not job.forced]
-    runs = {Path(file).parent for job in again for file in _files(job)}
-    expected, needed, count = Expectations(study, HERE.results), dict[Path, None](), 0
-    for cell in study.cells:
-        files = expected.files(cell)
-        needs = {files["data"].with_name(IMAGES_FILE), files["partition"]} & absent
-        if needs and HERE.run(study.name, cell) in runs and expected.is_there(cell):
-            needed |= dict.fromkeys(sorted(needs))
-            count += 1
+    again = [job for job in jobs if job.rule in ("train", "pause") and not job.forced]
+    files = {_cell_of(file): Path(file) for job in again for file in _files(job)}
+    expected, standings = Expectations(study, HERE.results), Standings(study, HERE.results)
+    needed, count = dict[Path, None](), 0
+    for cell in study.cells if absent else ():
+        file, of = files.get(str(cell)), expected.files(cell)
+        images = of["data"].with_name(IMAGES_FILE)
+        needs = [one for one in (of["data"], images, of["partition"]) if one in absent]
+        if file and needs:
+            _, _, rounds = file.stem.partition("-")
+            paused = rounds and standings.paused(cell, int(rounds))[0]
+            if paused or expected.is_there(cell):
+                needed |= dict.fromkeys(needs)
+                count += 1
     if needed:
-        names = " ".join(map(str, needed))
+        names = [str(file) for file in needed]
         yield (
-            f"{', '.join(map(str, needed))}: not there, and this build would train {count} finished"
-            f" cells again; before it: snakemake {study.arguments} -- {names}"
+            f"{', '.join(names)}: not there, and this build would train {count} finished cells"
+            f" again; before it: snakemake {study.arguments} -- {' '.join(names)}"
         )
 
 
@@ -208,6 +213,11 @@ def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:
         cell, why = next(iter(reasons.items()))
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         yield f"outdated, so left out of tables and figures: {cell}: {why}{more}; {AGAIN}"
+
+
+def _cell_of(file: str) -> str:
+    """The path of the cell that one of `_files` is about."""
+    return "/".join(Path(file).parts[-6:-1])
 
 
 def _files(job: Planned) -> list[str]:

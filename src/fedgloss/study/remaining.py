@@ -123,7 +123,7 @@ class _Measured:
 
     def has_hessian(self, cell: Cell) -> bool:
         found = self._found(self.layout.hessian(self.study.name, cell), [cell])
-        return found is not None and _is_measured(self.study, found)
+        return found is not None and is_measured(self.study, found)
 
     def has_locals(self, cell: Cell) -> bool:
         return self._found(self.layout.locals(self.study.name, cell), [cell]) is not None
@@ -183,7 +183,7 @@ def rounds_done(states: States, cell: Cell) -> int:
     return min(states.rounds(cell), states.study.settings(cell).training["rounds"])
 
 
-def _is_measured(study: Study, found: Mapping[str, Any]) -> bool:
+def is_measured(study: Study, found: Mapping[str, Any]) -> bool:
     """Whether a cell's eigenvalues are all that the study's `hessian` section asks for."""
     asked = study.hessian
     if measured_otherwise(found, asked):
