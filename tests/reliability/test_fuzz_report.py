@@ -152,7 +152,7 @@ TWO = "0,0,1,5\n0,1,1,5\n1,0,1,5\n1,1,1,5\n"
     [
         ("loss\n1\n", "'round'"),
         (METRICS + "1,nan,1\n", "accuracy"),
-        (METRICS + "1,5,1e400\n", "loss"),
+        (METRICS + "1,5,-1e400\n", "loss"),
         (METRICS + "1,5\n", "line 2"),
         (METRICS + "77,5,1\n", "round"),
         (METRICS + "x" * 200_000 + ",1,1\n", "not a CSV file"),

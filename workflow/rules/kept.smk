@@ -56,24 +56,31 @@ def dated(file):
     return file.stat().st_mtime_ns
 
 
-def date_back(files, made):
-    """Give files that something is made of no later a date than that, `made`; each is of the next."""
-    for file in filter(Path.is_file, files):
-        if dated(file) > made:
-            with suppress(OSError):  # of a group's folder: they stay newer
-                os.utime(file, ns=(made, made))
-        made = min(made, dated(file)) - 1
+def date(file, latest):
+    """Give a file no later a date than this."""
+    if dated(file) > latest:
+        with suppress(OSError):  # of a group's folder: it stays newer
+            os.utime(file, ns=(latest, latest))
 
 
 def trained_on(cell):
-    """A cell's partition, the manifest of its data and, where this is to be believed, the images.
+    """What says what a cell is trained on, each made of the next: its partition, and its data."""
+    files = EXPECTED.files(cell)
+    return [file for file in (files["partition"], files["data"]) if file.is_file()]
 
-    Younger images are read to know whether they are those of the manifest.
+
+def date_back(files, made):
+    """Give what something is trained on no later a date than that, `made`.
+
+    Images that are older than their manifest stay so: younger ones are read to know what they are.
     """
-    data, partition = (EXPECTED.files(cell)[name] for name in ("data", "partition"))
-    images = data.with_name(IMAGES_FILE)
-    believed = images.is_file() and data.is_file() and dated(images) <= dated(data)
-    return [partition, data, images] if believed else [partition, data]
+    images = files[-1].with_name(IMAGES_FILE)
+    believed = images.is_file() and dated(images) <= dated(files[-1])
+    for file in files:
+        date(file, made)
+        made = min(made, dated(file)) - 1
+    if believed and dated(images) > dated(files[-1]):
+        date(images, made)
 
 
 def is_of_others(cell):
@@ -103,8 +110,9 @@ def keep():
             forget(files)
         elif correct(cell, files):
             forget(LAYOUT.hessian(STUDY.name, cell).parent.glob("*"))  # of the run that was here
-        if changed.isdisjoint(trained_on(cell)):
-            date_back(trained_on(cell), min(map(dated, files[:2])))
+        inputs = trained_on(cell)
+        if inputs and changed.isdisjoint(inputs):
+            date_back(inputs, min(map(dated, files[:2])))
     for cell, rounds in STANDINGS.pauses():
         paused = LAYOUT.paused(STUDY.name, cell, rounds)
         if paused.is_file() and STANDINGS.paused(cell, rounds)[0]:
