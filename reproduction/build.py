@@ -36,6 +36,7 @@ ARCHIVES = {
     "early42": ("early-42.zip", "config/cifar10-early-42.yaml"),
     "stability": ("stability.zip", "config/stability.yaml"),
     "long": ("digits-long.zip", "config/digits-long.yaml"),
+    "single": ("float32.zip", "config/float32.yaml"),
 }
 """An archive and its study, as commands in the tables name it, by its name in the template."""
 FACTS = ("spectrum", "divergence", "released")
