@@ -7,7 +7,7 @@ import pytest
 
 from fedgloss.study.layout import Layout
 from fedgloss.study.study import load_study
-from workflow.project import build, environment, files, planned, rules, snakemake
+from workflow.project import build, copy_project, environment, files, planned, rules, snakemake
 
 SWEEP = {
     "study": "search",
@@ -53,14 +53,18 @@ def trained(project, study):
     return {cell.algorithm for cell in done}
 
 
-@pytest.mark.slow
-def test_a_sweep_that_was_stopped_on_a_rung_ends_as_one_that_was_not(fresh, tmp_path_factory):
-    """And trials that a rung drops are trained no further."""
-    from workflow.project import copy_project
+@pytest.fixture
+def other(tmp_path_factory):
+    """A second project with the study above."""
+    project = copy_project(tmp_path_factory.mktemp("other") / "project")
+    add_sweep(project)
+    return project
 
-    other = copy_project(tmp_path_factory.mktemp("other") / "project")
+
+@pytest.mark.slow
+def test_a_sweep_that_was_stopped_on_a_rung_ends_as_one_that_was_not(fresh, other):
+    """And trials that a rung drops are trained no further."""
     study = add_sweep(fresh)
-    add_sweep(other)
     build(fresh, FILE)
     assert len(trained(fresh, study)) == 2 + 1
     # Stopped before anybody is promoted: each cell has come to its rung, and no further.
@@ -76,15 +80,11 @@ def test_a_sweep_that_was_stopped_on_a_rung_ends_as_one_that_was_not(fresh, tmp_
 
 
 @pytest.mark.slow
-def test_a_search_that_halved_is_kept_with_what_it_dropped(fresh, tmp_path_factory):
+def test_a_search_that_halved_is_kept_with_what_it_dropped(fresh, other, tmp_path):
     """An archive has what its trials were worth as they paused; a seed less decides anew."""
-    from workflow.project import copy_project
-
-    other = copy_project(tmp_path_factory.mktemp("other") / "project")
     study = add_sweep(fresh)
-    add_sweep(other)
     build(fresh, FILE)
-    archive = str(tmp_path_factory.mktemp("archive") / "search.zip")
+    archive = str(tmp_path / "search.zip")
     for project, words in (
         (fresh, ["collect", "config/search.yaml", "--out", archive]),
         (other, ["import", archive, "config/search.yaml"]),

@@ -109,7 +109,7 @@ def keep():
         if any(noted("incomplete", file).is_file() for file in files):
             forget(files)
         elif correct(cell, files):
-            forget(LAYOUT.hessian(STUDY.name, cell).parent.glob("*"))  # of the run that was here
+            forget([*LAYOUT.hessian(STUDY.name, cell).parent.glob("*")])  # of the run that was here
         inputs = trained_on(cell)
         if inputs and changed.isdisjoint(inputs):
             date_back(inputs, min(map(dated, files[:2])))

@@ -151,19 +151,19 @@ def _add_measured(study: Study, cell: Cell, source: Path, results: Path) -> None
     Eigenvalues of another run, or that the study no longer asks for, stay behind: Snakemake would
     take them for made.
     """
-    layout, run = Layout(source), Layout(results).run(study.name, cell)
-    ours = Layout(results).hessian(study.name, cell).parent
+    there, here = Layout(source), Layout(results)
+    ours, theirs = (layout.hessian(study.name, cell).parent for layout in (here, there))
+    run = _read(here.run(study.name, cell) / MANIFEST)
     asked: dict[Path, Callable[[dict[str, Any]], bool]] = {
-        layout.hessian(study.name, cell): partial(is_measured, study),
-        layout.locals(study.name, cell): lambda found: not measured_otherwise(found, study.hessian),
+        there.hessian(study.name, cell): partial(is_measured, study),
+        there.locals(study.name, cell): lambda found: not measured_otherwise(found, study.hessian),
     }
-    kept = sorted(layout.hessian(study.name, cell).parent.glob("[!.]*"))  # none of a killed job
-    for file in kept:
+    for file in sorted(theirs.glob("[!.]*")):  # not what a killed job has kept
         if (ours / file.name).exists():
             continue
         if file in asked:
             found = _read(file)
-            if measured_elsewhere(found, [_read(run / MANIFEST)]) or not asked[file](found):
+            if measured_elsewhere(found, [run]) or not asked[file](found):
                 continue
         _copy_file(file, ours / file.name)
 
