@@ -63,9 +63,7 @@ def cells(bench: Bench) -> dict:
     bench.found["cells"] = found = {"groups": [], "analyses": {}}
     with contextlib.chdir(bench.options.data), stop_on_signals() as stopped:
         train_groups(bench, plan, found, stopped)
-        pack(bench.options.out / "results.tar")
-        wanted = [cell for group in plan["groups"] for cell in group if cell["bring"]]
-        pack_models(wanted, bench.options.out)
+        pack_all(plan, bench.options.out)
     return found
 
 
@@ -106,7 +104,7 @@ def train_groups(
                 here["seconds_a_unit"] = here["seconds"] / units
                 unit = max(here["seconds"] - ALONE, 0) / units
             print(f"group {number}: {here['seconds']:.1f} s, {units} units", flush=True)
-            pack(bench.options.out / "results.tar")
+            pack_all(plan, bench.options.out)
         for cell in filter(is_finished, group):
             for kind in ANALYSES:
                 analyse(bench, cell, kind, found["analyses"])
@@ -193,24 +191,48 @@ def job_of(content: dict[str, Any], record: type) -> Any:
     return read_job(path, record)
 
 
+def pack_all(plan: dict[str, Any], out: Path) -> None:
+    """What comes home of the groups so far: results.tar, and the models that the plan wants."""
+    pack(out / "results.tar")
+    wanted = [cell for group in plan["groups"] for cell in group if cell["bring"]]
+    pack_models(wanted, out)
+
+
 def pack(archive: Path) -> None:
     """The results folder, but for its tensors: models, checkpoints and images."""
 
     def small(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return None if entry.name.endswith((".safetensors", "results/checkpoints")) else entry
 
-    with tarfile.open(archive.with_suffix(".new"), "w") as packed:
-        packed.add("results", filter=small)
-    archive.with_suffix(".new").replace(archive)
+    pack_files(archive, [Path("results")], small)
 
 
 def pack_models(wanted: list[dict[str, Any]], out: Path) -> None:
-    """The models that the plan wants brought, five of a CNN an archive: none larger than 16 MiB."""
-    archives = {"averages": [Path(c["train"]["run"], "average.safetensors") for c in wanted]}
-    for number, cell in enumerate(cell for cell in wanted if cell["locals"]):
-        archives[f"locals-{number}"] = [Path(cell["train"]["run"], "locals.safetensors")]
+    """The wanted cells' averaged models, and the local ones of those measured (`locals`).
+
+    Each archive has five models of the CNN, about 15 MiB: files larger than 16 MiB do not travel.
+    """
+    runs = [Path(cell["train"]["run"]) for cell in wanted]
+    fives = [runs[begin : begin + 5] for begin in range(0, len(runs), 5)]
+    archives = {
+        f"averages-{number}": [run / "average.safetensors" for run in five]
+        for number, five in enumerate(fives)
+    }
+    with_locals = [run for run, cell in zip(runs, wanted, strict=True) if cell["locals"]]
+    for number, run in enumerate(with_locals):
+        archives[f"locals-{number}"] = [run / "locals.safetensors"]
     for name, files in archives.items():
         if there := [file for file in files if file.exists()]:
-            with tarfile.open(out / f"{name}.tar", "w") as packed:
-                for file in there:
-                    packed.add(file)
+            pack_files(out / f"{name}.tar", there)
+
+
+def pack_files(
+    archive: Path,
+    paths: list[Path],
+    only: Callable[[tarfile.TarInfo], tarfile.TarInfo | None] | None = None,
+) -> None:
+    """An archive in place of an earlier one, which stays until this one is whole."""
+    with tarfile.open(archive.with_suffix(".new"), "w") as packed:
+        for path in paths:
+            packed.add(path, filter=only)
+    archive.with_suffix(".new").replace(archive)

@@ -48,8 +48,8 @@ def pack(options: argparse.Namespace) -> None:
     if out.exists() and not (out / "1" / PARCEL).is_file():
         raise InputError(f"--out: {out} is there and holds no parcels (allowed: a new folder)")
     plan = plan_of(
-        options.words, unit=options.unit, bring=options.bring.split(","),
-        locals_of=options.locals.split(","), divergence=options.divergence, seconds=options.seconds,
+        options.words, unit=options.unit, bring=options.bring, locals_of=options.locals,
+        divergence=options.divergence, seconds=options.seconds,
     )  # fmt: skip
     jobs = jobs_of(plan)
     shutil.rmtree(out, ignore_errors=True)
@@ -72,7 +72,8 @@ def pack(options: argparse.Namespace) -> None:
         unpacks = f"python3 benchmarks/lease.py unpack {parcel} /tmp/lease"
         stages = f"--stages agreement,warm --warm {shlex.quote(stacks_of(plan))} --minutes 3"
         if parcel == parcels[-1]:
-            stages = f"--stages cells --data /tmp/lease --minutes {options.minutes}"
+            last = "divergence,cells" if "divergence" in plan else "cells"
+            stages = f"--stages {last} --data /tmp/lease --minutes {options.minutes}"
         run = f"python3 benchmarks/gpu.py --out $OUT --precisions {precisions} {stages}"
         print(f"  {unpacks} && {run}")
 
@@ -224,8 +225,9 @@ def main() -> int:
     packing.add_argument("--most", type=float, default=56, help="MiB that a parcel may have")
     packing.add_argument("--minutes", type=float, default=9.5, help="of the last call")
     packing.add_argument("--unit", type=float, default=18, help="seconds for SGD clients' 1 run")
-    packing.add_argument("--locals", default="", help="LABEL,...: measure local models")
-    packing.add_argument("--bring", default="", help="LABEL,...: models to bring home")
+    labels = {"type": lambda text: text.split(","), "default": (), "metavar": "LABEL,..."}
+    packing.add_argument("--locals", **labels, help="whose local models to measure")
+    packing.add_argument("--bring", **labels, help="whose models to bring home")
     packing.add_argument("--divergence", default="", help="GROUP of the first study to look into")
     packing.add_argument("--seconds", type=float, default=150, help="at most for these")
     packing.set_defaults(run=pack)

@@ -33,6 +33,8 @@ def plan_of(
     into, in so many seconds. What it needs and is not here, Snakemake makes. Raises InputError.
     """
     asked = [*studies_and_groups(words)]
+    for option, labels in (("--bring", bring), ("--locals", locals_of)):
+        check_labels(option, labels, [cell for study, _ in asked for cell in study.cells])
     groups = []
     for study, texts in asked:
         expected = Expectations(study, HERE.results)
@@ -77,18 +79,14 @@ def group_of(study: Study, text: str) -> list[Cell]:
     asked, _, seeds = rest.partition(":")
     labels = asked.split(",")
     there = [cell for cell in study.cells if not dataset or cell.dataset == dataset]
-    known = [name for cell in there for name in (base_of(cell.algorithm), cell.algorithm)]
-    for label in labels:
-        if label not in known:
-            hint = did_you_mean(label, [*dict.fromkeys(known)])
-            raise InputError(f"{text}: {study.file} has no cells of {label!r} there{hint}")
+    check_labels(f"{text}: {study.file}", labels, there)
     wanted = seeds.split(",") if seeds else [*dict.fromkeys(str(cell.seed) for cell in there)]
     found = [
         cell
         for seed in wanted
         for label in labels
         for cell in there
-        if str(cell.seed) == seed and label in (cell.algorithm, base_of(cell.algorithm))
+        if str(cell.seed) == seed and label in names_of(cell)
     ]
     for seed in wanted:
         if seed not in {str(cell.seed) for cell in found}:
@@ -99,6 +97,21 @@ def group_of(study: Study, text: str) -> list[Cell]:
     except InputError as error:
         raise InputError(f"{text}: {error}") from None
     return found
+
+
+def names_of(cell: Cell) -> tuple[str, str]:
+    """What a cell may be called: its label, or that of which it is a trial."""
+    return base_of(cell.algorithm), cell.algorithm
+
+
+def check_labels(where: str, labels: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Refuse a label that none of these cells has."""
+    known = [*dict.fromkeys(name for cell in cells for name in names_of(cell))]
+    for label in labels:
+        if label not in known:
+            raise InputError(
+                f"{where}: there are no cells of {label!r}{did_you_mean(label, known)}"
+            )
 
 
 def planned(
@@ -116,10 +129,10 @@ def planned(
     return {
         "name": f"{study.name}/{cell}",
         "units": build_algorithm(settings["method"], settings["variants"]).gradients,
-        "bring": cell.algorithm in bring,
+        "bring": not set(names_of(cell)).isdisjoint(bring),
         "train": train,
         "hessian": None if study.trials else job("hessian"),  # a sweep shows no lambda_1
-        "locals": job("locals") if cell.algorithm in locals_of else None,
+        "locals": None if set(names_of(cell)).isdisjoint(locals_of) else job("locals"),
     }
 
 

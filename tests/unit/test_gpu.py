@@ -102,7 +102,8 @@ def found(out):
 @pytest.mark.slow
 def test_every_stage_runs_without_a_gpu(tmp_path):
     study = home(tmp_path, WILD)
-    unpack, _ = packed(tmp_path, study, "fedavg", "--divergence", "wild")
+    unpack, run = packed(tmp_path, study, "fedavg", "--divergence", "wild")
+    assert run[run.index("--stages") + 1] == "divergence,cells"
     call(unpack, tmp_path / "machine", tmp_path)
     command = [sys.executable, ROOT / "benchmarks/gpu.py", "--toy", "--device", "cpu"]
     command += ["--out", tmp_path / "out", "--data", tmp_path / "machine"]
@@ -173,11 +174,13 @@ def test_a_stage_that_hangs_ends_and_earlier_findings_are_whole(tmp_path):
 @pytest.mark.slow
 def test_cells_are_trained_in_two_calls_and_brought_home(tmp_path, monkeypatch, capsys):
     file, machine = home(tmp_path, SEARCH), tmp_path / "machine"
-    unpack, run = packed(tmp_path, file, "feddyn", "fedsam")
+    unpack, run = packed(tmp_path, file, "feddyn", "fedsam", "--bring", "feddyn")
     call(unpack, machine, tmp_path)
     interrupted_in_the_second_group(run, machine, tmp_path / "out1")
     first = found(tmp_path / "out1")["cells"]["groups"]
     assert "seconds" in first[0] and "interrupted" in first[1]
+    with tarfile.open(tmp_path / "out1" / "averages-0.tar") as models:  # it came before the signal
+        assert len(models.getnames()) == 2 and all("feddyn" in name for name in models.getnames())
 
     call(run, machine, tmp_path / "out2")
     second = found(tmp_path / "out2")["cells"]["groups"]
@@ -345,6 +348,10 @@ def test_groups_that_cannot_be_are_refused(plan):
     study = load_study(ROOT / "config/reproduction.yaml")
     with refused("fedsmo:0", "no cells of 'fedsmo'", "did you mean 'fedsmoo'"):
         plan.group_of(study, "fedsmo:0")
+    words = [str(study.file), "fedavg"]
+    options = {"unit": 18, "locals_of": (), "divergence": "", "seconds": 1}
+    with refused("--bring", "no cells of 'fedglos'", "did you mean 'fedgloss'"):
+        plan.plan_of(words, bring=["fedglos"], **options)
     with refused("no cells of the seed '7'"):
         plan.group_of(study, "fedavg:7")
     with refused("fedavg,fedavg-image-crops:0", "training.augmentation", "must agree"):
@@ -353,6 +360,26 @@ def test_groups_that_cannot_be_are_refused(plan):
         [*plan.studies_and_groups(["fedavg"])]
     with refused("pilots.yaml: is followed by no group"):
         [*plan.studies_and_groups([str(ROOT / "config/pilots.yaml")])]
+
+
+def test_no_archive_of_models_is_too_large_to_come_home(lent, tmp_path, monkeypatch):
+    """Five averages of the CNN have 15 MiB; each archive is whole before it takes a place."""
+    monkeypatch.chdir(tmp_path)
+    cells = [{"train": {"run": f"run-{i}"}, "locals": i == 6 or None} for i in range(7)]
+    for cell in cells[:2] + cells[3:]:
+        Path(cell["train"]["run"]).mkdir()
+        for name in ("average", "locals"):
+            Path(cell["train"]["run"], f"{name}.safetensors").write_bytes(b"model")
+    lent.pack_models(cells, tmp_path)
+    archives = {}
+    for file in tmp_path.glob("*.tar"):
+        with tarfile.open(file) as opened:
+            archives[file.stem] = opened.getnames()
+    assert archives == {
+        "averages-0": [f"run-{i}/average.safetensors" for i in (0, 1, 3, 4)],
+        "averages-1": [f"run-{i}/average.safetensors" for i in (5, 6)],
+        "locals-0": ["run-6/locals.safetensors"],
+    }
 
 
 def test_what_is_recorded_of_a_group_is_known_before(plan):
