@@ -317,38 +317,74 @@ def test_it_is_refused_where_a_backend_was_named():
 def test_a_recording_that_is_refused_is_ended_in_order(monkeypatch):
     """CUDA refuses to end one whose streams are not joined, and would hide why."""
 
-    class Stream:
-        def __init__(self):
-            self.waited_for = []
-
-        def wait_stream(self, other):
-            self.waited_for.append(other)
-
-    here, forked = Stream(), []
-
-    @contextmanager
-    def recording(graph):
-        try:
-            yield
-        finally:
-            if {*forked} - {*here.waited_for} or any(here not in s.waited_for for s in forked):
-                raise RuntimeError("CUDA error: capturing stream has unjoined work")
-
-    def new_stream():
-        forked.append(Stream())
-        return forked[-1]
-
     def refuses():
         raise CannotRecord("cannot")
 
-    fakes = {"CUDAGraph": object, "Stream": new_stream, "graph": recording}
-    fakes |= {"current_stream": lambda: here, "stream": nullcontext}
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
+    cuda = Cuda(monkeypatch)
     CudaGraph().record([lambda: None])
     with pytest.raises(CannotRecord):
         CudaGraph().record([lambda: None, refuses, lambda: None])
-    assert len(forked) == 4
+    assert len(cuda.forked) == 4
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, InputError])
+def test_what_made_cuda_give_a_recording_up_is_said_in_one_line(monkeypatch, fault):
+    """All that follows fails as well; the line is of what came first, or of the method's fault."""
+    cuda = Cuda(monkeypatch)
+
+    def waits():
+        cuda.given_up = True
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError as error:
+            raise fault(f"direction fails: {error}") from None
+
+    first = "direction fails: " * (fault is InputError)
+    with refused(f"CUDA graph ({first}operation not permitted when stream is capturing); use"):
+        CudaGraph().record([waits])
+    assert cuda.current == "before"  # CUDA leaves the recording's
+
+
+class Cuda:
+    """What torch.cuda has for recordings, and its complaints."""
+
+    def __init__(self, monkeypatch):
+        self.here, self.forked, self.given_up, self.current = Stream(self), [], False, "before"
+        fakes = {"CUDAGraph": object, "Stream": self.new_stream, "graph": self.recording}
+        fakes |= {"current_stream": self.current_stream, "stream": nullcontext}
+        fakes |= {"set_stream": lambda stream: setattr(self, "current", stream)}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def current_stream(self):
+        return self.current
+
+    def new_stream(self):
+        self.forked.append(Stream(self))
+        return self.forked[-1]
+
+    @contextmanager
+    def recording(self, graph):
+        self.current = here = self.here
+        try:
+            yield
+        finally:
+            if self.given_up:
+                raise RuntimeError("capture_end failed")
+            apart = any(here not in stream.waited_for for stream in self.forked)
+            if apart or {*self.forked} - {*here.waited_for}:
+                raise RuntimeError("CUDA error: capturing stream has unjoined work")
+            self.current = "before"
+
+
+class Stream:
+    def __init__(self, cuda):
+        self.cuda, self.waited_for = cuda, []
+
+    def wait_stream(self, other):
+        if self.cuda.given_up:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.waited_for.append(other)
 
 
 def test_whole_runs_with_evaluation_are_the_same():

@@ -385,6 +385,14 @@ WRONG = {
         {"finish": lambda W, down, c, h: (c, Named(w=h.full_gradient(W)))},
         ("finish asks h.full_gradient at", A, "[2, 1, 7]"),
     ),
+    "a full gradient that the server has no data for": (
+        {"aggregate": lambda w, down, up, s, h: (w - mean(h.full_gradient(w), h.p), s)},
+        ("aggregate asks for h.full_gradient, but a server has no data",),
+    ),
+    "a number that is one as long as all federations agree": (
+        {"aggregate": lambda w, down, up, s, h: (torch.add(w, s.v, alpha=h.momentum), s)},
+        ("aggregate fails", "'alpha' must be Number, not Tensor"),
+    ),
     "more gradients than declared": (
         {"direction": lambda grad, W, down, c, h: (grad(W - grad(W)), c)},
         ("2 mini-batch gradients in a local step", "gradients=1"),
@@ -511,6 +519,36 @@ def test_what_reads_a_tensors_value_in_python_is_refused(how):
     words = "aggregate reads a tensor's value in Python (", "torch.where", "test_rehearsal.py, line"
     with refused("method 'mine': ", *words):
         rehearse([of(mine(aggregate=aggregate))])
+
+
+AS_LARGE = {
+    "x[mask]": lambda w, d, h: w - d[d > 0].sum(),
+    "x[mask] ": lambda w, d, h: w - d[..., d[0, 0] > 0].sum(),
+    "where()": lambda w, d, h: w - torch.where(d > 0)[0].sum(),
+    "nonzero()": lambda w, d, h: w - d.nonzero().sum(),
+    "masked_select()": lambda w, d, h: w - d.masked_select(d > 0).sum(),
+    "unique()": lambda w, d, h: w - d.unique().sum(),
+}
+
+
+@pytest.mark.parametrize("how", AS_LARGE)
+def test_what_is_as_large_as_values_decide_is_refused(how):
+    with refused(f"aggregate makes a tensor that is as large as values decide ({how.strip()})"):
+        rehearse([of(stepping(AS_LARGE[how]))])
+
+
+@pytest.mark.parametrize("how", ["tensor", "as_tensor", "new_tensor"])
+def test_what_copies_to_the_device_in_each_round_is_refused(how):
+    """A GPU would wait for each; a number alone, or a tensor on the host, is in the kernel."""
+
+    def step(w, d, h):
+        return w - d * (
+            d.new_tensor(0.5) if how == "new_tensor" else getattr(torch, how)(0.5, device=d.device)
+        )
+
+    with refused(f"aggregate brings a number of Python's to the device in each call ({how}())"):
+        rehearse([of(stepping(step))])
+    rehearse([of(stepping(lambda w, d, h: w - torch.full_like(d, 0.5) * torch.tensor(0.5) * d))])
 
 
 def test_a_method_cannot_catch_the_refusal_to_read_a_value():

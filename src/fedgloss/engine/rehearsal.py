@@ -17,9 +17,10 @@ from torch import Tensor
 
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import FACTS, OF_RECORDS, check_names, is_built_in, is_ours
+from fedgloss.engine.backends.graph import room_of
 from fedgloss.engine.clients import Batching, ClientData
 from fedgloss.engine.cohort import Cohort, Counts, Seeds
-from fedgloss.engine.federation import Federation, Simulation, advance, federation
+from fedgloss.engine.federation import Federation, Simulation, federation, play_together
 from fedgloss.engine.outcomes import FAILURES, kind_of, reason_of
 from fedgloss.engine.watched import Raised, Watched
 from fedgloss.errors import InputError
@@ -101,6 +102,7 @@ def _rehearse(federations: Sequence[Federation], lazy: bool, rounds: int) -> Non
         ts = _later(different, rounds) or FIRST
         for scale in SCALES:
             _play(cast, small, PARAMETERS, thorough=True, ts=ts, scale=scale)
+        _play(cast, small, PARAMETERS, as_recorded=True)
         _play(cast, like, min(size, LARGER))
     except Raised:
         # It may count on what the real model has: its layers, or a hundred parameters.
@@ -148,8 +150,13 @@ def _play(
     lazy: bool = False,
     ts: Sequence[int] = FIRST,
     scale: float = 1.0,
+    as_recorded: bool = False,
 ) -> Simulation:
-    """Rounds `ts` of two federations of P parameters, of the device and type of `like`."""
+    """Rounds `ts` of two federations of P parameters, of the device and type of `like`.
+
+    as_recorded: the numbers in force are [S, 1, 1] also where the federations agree in them, as in
+    recorded rounds and beside a federation with others.
+    """
     S, m = len(cast), CLIENTS
     samples = [count for counts in SAMPLES for count in counts]
     numbers = Stream(0, "rehearsal").uniform(sum(samples) * 3).reshape(-1, 3)
@@ -176,8 +183,9 @@ def _play(
     ]
     batching = Batching(1, steps=2 if alone else None)
     simulation = Simulation(players, _Quadratics(lazy, scale), batching=batching)
+    room = room_of([simulation]) if as_recorded else None
     for simulation.t in ts:
-        advance([simulation])
+        play_together([simulation], [simulation.draw(room)])
     if thorough:
         watched.check_gradients()
     return simulation

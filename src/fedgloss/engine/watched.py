@@ -1,6 +1,6 @@
 """A method whose functions are watched while the engine plays a rehearsal with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ OF_ANY_SIZE = (AttributeError, KeyError, NameError, TypeError)
 
 ON_CLIENTS = ("direction", "finish")
 """The functions that a client runs, which knows of no other."""
+NO_DATA = "asks for h.full_gradient, but a server has no data: let finish compute and send it"
 ALONE, BY_ITSELF = " when one federation is alone", " when one client is alone"
 LINE_BY_LINE = (
     " on the backends 'fused' and 'recorded', where a line's tensors are computed when they are"
@@ -50,28 +51,64 @@ READS = {
 one (which decides nothing) and to index with one is none of them."""
 
 
-class _Read(BaseException):
-    """A tensor's value was read; no Exception, so that no method catches it by mistake."""
+COUNTS = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount")
+"""Functions of torch whose result is as large as values decide."""
+COPIES = ("tensor", "as_tensor")
+"""Functions of torch that bring Python's numbers to a device."""
+
+
+class _OnHost(BaseException):
+    """What a tensor holds was asked for, or given, on the host; no Exception, so that no method
+    catches it by mistake."""
 
 
 class _Unread(TorchFunctionMode):
-    """Within it no tensor's value can be read on the host.
+    """Within it no tensor's value can be read on the host, nor written from there.
 
     What Python does with a value it does for all federations at once: a rehearsal might not enter
     the branch in which they are mixed, and a recorded round would go the same way for ever.
     """
 
+    engine = False
+    """Whether it is the engine that computes, as the method asked it to."""
+
     def __torch_function__(
         self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if how := READS.get(getattr(func, "__name__", "")):
-            raise _Read(
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if self.engine:
+            return func(*args, **kwargs)
+        if how := READS.get(name):
+            raise _OnHost(
                 f"reads a tensor's value in Python ({how}), which decides for all federations that"
                 " are trained together, makes a GPU wait, and cannot be recorded; write"
                 " torch.where(condition, x, y) for `if`, x.clamp(max=y) or torch.minimum(x, y) for"
                 " `min`, and keep numbers as tensors"
             )
-        return func(*args, **kwargs or {})
+        if name in COUNTS or (name == "where" and len(args) + len(kwargs) == 1):
+            how = f"{name}()"
+        elif name == "__getitem__" and any(map(_is_mask, _entries(args[1]))):
+            how = "x[mask]"
+        if how:
+            raise _OnHost(
+                f"makes a tensor that is as large as values decide ({how}), which makes a GPU wait,"
+                " and cannot be recorded; write torch.where(mask, x, 0)"
+            )
+        if name == "new_tensor" or (name in COPIES and kwargs.get("device") is not None):
+            raise _OnHost(
+                f"brings a number of Python's to the device in each call ({name}()), which makes a"
+                " GPU wait, and cannot be recorded; use the number as it is, or"
+                " torch.full_like(x, number)"
+            )
+        return func(*args, **kwargs)
+
+
+def _entries(index: Any) -> Sequence[Any]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
 class Raised(InputError):
@@ -228,25 +265,33 @@ class Watched:
         def asked(name: str, answer: Gradient, wanted: tuple[int, ...], kept: list) -> Gradient:
             def ask(point: Tensor) -> Tensor:
                 contract.check_tensor(f"asks {name} at", computed(point), wanted)
+                unread.engine = True
                 found = answer(point)
+                unread.engine = False
                 kept.append(Kept(computed(found)))
                 return found
 
             return ask
 
+        unread = _Unread()
         whole: list[Kept] = []
         batches: list[Kept] = []
         full = asked("h.full_gradient", h.full_gradient, (S, 1, P), whole)
+        if function not in ON_CLIENTS:
+
+            def full(point: Tensor) -> Tensor:
+                raise contract.refusal(NO_DATA)
+
         given = (*others, h.replace(full_gradient=full))
         given = (asked("grad", grad, shape, batches), *given) if grad else given
         ours = getattr(self.given, function)
         try:
-            with _Unread():
+            with unread:
                 result = ours(*given)
         except InputError:
             raise
-        except _Read as read:
-            raise contract.refusal(f"{read}", place_of(read, ours)) from None
+        except _OnHost as asked_for:
+            raise contract.refusal(f"{asked_for}", place_of(asked_for, ours)) from None
         except FAILURES as error:
             where = f"tensors [S, K, P] = {list(shape)}"
             refusal = contract.refusal(f"fails on {where}{when}: {reason_of(error, ours)}", "")

@@ -52,20 +52,38 @@ class CudaGraph:
 
     def record(self, branches: Sequence[Callable[[], None]]) -> None:
         streams = [torch.cuda.Stream() for _ in branches]
-        with torch.cuda.graph(self.graph):
-            here = torch.cuda.current_stream()
-            for stream in streams:
-                stream.wait_stream(here)
-            try:
-                for stream, branch in zip(streams, branches, strict=True):
-                    with torch.cuda.stream(stream):
-                        branch()
-            finally:  # else CUDA's complaint of streams that were not joined hides what was raised
+        before = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self.graph):
+                here = torch.cuda.current_stream()
                 for stream in streams:
-                    here.wait_stream(stream)
+                    stream.wait_stream(here)
+                try:
+                    for stream, branch in zip(streams, branches, strict=True):
+                        with torch.cuda.stream(stream):
+                            branch()
+                finally:  # else CUDA's complaint of streams that were not joined hides the error
+                    for stream in streams:
+                        here.wait_stream(stream)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)  # a recording that CUDA has given up does not put it back
+            raise InputError(
+                f"backend: a round cannot be recorded as a CUDA graph ({_first(error)}); use"
+                " 'stacked' or 'autograd'"
+            ) from None
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before all that followed from it; a method's fault, if it is one."""
+    errors = [error]
+    while (before := errors[-1].__context__) is not None:
+        errors.append(before)
+    return next((one for one in errors if isinstance(one, InputError)), errors[-1])
 
 
 class Handover:
@@ -183,7 +201,7 @@ class Replay:
                 _check(simulation)
             except CannotRecord as error:
                 self._give_up(error)
-        self.room = _room(self.simulations)
+        self.room = room_of(self.simulations)
         self.graph: Graph | None = None
         self.handover: Handover | None = None
         self.branches: list[_Branch] = []
@@ -277,7 +295,7 @@ def _check(simulation: Simulation) -> None:
                 )
 
 
-def _room(simulations: Sequence[Simulation]) -> Room:
+def room_of(simulations: Sequence[Simulation]) -> Room:
     """What the largest client needs."""
     steps, samples = set(), 1
     for simulation in simulations:
