@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fedgloss
 from fedgloss.algorithms import build_algorithm
@@ -34,11 +35,11 @@ def samples(n, seed):
 CLIENTS = [samples(n, seed) for seed, n in enumerate((7, 4, 9, 5))]
 
 
-def run(method="fedgloss", **options):
+def run(method="fedgloss", model=None, **options):
     known = build_algorithm(method) if isinstance(method, str) else method
     given = {name: VALUES[name] for name in VALUES if name in known.hyperparameters}
     options = {"schedule": SCHEDULE, "lr": 0.1, "batch_size": 3, "weight_decay": 0.01, **options}
-    return fedgloss.train(network(), CLIENTS, method, hyperparameters=given, **options)
+    return fedgloss.train(model or network(), CLIENTS, method, hyperparameters=given, **options)
 
 
 def test_the_extra_exchange_is_made_in_evaluated_rounds_alone_and_measures_the_same():
@@ -110,6 +111,33 @@ def test_sharpness_is_the_rise_of_the_test_loss_at_a_tenth(loss, backend, monkey
         there = value(result.w + RADIUS * direction / direction.norm())
         assert row[f"sharpness_{name}"] == pytest.approx((there - here).item(), rel=1e-9)
     assert row["sharpness_gradient"] > row["sharpness_pseudo_gradient"]
+
+
+class Recomputed(nn.Module):
+    """Its layers are computed again while it is differentiated."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return checkpoint(self.layers, x, use_reentrant=False)
+
+
+def test_sharpness_of_a_model_that_recomputes_is_that_of_its_layers():
+    options = {"test": samples(11, seed=9), "record": ("sharpness",), "backend": "autograd"}
+    plain, again = (run("fedavg", model=m, **options) for m in (network(), Recomputed(network())))
+    assert torch.equal(plain.w, again.w)
+    for row, other in zip(plain.metrics, again.metrics, strict=True):
+        assert other == pytest.approx(row, rel=1e-9)
+
+
+def test_a_loss_may_use_its_outputs_up():
+    test = samples(11, seed=9)
+    options = {"test": test, "record": ("sharpness",), "backend": "autograd"}
+    plain = run("fedavg", loss=lambda z, y: F.cross_entropy(2 * z, y), **options)
+    in_place = run("fedavg", loss=lambda z, y: F.cross_entropy(z.mul_(2), y), **options)
+    assert in_place.metrics == plain.metrics
 
 
 def test_measuring_sharpness_changes_no_number():

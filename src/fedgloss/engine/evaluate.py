@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedgloss.algorithms.core import unit
+from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.stacked import plain_layers
 from fedgloss.engine.flat import parameter_shapes, seeded, unflatten
 from fedgloss.engine.losses import ignored_label
@@ -95,20 +96,17 @@ def _gradient(task: Task, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
     The loss may weigh samples by one another, so it is differentiated at all outputs at once; then
     the outputs batch by batch, which bounds the memory.
     """
-    point, shapes = w.detach().clone().requires_grad_(), parameter_shapes(task.model)
     gradient = torch.zeros_like(w)
+    by_outputs = AutogradGradients(task.model, lambda z, part: (z * part).sum())
     with evaluating(task.model, task.loss), seeded(0, w.device):
         with torch.no_grad():
             z, y = _outputs(task, w, inputs, targets)
         with torch.enable_grad():
             z.requires_grad_()
-            (by_output,) = torch.autograd.grad(task.loss(z, y.clone()), z)
-            size = samples_a_pass(inputs, w, PART)
-            for x, part in zip(inputs.split(size), by_output.split(size), strict=True):
-                outputs = functional_call(
-                    task.model, unflatten(point, shapes), (_inputs(task, x, w),)
-                )
-                gradient += torch.autograd.grad(outputs.to(w.dtype), point, part)[0]
+            (by_output,) = torch.autograd.grad(task.loss(z.clone(), y.clone()), z)
+        size = samples_a_pass(inputs, w, PART)
+        for x, part in zip(inputs.split(size), by_output.split(size), strict=True):
+            gradient += by_outputs.gradient(w, _inputs(task, x, w), part)
     return gradient
 
 
