@@ -1,6 +1,7 @@
 """What makes two calls of `fedgloss.train` the same run (engine/digest.py)."""
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -200,6 +201,32 @@ def test_functions_typed_into_a_console_have_identities():
 
     assert identify(typed(1, 2)) == identify(typed(1, 2))
     assert len({identify(typed(*numbers)) for numbers in ((1, 2), (2, 2), (1, 3))}) == 3
+
+
+def test_what_a_script_sets_in_a_module_of_its_own_counts(tmp_path, monkeypatch):
+    """And what a reload of it, as in a notebook, changes; another attribute does not."""
+    (tmp_path / "settings.py").write_text("import settings_too as too\nrate, other = 1.0, 0\n")
+    (tmp_path / "settings_too.py").write_text("def scaled(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = importlib.import_module("settings")
+
+    def loss(a, b):
+        return settings.too.scaled(F.mse_loss(a, b)) / settings.rate
+
+    def imports(a, b):
+        import settings
+
+        return F.mse_loss(a, b) / settings.rate
+
+    before = identify(loss), identify(imports)
+    settings.other = 1
+    assert (identify(loss), identify(imports)) == before
+    settings.rate = 5.0
+    changed = identify(loss), identify(imports)
+    assert changed[0] != before[0] and changed[1] != before[1]
+    (tmp_path / "settings_too.py").write_text("def scaled(x):\n    return 3 * x  # now\n")
+    importlib.reload(settings.too)
+    assert identify(loss) != changed[0] and identify(imports) == changed[1]
 
 
 def test_defaults_and_partials_count():

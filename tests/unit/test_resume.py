@@ -1,7 +1,9 @@
 """`fedgloss.train(resume=FOLDER)`: a call made again goes on, whole, and only with its own run."""
 
+import functools
 import os
 import random
+import time
 from collections import OrderedDict
 from dataclasses import fields, replace
 
@@ -408,6 +410,29 @@ def test_the_checkpoints_of_another_run_are_refused_and_stay(differs, tmp_path):
         train(**ours | OTHER[differs])
     assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
     assert names(tmp_path) == ["kept"]
+
+
+class Timed(nn.Module):
+    """It notes in itself when it was called, as a loss and a metric of the same kind do."""
+
+    def __init__(self, call, *parts):
+        super().__init__()
+        self.call, self.parts, self.times = call, nn.ModuleList(parts), []
+
+    def forward(self, *arguments):
+        self.times.append(time.perf_counter())
+        return self.call(self.parts, *arguments)
+
+
+def test_what_is_noted_while_a_run_is_tried_out_and_trained_makes_it_no_other(tmp_path):
+    model = Timed(lambda parts, x: parts[0](x), network())
+    loss = functools.partial(Timed, lambda parts, z, y: F.cross_entropy(z, y))
+    ours = {"model": model, "backend": "autograd"}
+    kept = {"resume": tmp_path / "kept", **ours}
+    interrupt(4, **kept, loss=loss(), metrics={"mine": loss()})
+    resumed = train(**kept, loss=loss(), metrics={"mine": loss()})
+    whole = train(**ours, loss=loss(), metrics={"mine": loss()})
+    assert torch.equal(resumed.w, whole.w)
 
 
 def test_a_damaged_one_hides_no_others_of_another_run(tmp_path):

@@ -4,7 +4,8 @@ The same script finds the same hashes in every process:
 
 - A function of the user's is its bytecode, its constants and defaults, what its closure holds, and
   what it reads of its module: other functions, classes, constants. A module that it uses is its
-  source and that of all it imports (fingerprint.py). A class is its methods and attributes.
+  source and that of all it imports (fingerprint.py), and what the function may read of it now, for
+  a script can set that. A class is its methods and attributes.
 - A function or class of an installed package is its name and the package's version.
 - A tensor or an array is its type, shape and bytes.
 - Any other object is what pickle would write of it. What pickle refuses (an open file, a lock, a
@@ -165,7 +166,10 @@ class _Walk:
         names, modules = _read(code)
         read = {n: function.__globals__[n] for n in names if n in function.__globals__}
         sources = {name: fingerprint(name) for name in modules}
-        return self._all("function", [code, *given, vars(function), read, sources])
+        own = [value for value in [*read.values(), *cells] if isinstance(value, ModuleType)]
+        own += [sys.modules[name] for name in modules if name in sys.modules]
+        reached = _reached(own, code)
+        return self._all("function", [code, *given, vars(function), read, sources, reached])
 
     def _code(self, code: CodeType) -> bytes:
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
@@ -260,6 +264,22 @@ def _read(code: CodeType) -> tuple[list[str], list[str]]:
     names = {s.argval for s in steps if s.opname in READS}
     modules = {s.argval for s in steps if s.opname == "IMPORT_NAME" and s.argval}
     return sorted(names), sorted(modules)
+
+
+def _reached(modules: Iterable[ModuleType], code: CodeType) -> dict[str, dict[str, Any]]:
+    """What a function may read of these modules and those in them that are the user's own: the
+    attributes that have a name which the function reads of anything."""
+    used = {name for inner in _codes(code) for name in inner.co_names}
+    found: dict[str, dict[str, Any]] = {}
+    waiting = [*modules]
+    while waiting:
+        module = waiting.pop()
+        name, file = module.__name__, getattr(module, "__file__", None)
+        if name in found or _is_installed_module(name) or (file and _is_installed(file)):
+            continue
+        found[name] = {a: vars(module)[a] for a in sorted(used & {*vars(module)})}
+        waiting += [value for value in found[name].values() if isinstance(value, ModuleType)]
+    return dict(sorted(found.items()))
 
 
 @cache

@@ -14,14 +14,26 @@ import torch
 from fedgloss.engine.checkpoint import Checkpoints
 from fedgloss.engine.digest import identify
 from fedgloss.engine.rounds import Plan, Run
+from fedgloss.engine.task import Task
 from fedgloss.fingerprint import fingerprint
 
 ENGINE = "fedgloss.engine.assembly"
 
 
-def of_run(run: Run, plan: Plan) -> dict[str, Any]:
-    """The identity of a run of `fedgloss.train`, by the names of its arguments."""
-    federation, task, course = run.federation, plan.task, plan.course
+def of_task(task: Task) -> dict[str, str]:
+    """What of a run's identity is in its task. To be taken before any of it is called: model, loss
+    and metrics may note in themselves what passes through them."""
+    return {
+        "model": identify(task.model, without_values=task.model.parameters()),
+        "pipeline": identify(task.pipeline),
+        "loss": identify(task.loss),
+        "metrics": identify(dict(task.metrics)),
+    }
+
+
+def of_run(run: Run, plan: Plan, task: dict[str, str]) -> dict[str, Any]:
+    """The identity of a run of `fedgloss.train`, by the names of its arguments; task: `of_task`."""
+    federation, course = run.federation, plan.course
     drawn = isinstance(federation.participants, int)
     clip = {} if federation.clip is None else {"clip": float(federation.clip)}
     return {
@@ -29,15 +41,12 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
         "hyperparameters": {
             name: float(value) for name, value in federation.hyperparameters.items()
         },
-        "model": identify(task.model, without_values=task.model.parameters()),
+        **task,
         "initial parameters": identify(federation.w),
         "clients": identify(
             (federation.data.inputs, federation.data.targets, federation.data.indices)
         ),
         "test": identify(run.test),
-        "pipeline": identify(task.pipeline),
-        "loss": identify(task.loss),
-        "metrics": identify(dict(task.metrics)),
         "lr": float(federation.lr),
         "weight_decay": float(federation.weight_decay),
         **clip,
@@ -63,13 +72,18 @@ def of_run(run: Run, plan: Plan) -> dict[str, Any]:
 
 
 @contextmanager
-def kept(run: Run, plan: Plan, folder: Path | None, every_seconds: float) -> Iterator[None]:
-    """Let a run of `fedgloss.train` keep its checkpoints in a folder, if there is one."""
+def kept(
+    run: Run, plan: Plan, task: dict[str, str], folder: Path | None, every_seconds: float
+) -> Iterator[None]:
+    """Let a run of `fedgloss.train` keep its checkpoints in a folder, if there is one.
+
+    task: `of_task`, needed with a folder only.
+    """
     if folder is None:
         yield
         return
     run.checkpoints = Checkpoints(
-        folder, of_run(run, plan), sys.maxsize, every_seconds, for_calls=True
+        folder, of_run(run, plan, task), sys.maxsize, every_seconds, for_calls=True
     )
     try:
         yield

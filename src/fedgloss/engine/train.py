@@ -23,7 +23,7 @@ from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.federation import federation
 from fedgloss.engine.flat import check_model, copied, flatten
 from fedgloss.engine.folders import resume_folder
-from fedgloss.engine.identity import kept
+from fedgloss.engine.identity import kept, of_task
 from fedgloss.engine.numbers import check_truth, resolve_course, resolve_participation
 from fedgloss.engine.rounds import Row, Run, run_rounds
 from fedgloss.engine.start import find_device, prepared
@@ -172,6 +172,7 @@ def train(
     )
     run = Run(own, None if test is None else placed_test(test, w, task))
     with prepared(w.device):
+        marks = of_task(task) if folder else {}
         plan = assemble(task, [run], course, backend=backend)
         bar = Progress(own.algorithm.name, course.rounds, own.images_a_round(course.batching))
 
@@ -180,7 +181,7 @@ def train(
             if progress:
                 bar(t, rows[0])
 
-        with kept(run, plan, folder, checkpoint_seconds):
+        with kept(run, plan, marks, folder, checkpoint_seconds):
             run_rounds([run], plan, should_stop, after_round)
     return summary(run, plan, model)
 
