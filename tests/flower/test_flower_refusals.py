@@ -40,7 +40,7 @@ def run(grid, deployment, **options):
         ({"loss": torch.nn.CrossEntropyLoss(label_smoothing=0.1)}, "CrossEntropyLoss ("),
         (
             {"pipeline": Pipeline((0.5,), (0.2,), "batch_aug")},
-            "pipeline.augmentation: nothing on the server, 'batch_aug' here",
+            "pipeline: is for images, uint8 [N, C, H, W], and the inputs are torch.float32",
         ),
         ({"model": torch.nn.Linear(4, 2)}, "model: 410 parameters of float32 in 4 tensors"),
     ],
@@ -164,7 +164,8 @@ def test_two_nodes_cannot_be_one_client():
         ({"failures": "ignore"}, "failures: 'ignore' is unknown"),
         ({"timeout": 0}, "timeout: 0 is not a number of seconds"),
         ({"connect_timeout": "soon"}, "connect_timeout: 'soon' is not a number of seconds"),
-        ({"min_available": 5}, "min_available: 5 is not an integer from 1 to 4"),
+        ({"min_available": 5}, "min_available: 5 of only 4 clients"),
+        ({"min_available": True}, "min_available: True is not an integer of at least 1"),
         ({"record": ["delta_epsilon"]}, "record: 'delta_epsilon' is unknown"),
         ({"record": ["sharpness"]}, "record: 'sharpness' is measured on the test set"),
         (
@@ -173,6 +174,23 @@ def test_two_nodes_cannot_be_one_client():
         ),
         ({"clients_per_round": 5}, "clients_per_round: 5 of only 4 clients"),
         ({"test": (torch.zeros(3, 1, 8, 8), torch.zeros(2))}, "test: 3 inputs and 2 targets"),
+        ({"test": 3}, "test: expected a pair of tensors"),
+        ({"test": (torch.zeros(3, 1, 8, 8),) * 3}, "test: expected a pair of tensors"),
+        (
+            {"test": (torch.zeros(2, 1, 8, 8), torch.tensor([0, 77]))},
+            "test: a target is class 77, the model has",
+        ),
+        (
+            {"test": (torch.zeros(2, 1, 3, 3), torch.tensor([0, 1]))},
+            "test: inputs [1, 3, 3] and targets [] do not pass through",
+        ),
+        (
+            {
+                "test": (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])),
+                "metrics": {"mine": lambda outputs, y: 1 / 0},
+            },
+            "metrics: 'mine': ",
+        ),
     ],
 )
 def test_arguments_that_are_wrong_are_named(options, line):
@@ -180,12 +198,14 @@ def test_arguments_that_are_wrong_are_named(options, line):
     with pytest.raises(InputError) as error:
         run(grid, deployment, **options)
     assert str(error.value).startswith(line)
+    assert not grid.sent  # before anyone has trained
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         ({"algorithm": "centralized-sgd"}, "algorithm: centralized-sgd pools all samples"),
+        ({"pipeline": 3}, "pipeline: expected a fedgloss.Pipeline, not 3"),
         ({"clients": 0}, "clients: 0 is not an integer of at least 1"),
         ({"wire": "int8"}, "wire: 'int8' is unknown"),
         ({"lr": -1}, "lr: -1 is not a finite number"),
@@ -197,6 +217,11 @@ def test_deployments_that_are_wrong_are_named(change, line):
     with pytest.raises(InputError) as error:
         serve(LocalGrid(None, CLIENTS), replace(right, **change), rounds=1)
     assert str(error.value).startswith(line)
+
+
+def test_a_deployment_is_one():
+    with pytest.raises(InputError, match=r"^deployment: expected a Deployment, not <function"):
+        serve(LocalGrid(None, CLIENTS), lambda context: None, rounds=1)
 
 
 # A client that goes by its own rules

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from fedgloss import algorithms
 from fedgloss.algorithms.core import Algorithm
 from fedgloss.algorithms.declared import check_declared
+from fedgloss.data import augment
 from fedgloss.engine.backends.blocks import MOST_OUTPUTS, can_fuse, outputs_fit
 from fedgloss.engine.backends.recorded import can_record
 from fedgloss.engine.backends.stacked import can_stack
-from fedgloss.engine.clients import ClientData
+from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.losses import Loss, is_cross_entropy
-from fedgloss.engine.numbers import check_choice
+from fedgloss.engine.numbers import check_choice, check_integer
 from fedgloss.engine.task import COLUMNS, Task
 from fedgloss.errors import InputError
+from fedgloss.records import is_finite
 
 BACKENDS = ("auto", "autograd", "stacked", "recorded", "graph", "fused")
 
@@ -63,6 +65,36 @@ def check_loss(loss: Any) -> None:
         raise InputError(f"loss: is a class; give an instance: {loss.__name__}()")
     if not callable(loss):
         raise InputError(f"loss: expected a function of (outputs, targets), not {loss!r:.40}")
+
+
+def check_pipeline(pipeline: Any, inputs: Tensor | None = None) -> None:
+    """Refuse what is no `Pipeline`, one without sense, and one for other images than these."""
+    if pipeline is None:
+        return
+    if not isinstance(pipeline, Pipeline):
+        raise InputError(f"pipeline: expected a fedgloss.Pipeline, not {pipeline!r:.40}")
+    for name, what in (("mean", "finite numbers"), ("std", "finite numbers greater than 0")):
+        values = getattr(pipeline, name)
+        listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+        if not listed or not all(is_finite(v) and (name == "mean" or v > 0) for v in values):
+            raise InputError(
+                f"pipeline: {name}: {values!r:.60} is not a tuple of {what}, one for each channel"
+            )
+    if len(pipeline.mean) != len(pipeline.std):
+        raise InputError("pipeline: mean and std are not of equally many channels")
+    check_choice("pipeline: augmentation", pipeline.augmentation, ("none", *augment.KINDS))
+    check_integer("pipeline: padding", pipeline.padding, 0)
+    if inputs is None:
+        return
+    if inputs.dtype != torch.uint8 or inputs.ndim != 4:
+        raise InputError(
+            f"pipeline: is for images, uint8 [N, C, H, W], and the inputs are {inputs.dtype}"
+            f" {list(inputs.shape)}; floats that are normalised already need none"
+        )
+    if len(pipeline.mean) != inputs.shape[1]:
+        raise InputError(
+            f"pipeline: has {len(pipeline.mean)} channels, the inputs have {inputs.shape[1]}"
+        )
 
 
 def choose_backend(
@@ -138,8 +170,8 @@ def placed(data: ClientData, w: Tensor, task: Task) -> ClientData:
     return ClientData(inputs, targets, data.indices)
 
 
-def checked_test(test: tuple[Tensor, Tensor], data: ClientData) -> tuple[Tensor, Tensor]:
-    """The test set, if it looks like the clients' data; InputError if not."""
+def checked_test(test: tuple[Tensor, Tensor], data: ClientData | None) -> tuple[Tensor, Tensor]:
+    """The test set, if it looks like the clients' data, where these are here; InputError if not."""
     pair = isinstance(test, Sequence) and len(test) == 2
     if not pair or not all(isinstance(t, Tensor) and t.ndim for t in test):
         raise InputError("test: expected a pair of tensors (inputs, targets)")
@@ -147,7 +179,8 @@ def checked_test(test: tuple[Tensor, Tensor], data: ClientData) -> tuple[Tensor,
         raise InputError(f"test: {len(test[0])} inputs and {len(test[1])} targets")
     if not len(test[0]):
         raise InputError("test: has no samples")
-    names, seen = ("inputs", "targets"), (data.inputs, data.targets)
+    names = ("inputs", "targets")
+    seen = test if data is None else (data.inputs, data.targets)
     for what, given, theirs in zip(names, test, seen, strict=True):
         if given.shape[1:] != theirs.shape[1:]:
             raise InputError(
@@ -168,6 +201,7 @@ def placed_test(test: tuple[Tensor, Tensor], w: Tensor, task: Task) -> tuple[Ten
 
 
 def _placed(samples: tuple[Tensor, Tensor], w: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    check_pipeline(task.pipeline, samples[0])
     inputs, targets = (tensor.detach().to(w.device) for tensor in samples)
     if task.pipeline is None and inputs.is_floating_point():
         inputs = inputs.to(w.dtype)

@@ -70,10 +70,22 @@ class ClientData:
         )
 
     def checked(self) -> "ClientData":
-        """This data, after refusing empty clients and values that are not numbers."""
+        """This data, after refusing empty clients, indices of no sample, and values that are not
+        numbers."""
+        samples = len(self.inputs)
+        if len(self.targets) != samples or not self.indices:
+            raise InputError(
+                f"clients: {samples} inputs, {len(self.targets)} targets and {len(self.indices)}"
+                " clients (allowed: as many inputs as targets, and at least one client)"
+            )
         for k, index in enumerate(self.indices):
+            kind = getattr(index, "dtype", type(index).__name__)
+            if kind != torch.int64 or index.ndim != 1:
+                raise InputError(f"clients[{k}]: indices must be int64 [N_k], not {kind}")
             if not len(index):
                 raise InputError(f"clients[{k}]: has no samples")
+            if not 0 <= index.min() <= index.max() < samples:
+                raise InputError(f"clients[{k}]: indices are not all from 0 to {samples - 1}")
         for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 bad = ~torch.isfinite(tensor.flatten(1)).all(dim=1) if tensor.ndim > 1 else None

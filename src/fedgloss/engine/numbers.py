@@ -24,17 +24,17 @@ def resolve_participation(
         if clients_per_round is not None:
             raise InputError("clients_per_round: not used together with schedule")
         drawn = [_ids(t, ids, m) for t, ids in enumerate(_iterable("schedule", schedule))]
-        if rounds is not None and _integer("rounds", rounds, 0) > len(drawn):
+        if rounds is not None and check_integer("rounds", rounds, 0) > len(drawn):
             raise InputError(f"rounds: {rounds}, but the schedule has {len(drawn)}")
         return len(drawn) if rounds is None else int(rounds), drawn
     if rounds is None:
         raise InputError("rounds: must be given, unless schedule is")
     if clients_per_round is None:
         clients_per_round = m
-    clients_per_round = _integer("clients_per_round", clients_per_round, 1)
+    clients_per_round = check_integer("clients_per_round", clients_per_round, 1)
     if clients_per_round > m:
         raise InputError(f"clients_per_round: {clients_per_round} of only {m} clients")
-    return _integer("rounds", rounds, 0), clients_per_round
+    return check_integer("rounds", rounds, 0), clients_per_round
 
 
 def _ids(t: int, given: Iterable[int], m: int) -> list[int]:
@@ -68,7 +68,7 @@ def check_rates(lr: float, weight_decay: float, clip: float | None, seed: int) -
             raise InputError(f"{name}: {value!r} is not a finite number of at least 0")
     if clip is not None and (not is_finite(clip) or clip <= 0):
         raise InputError(f"clip: {clip!r} is not a finite number greater than 0, nor None")
-    _integer("seed", seed, 0)
+    check_integer("seed", seed, 0)
 
 
 def resolve_course(
@@ -84,13 +84,13 @@ def resolve_course(
     keep_history: bool = False,
 ) -> Course:
     """The course that these arguments ask for; InputError for one out of range."""
-    _integer("rounds", rounds, 0)
+    check_integer("rounds", rounds, 0)
     for name, size in (("batch_size", batch_size), ("local_steps", local_steps)):
         if size is not None:
-            _integer(name, size, 1)
-    _integer("epochs", epochs, 1)
-    _integer("evaluate_every", evaluate_every, 1)
-    if _integer("last", last, 1) > rounds > 0:
+            check_integer(name, size, 1)
+    check_integer("epochs", epochs, 1)
+    check_integer("evaluate_every", evaluate_every, 1)
+    if check_integer("last", last, 1) > rounds > 0:
         raise InputError(f"last: {last} of only {rounds} rounds")
     record = check_names("record", record, MEASUREMENTS)
     check_truth("keep_history", keep_history)
@@ -110,7 +110,8 @@ def _rounds(name: str, given: Iterable[int], rounds: int) -> tuple[int, ...]:
     return tuple(sorted({int(t) for t in given}))
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def check_integer(name: str, value: Any, least: int) -> int:
+    """The value as Python's integer; InputError if it is none, or less than `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}: {value!r} is not an integer of at least {least}")
     return int(value)

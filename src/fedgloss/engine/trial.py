@@ -50,12 +50,13 @@ def try_out(
     trial.check_targets("clients", data.inputs, data.targets)
     draws += [trial.differentiate(x, y) for x, y in batches]
     if test is not None:
-        inputs, targets = test
-        size = samples_a_pass(inputs, w)
-        last = len(inputs) % size or size
-        trial.check_targets("test", inputs, targets)
-        trial.evaluate(trial.inputs(inputs[: min(last, 2)]), targets[: min(last, 2)].to(w.device))
+        trial.try_test(*test)
     return any(draws)
+
+
+def try_out_test(task: Task, w: Tensor, test: tuple[Tensor, Tensor]) -> None:
+    """The part of `try_out` that needs no clients."""
+    _Trial(task, w).try_test(*test)
 
 
 def _mini_batches(data: ClientData, batching: Batching) -> list[Tensor]:
@@ -112,6 +113,13 @@ class _Trial:
                     f"model: its forward reads parameter {name!r} from elsewhere than the module"
                     " that it belongs to; use the module's attribute"
                 )
+
+    def try_test(self, inputs: Tensor, targets: Tensor) -> None:
+        """What is done with a test set: its labels, and an evaluation of the fewest samples."""
+        size = samples_a_pass(inputs, self.w)
+        some = slice(min(len(inputs) % size or size, 2))
+        self.check_targets("test", inputs, targets)
+        self.evaluate(self.inputs(inputs[some]), targets[some].to(self.w.device))
 
     def evaluate(self, x: Tensor, y: Tensor) -> None:
         """A pass in eval mode."""

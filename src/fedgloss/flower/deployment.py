@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from fedgloss.algorithms import resolve_variants
 from fedgloss.algorithms.core import Algorithm
-from fedgloss.engine.arguments import check_loss, resolve_algorithm
+from fedgloss.engine.arguments import check_loss, check_pipeline, resolve_algorithm
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.digest import content_of, identify
 from fedgloss.engine.federation import Federation
 from fedgloss.engine.flat import check_model, copied, flatten
-from fedgloss.engine.numbers import check_choice, check_rates, resolve_course
+from fedgloss.engine.numbers import check_choice, check_integer, check_rates, resolve_course
 from fedgloss.engine.start import find_device
 from fedgloss.engine.task import Task
 from fedgloss.errors import InputError
@@ -89,24 +89,21 @@ class Settled:
 
 
 def deployed(deployment: Deploying, context: Context) -> Deployment:
-    """The deployment itself; InputError if it is none."""
-    found = deployment if isinstance(deployment, Deployment) else deployment(context)
-    if not isinstance(found, Deployment):
-        raise InputError(f"deployment: expected a Deployment, not {found!r:.40}")
-    return found
+    """The deployment itself, or what a function makes of the context."""
+    return deployment if isinstance(deployment, Deployment) else deployment(context)
 
 
 def settle(given: Deployment) -> Settled:
     """Check a deployment. Raises InputError naming the argument that is wrong."""
+    if not isinstance(given, Deployment):
+        raise InputError(f"deployment: expected a Deployment, not {given!r:.40}")
     check_model(given.model)
     algorithm, hyper = resolve_algorithm(given.algorithm, given.variants, given.hyperparameters)
     if algorithm.pooled:
         raise InputError(
             f"algorithm: {algorithm.name} pools all samples, there is nothing to federate"
         )
-    m = given.clients
-    if not isinstance(m, int) or isinstance(m, bool) or m < 1:
-        raise InputError(f"clients: {m!r:.40} is not an integer of at least 1")
+    m = check_integer("clients", given.clients, 1)
     check_rates(given.lr, given.weight_decay, given.clip, given.seed)
     course = resolve_course(
         0,
@@ -118,6 +115,7 @@ def settle(given: Deployment) -> Settled:
         record=(),
     )
     check_loss(given.loss)
+    check_pipeline(given.pipeline)
     check_choice("wire", given.wire, WIRES)
     model = copied(given.model)
     if given.device is not None:

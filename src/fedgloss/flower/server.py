@@ -12,15 +12,21 @@ from torch import Tensor
 
 from fedgloss.engine.arguments import check_callable, check_metrics, checked_test, placed_test
 from fedgloss.engine.assembly import Result, build_gradients, summary
-from fedgloss.engine.clients import ClientData
 from fedgloss.engine.federation import Federation
+from fedgloss.engine.flat import copied
 from fedgloss.engine.folders import resume_folder
-from fedgloss.engine.identity import kept
-from fedgloss.engine.numbers import check_choice, resolve_course, resolve_participation
+from fedgloss.engine.identity import kept, of_task
+from fedgloss.engine.numbers import (
+    check_choice,
+    check_integer,
+    resolve_course,
+    resolve_participation,
+)
 from fedgloss.engine.rehearsal import rehearse
 from fedgloss.engine.rounds import Plan, Run
 from fedgloss.engine.start import prepared
 from fedgloss.engine.task import Metric
+from fedgloss.engine.trial import try_out_test
 from fedgloss.errors import InputError
 from fedgloss.flower.deployment import Deployment, settle
 from fedgloss.flower.exchange import Clients
@@ -84,7 +90,7 @@ def serve(
     """
     folder = resume_folder(resume, 0.0)
     settled = settle(deployment)
-    m = deployment.clients
+    m = len(settled.federation.data.indices)
     rounds, participants = resolve_participation(rounds, clients_per_round, schedule, m)
     course = resolve_course(
         rounds,
@@ -102,9 +108,9 @@ def serve(
     check_choice("failures", failures, FAILURES)
     if sampling == "flower" and not isinstance(participants, int):
         raise InputError("sampling: 'flower' draws participants; not used together with schedule")
-    nodes = m if min_available is None else min_available
-    if not isinstance(nodes, int) or not 1 <= nodes <= m:
-        raise InputError(f"min_available: {nodes!r:.40} is not an integer from 1 to {m}")
+    nodes = m if min_available is None else check_integer("min_available", min_available, 1)
+    if nodes > m:
+        raise InputError(f"min_available: {nodes} of only {m} clients")
     for name, limit in (("connect_timeout", connect_timeout), ("timeout", timeout)):
         if limit is not None and not (is_finite(limit) and limit > 0):
             raise InputError(f"{name}: {limit!r:.40} is not a number of seconds, nor None")
@@ -113,8 +119,11 @@ def serve(
     task = replace(settled.task, metrics=metrics)
     federation = replace(settled.federation, participants=participants)
     w = federation.w
+    marks = of_task(task) if folder else {}
     if test is not None:
-        test = placed_test(checked_test(test, _like(test)), w, task)
+        test = placed_test(checked_test(test, None), w, task)
+        with prepared(w.device):
+            try_out_test(replace(task, model=copied(task.model)), w, test)
     elif "sharpness" in course.record:
         raise InputError("record: 'sharpness' is measured on the test set; give test, too")
     rehearse([federation], rounds=rounds)
@@ -122,7 +131,7 @@ def serve(
     run = Run(federation, test)
     plan = Plan(task, course, build_gradients("autograd", task.model, task.loss), "flower")
     server = RemoteServer(settled, course.record)
-    with kept(run, plan, folder, 0.0):
+    with kept(run, plan, marks, folder, 0.0):
         if (found := run.restore(plan)) and not run.finished:
             server.load_state([found[1]], found[0])
             server.measured = [run.measured]
@@ -148,7 +157,7 @@ def serve(
                 )
                 on_round(server.t, None if row is None else dict(row))
             if run.diverged_in is not None or server.t == rounds:
-                run.finish(server, 0, rounds)
+                run.finish(server, 0, course)
             else:
                 run.save(server, 0)
     return summary(run, plan, task.model)
@@ -164,8 +173,3 @@ def _draw(sampling: str, federation: Federation, clients: Clients, t: int) -> li
         raise Stopped(f"round {t + 1}: no client is connected")
     count = min(wanted, len(here)) if isinstance(wanted, int) else len(here)
     return sorted(random.sample(here, count))
-
-
-def _like(test: tuple[Tensor, Tensor]) -> ClientData:
-    """The server knows no client's data with which to compare its test set."""
-    return ClientData(*test, ())
