@@ -11,7 +11,8 @@ from torch import nn
 
 import fedgloss
 from fedgloss.algorithms import METHODS, build_algorithm
-from fedgloss.algorithms.core import Algorithm, Named, Probe
+from fedgloss.algorithms.core import Algorithm, Named, Probe, mean
+from fedgloss.engine.clients import ClientData, Pipeline
 from fedgloss.engine.flat import flatten
 from refusal import refused
 
@@ -214,6 +215,26 @@ def test_the_average_is_over_the_last_rounds():
     assert torch.allclose(result.average, result.history[-2:].mean(0), **TOLERANCE)
 
 
+@pytest.mark.parametrize(("last", "summed"), [(10, 5), (6, 1), (2, 0)])
+def test_the_average_of_a_run_that_diverges_is_over_the_rounds_it_came_to(last, summed):
+    """Of its ten it has five: all are among the last ones, or one is, or none."""
+
+    def aggregate(w, down, up, s, h):
+        far = 1e9 * torch.where(h.t >= 4, torch.cos(torch.arange(w.shape[-1]) * w), 0)
+        return mean(up.w, h.p) + far, s
+
+    mine = Algorithm("mine", lambda grad, W, down, c, h: (grad(W), c), aggregate)
+    options = {"schedule": [[0, 1]] * 10, "test": federation()[0], "hyperparameters": {}}
+    result = run(mine, **options, last=last)
+    assert result.diverged_in == 5 and torch.isfinite(result.w).all()
+    expected = result.history[5 - summed :].mean(0) if summed else result.w
+    assert torch.allclose(result.average, expected, **TOLERANCE)
+
+
+def test_the_average_of_no_rounds_is_the_model():
+    assert torch.equal(run(rounds=0).average, flatten(network()))
+
+
 def test_models_are_kept_after_the_rounds_that_are_named():
     result = run(rounds=3, keep=[3, 1], keep_history=True)
     assert [*result.kept] == [1, 3]
@@ -269,6 +290,16 @@ def with_empty():
 def with_other_shape():
     clients = federation()
     return [*clients[:3], (clients[3][0][:, :, :3], clients[3][1])]
+
+
+def stored():
+    return [(torch.zeros(3, 1, 4, 4).byte(), torch.zeros(3).long())] * 4
+
+
+def indexed(*indices):
+    """Eight samples, and seven targets if there are two clients."""
+    y = torch.zeros(9 - max(len(indices), 1)).long()
+    return ClientData(torch.zeros(8, 1, 4, 4).double(), y, indices)
 
 
 BAD = [
@@ -387,6 +418,44 @@ BAD = [
         {"test": (torch.zeros(2, 1, 4, 4), torch.tensor([-100, -100]))},
         "test: every target is -100, which the loss leaves out",
     ),
+    ({"pipeline": 3}, "pipeline: expected a fedgloss.Pipeline, not 3"),
+    ({"pipeline": Pipeline(0.5, 0.5)}, "pipeline: mean: 0.5 is not a tuple of finite numbers"),
+    ({"pipeline": Pipeline((0.5,), (0.0,))}, "pipeline: std: (0.0,) is not a tuple of finite"),
+    ({"pipeline": Pipeline((0.5,), (0.5, 0.5))}, "pipeline: mean and std are not of equally"),
+    ({"pipeline": Pipeline((0.5,), (0.5,), "crop")}, "pipeline: augmentation: 'crop' is unknown"),
+    ({"pipeline": Pipeline((0.5,), (0.5,), padding=-1)}, "pipeline: padding: -1 is not an integer"),
+    (
+        {"pipeline": Pipeline((0.5,), (0.25,))},
+        "pipeline: is for images, uint8 [N, C, H, W], and the inputs are torch.float64",
+    ),
+    (
+        {"pipeline": Pipeline((0.5,) * 3, (0.25,) * 3), "clients": stored()},
+        "pipeline: has 3 channels, the inputs have 1",
+    ),
+    (
+        {"clients": indexed(torch.arange(3), torch.arange(2)), "schedule": [[0]]},
+        "clients: 8 inputs, 7 targets and 2",
+    ),
+    (
+        {"clients": indexed(torch.arange(9)), "schedule": [[0]]},
+        "clients[0]: indices are not all from 0 to 7",
+    ),
+    (
+        {"clients": indexed(torch.tensor([-1])), "schedule": [[0]]},
+        "clients[0]: indices are not all from 0 to 7",
+    ),
+    (
+        {"clients": indexed([0, 1]), "schedule": [[0]]},
+        "clients[0]: indices must be int64 [N_k], not list",
+    ),
+    (
+        {"clients": indexed(torch.ones(8) > 0), "schedule": [[0]]},
+        "clients[0]: indices must be int64 [N_k], not torch",
+    ),
+    (
+        {"clients": indexed(), "schedule": []},
+        "clients: 8 inputs, 8 targets and 0 clients",
+    ),
     ({"on_round": None}, "on_round: expected a function, not None"),
     ({"should_stop": True}, "should_stop: expected a function, not True"),
     ({"rounds": "1"}, "rounds: '1' is not an integer of at least 0"),
@@ -415,9 +484,8 @@ BAD = [
 
 
 def test_images_as_they_are_stored_need_a_pipeline():
-    stored = [(torch.zeros(3, 1, 4, 4).byte(), torch.zeros(3).long())] * 4
     with refused("do not pass", "in a batch of 3", "uint8: give floats, or a pipeline"):
-        run(clients=stored)
+        run(clients=stored())
 
 
 def entropy_of_any(outputs, y):
@@ -480,6 +548,17 @@ def test_samples_to_ignore_are_ignored_on_every_backend():
     clients[0][1][:3] = -100  # cross-entropy's own mark
     together, one_by_one = (run(clients=clients, backend=name) for name in ("stacked", "autograd"))
     assert torch.allclose(together.history, one_by_one.history, **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_client_of_samples_to_ignore_has_no_full_gradient(dtype):
+    x = torch.randn(8, 1, 4, 4, dtype=dtype)
+    clients = [(x[:4], torch.full((4,), -100)), (x[4:], torch.arange(4) % 3)]
+    result = run(
+        "scaffold", clients, model=network(dtype=dtype), variants={"control": "option1"},
+        schedule=[[0, 1]] * 3,
+    )  # fmt: skip
+    assert result.status == "completed" and not result.state["c_k"][0].any()
 
 
 def test_a_schedule_may_be_anything_that_lists_clients():

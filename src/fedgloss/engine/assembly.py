@@ -38,7 +38,8 @@ class Result:
     kept: dict[int, Tensor]
     """The global parameters, [P], after each round of `keep` before it diverged."""
     average: Tensor
-    """The mean of the global parameters over the last `last` rounds, [P]."""
+    """The mean of the global parameters over the last `last` rounds, or of those of them that a run
+    which diverged came to; the final ones where it came to none. [P]."""
     state: dict[str, Tensor]
     """The method's final state by name: server [P], clients [C, P]."""
     metrics: list[dict[str, float]]

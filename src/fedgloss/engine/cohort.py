@@ -149,7 +149,7 @@ class Cohort:
                     weight = weight_of(getattr(gradients, "loss", None), y[0])
                     total[s, k] += gradient * weight
                     weights += weight
-                total[s, k] /= max(weights, 1e-300)
+                total[s, k] /= weights or 1.0  # of labels that are all left out there is none
         return total
 
     def _seeds(self, streams: Sequence[Stream], what: str, step: int) -> Seeds:

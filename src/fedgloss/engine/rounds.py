@@ -101,13 +101,18 @@ class Run:
             self.t = t
         return row
 
-    def finish(self, server: Server, s: int, rounds: int) -> None:
+    def finish(self, server: Server, s: int, course: Course) -> None:
         """Take the final state out of the server; what it does afterwards is not this run's."""
         self.w, self.measured = server.w[s, 0].clone(), replace(server.measured[s])
+        summed = max(server.t - max(course.rounds - course.last, 0), 0)
+        if not summed:  # it ended before the last rounds
+            self.average = self.w.double()[None]
+        elif summed < course.last:  # in the middle of them
+            self.average *= course.last / summed
         self.state = {name: value[s, 0].clone() for name, value in server.s.items()}
         for name, state in server.clients.items():  # written in place, round after round
             vectors = state.values[s]
-            self.state[name] = vectors if server.t == rounds else vectors.clone()
+            self.state[name] = vectors if server.t == course.rounds else vectors.clone()
         self.participants = server.locals[0][s]
         self.locals = server.locals[1][s].clone()
         self.finished, self.t = True, server.t
@@ -211,7 +216,7 @@ def run_rounds(
                     if not run.finished:
                         rows[id(run)] = run.after_round(plan, stack.simulation, s)
                         if run.diverged_in is not None or t + 1 == plan.course.rounds:
-                            run.finish(stack.simulation, s, plan.course.rounds)
+                            run.finish(stack.simulation, s, plan.course)
             on_round(t + 1, [rows.get(id(run)) for run in runs])
             stop = t + 1 < plan.course.rounds and should_stop()
         for stack in stacks if stop else now:
@@ -221,7 +226,7 @@ def run_rounds(
     for stack in stacks:
         for s, run in enumerate(stack.runs):
             if not run.finished:  # there was no round to run
-                run.finish(stack.simulation, s, plan.course.rounds)
+                run.finish(stack.simulation, s, plan.course)
 
 
 @dataclass
