@@ -7,6 +7,7 @@ from pathlib import Path
 from fedgloss.data.dataset import load, prepare
 from fedgloss.data.partition.partition import make_partition
 from fedgloss.engine.assembly import Result
+from fedgloss.fingerprint import of_training
 from fedgloss.jobs.train import CellFiles, train_cells
 from fedgloss.study.settings import Settings
 from fedgloss.study.study import load_study
@@ -59,7 +60,7 @@ def _resolved(method: str, training: str) -> str:
 
 
 JOBS = {
-    "train": {"weights": None, "checkpoints": None, "code": "code"},
+    "train": {"weights": None, "checkpoints": None},
     "hessian": {
         **{"choices": ["paper"], "count": 1, "models": ["average"], "method": "lanczos"},
         **{"images": "auto", "trace": None, "density": None},
@@ -88,7 +89,11 @@ JOBS = {
 def job_file(file: Path, kind: str = "train", **entries: object) -> str:
     """Write a job file, as `fedgloss train` and its like take it; returns its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(JOBS[kind] | entries, default=str))
+    job = JOBS[kind] | entries
+    if kind == "train" and isinstance(settings := job.get("settings"), dict):
+        named = str(settings.get("method")), str(settings.get("model")), job["weights"] is not None
+        job = {"code": of_training(*named)} | job
+    file.write_text(json.dumps(job, default=str))
     return str(file)
 
 

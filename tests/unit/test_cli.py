@@ -213,6 +213,7 @@ def changed(old, new):
         ({"run": "file"}, ["file", "not writable"]),
         ({"checkpoints": "file"}, ["file", "not writable"]),
         ({"code": None}, ["job.json", "code", "text"]),
+        ({"code": "of another day"}, ["job.json: code", "edited since the job was made"]),
     ],
     ids=str,
 )

@@ -3,9 +3,13 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fedgloss.errors import InputError
 from fedgloss.study.layout import CELL
+
+if TYPE_CHECKING:
+    from fedgloss.study.jobfile import TrainingJob
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -46,6 +50,18 @@ def partition(options: argparse.Namespace) -> None:
         plot_partition(options.out, dataset, options.figure)
 
 
+def check_code(file: str, job: "TrainingJob") -> None:
+    """Refuse a job whose code was edited since it was made: its run would bear the wrong mark."""
+    from fedgloss.fingerprint import of_training
+
+    settings = job.settings
+    if job.code != of_training(settings.method, settings.model, job.weights is not None):
+        raise InputError(
+            f"{file}: code: the code behind its numbers has been edited since the job was made;"
+            " give the command that made it again (snakemake ..., or fedgloss job)"
+        )
+
+
 def train(options: argparse.Namespace) -> int:
     from fedgloss.engine.checkpoint import Interrupted
     from fedgloss.files import check_writable
@@ -58,6 +74,7 @@ def train(options: argparse.Namespace) -> int:
         raise InputError("--paused: with --until one file for each job, and none without")
     jobs = [read_job(file, TrainingJob) for file in options.job]
     for file, job in zip(options.job, jobs, strict=True):
+        check_code(file, job)
         for name in ("data", "weights"):
             given, first = getattr(job, name), getattr(jobs[0], name)
             if given != first:
