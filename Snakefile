@@ -32,6 +32,7 @@ include: "workflow/rules/views.smk"
 include: "workflow/rules/datasets.smk"
 include: "workflow/rules/jobfiles.smk"
 include: "workflow/rules/entries.smk"
+include: "workflow/rules/notes.smk"
 include: "workflow/rules/packing.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
@@ -47,6 +48,7 @@ onstart:
     refuse_job_arrays()
     refuse_unusable()
     refuse_missing_splits()
+    refuse_unusable_inputs()
     refuse_training_again()
     note_owner(STUDY)
     tell_jobs()

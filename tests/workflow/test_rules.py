@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fedgloss.study import resources
+from fedgloss.study.costs import has_gpu
 from fedgloss.study.layout import CELL as CELL_PATH
 from fedgloss.study.layout import SEED
 from fedgloss.study.study import load_study
@@ -406,6 +407,8 @@ def test_jobs_are_packed_as_the_command_line_says(fresh):
         assert {name: n for name, n in jobs.items() if name.startswith("train")} == expected
     jobs = rules(planned(fresh, SMOKE, "--forcerun", "train"))
     assert jobs["train"] == 4 and jobs["hessian_seeds"] == 2, "whoever names `train` means it"
+    jobs = planned(fresh, SMOKE, "--config", "only=digits/alpha-0/smallcnn/fedavg/seed-1")
+    assert [cell[-9:] for rule, cell in jobs if rule.startswith("train")] == ["/fedavg/1"]
 
 
 @pytest.mark.parametrize(
@@ -460,18 +463,43 @@ datasets: {few: {source: digits, partition: {scheme: dirichlet}}}
 grid:
   - {dataset: few, alphas: ["0"], model: mine, algorithms: [fedavg]}
 """
+RUN_OF_OWN = "results/runs/own/few/alpha-0/mine/fedavg/seed-0/metrics.csv"
 REST = "lr: 0.1, weight_decay: 0.0, augmentation: none, evaluate_every: 1, last: 1"
+
+
+def refused_and_kept(project, *arguments):
+    """The one line with which a build is refused that would train a finished run."""
+    run = project / RUN_OF_OWN
+    run.parent.mkdir(parents=True)
+    run.write_text("finished")
+    shown = snakemake(project, RUN_OF_OWN, "--force", "--configfile=own.yaml", *arguments)
+    said = [line for line in shown.stderr.splitlines() if line.startswith("fedgloss: error: ")]
+    assert shown.returncode == 2 and len(said) == 1, shown.stderr
+    assert run.read_text() == "finished"
+    return said[0]
+
+
+def test_weights_that_are_none_are_refused_before_finished_runs_are_lost(fresh):
+    model = '{model: smallcnn, weights: "w.safetensors"}'
+    text = OWN_MODEL.replace("REST", REST).replace('{model: "my_net:net"}', model)
+    (fresh / "own.yaml").write_text(text, encoding="utf-8")
+    (fresh / "w.safetensors").write_text("none")
+    said = refused_and_kept(fresh)
+    assert "own.yaml: models.mine.weights: w.safetensors: not a safetensors file" in said
+
+
+@pytest.mark.skipif(has_gpu(), reason="needs a machine without a GPU")
+def test_a_precision_of_gpus_is_refused_before_finished_runs_are_lost(fresh):
+    text = OWN_MODEL.replace("REST", REST).replace('"my_net:net"', "smallcnn")
+    (fresh / "own.yaml").write_text(f"{text}precision: tf32\n", encoding="utf-8")
+    line = "own.yaml: precision: 'tf32' is for GPUs, and here is none; allowed: float32, bfloat16"
+    assert line in refused_and_kept(fresh)
+    assert line in build(fresh, RUN_OF_OWN, "--dry-run", "--force", "--configfile=own.yaml")
 
 
 def test_a_model_of_ones_own_that_fails_is_refused_before_finished_runs_are_lost(fresh):
     (fresh / "own.yaml").write_text(OWN_MODEL.replace("REST", REST), encoding="utf-8")
     (fresh / "src" / "my_net.py").write_text("def net(shape, classes):\n    return 1 / 0\n")
-    run = "results/runs/own/few/alpha-0/mine/fedavg/seed-0/metrics.csv"
-    (fresh / run).parent.mkdir(parents=True)
-    (fresh / run).write_text("finished")
-    shown = snakemake(fresh, run, "--force", "--configfile=own.yaml")
-    said = [line for line in shown.stderr.splitlines() if line.startswith("fedgloss: error: ")]
-    assert shown.returncode == 2 and len(said) == 1, shown.stderr
-    assert "own.yaml: models.mine.model: " in said[0]
-    assert "ZeroDivisionError" in said[0] and "my_net.py line 2" in said[0]
-    assert (fresh / run).read_text() == "finished"
+    said = refused_and_kept(fresh)
+    assert "own.yaml: models.mine.model: " in said
+    assert "ZeroDivisionError" in said and "my_net.py line 2" in said

@@ -3,7 +3,7 @@
 REQUIRES  STUDY, DATA, CUTS, LAYOUT (study.smk), cells_of (cells.smk); planned (messages.smk), by the
           time jobs start
 PROVIDES  functions of wildcards: prepared data; options, files and code of data.smk's jobs;
-          refuse_missing_splits and refuse_training_again, called before jobs start
+          refuse_missing_splits, refuse_unusable_inputs, refuse_training_again, called before jobs start
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ from fedgloss import fingerprint
 from fedgloss.errors import InputError
 from fedgloss.data.partition import splits
 from fedgloss.study import inputs, invocation
-from fedgloss.study.messages import splits_to_come, trained_again
+from fedgloss.study.costs import has_gpu
+from fedgloss.study.messages import splits_to_come, trained_again, unusable
 
 
 def dataset_of(wildcards):
@@ -69,6 +70,18 @@ def refuse_missing_splits():
     jobs = map(planned, workflow.dag.needrun_jobs())
     for line in splits_to_come(STUDY, jobs):
         invocation.refuse(InputError(f"{STUDY.file}: {line}"))
+
+
+def may_have_gpu():
+    """Whether there is a GPU where jobs run, or may be one."""
+    return has_gpu() or workflow.non_local_exec
+
+
+def refuse_unusable_inputs():
+    """Refuse a build whose training jobs would all fail for want of a GPU, or on a partition."""
+    for line in unusable(STUDY, map(planned, workflow.dag.needrun_jobs()), may_have_gpu()):
+        if not workflow.touch:
+            invocation.refuse(InputError(line))
 
 
 def refuse_training_again():

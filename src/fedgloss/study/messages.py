@@ -27,6 +27,9 @@ KINDS = {
     "line": "line-*.csv",
 }
 """The rules whose jobs are about cells, and the file that each leaves for every cell."""
+TRAINING = ("train", "pause")
+ON_A_GPU = ("tf32", "tf32x3", "float16")
+"""Precisions that a processor does not have."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ class Messages:
             self.costs[number] = [*self._priced(number)]
             self.to_train += len(paths) if job.rule == "train" else 0
 
-    def plan(self, dryrun: bool) -> Iterator[str]:
-        """How long it will take; of a dry run also the parts, and what would be refused."""
+    def plan(self, dryrun: bool, gpu: bool = True) -> Iterator[str]:
+        """How long it will take; of a dry run also the parts, and what would be refused.
+
+        gpu: as of `unusable`.
+        """
         jobs = [one for some in self.costs.values() for one in some]
         if dryrun:
             data = (job.wildcards["data"] for job in self.jobs.values() if "data" in job.wildcards)
@@ -73,6 +79,7 @@ class Messages:
             by_folder = {self.study.data_folder(name): name for name in names}
             yield from missing_data(self.study, [by_folder[folder] for folder in data])
             yield from splits_to_come(self.study, self.jobs.values())
+            yield from unusable(self.study, self.jobs.values(), gpu)
             yield from trained_again(self.study, self.jobs.values())
             yield from costs.by_group(jobs, lambda job: (job.cell.dataset, job.cell.model))
         if jobs:
@@ -178,7 +185,7 @@ def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
     inputs = [job for job in jobs if job.rule in ("prepare", "partition")]
     made = {Path(file) for job in inputs for file in job.output}
     absent = {file for file in made if file.suffix != ".png" and not file.is_file()}
-    again = [job for job in jobs if job.rule in ("train", "pause") and not job.forced]
+    again = [job for job in jobs if job.rule in TRAINING and not job.forced]
     files = {_cell_of(file): Path(file) for job in again for file in _files(job)}
     expected, standings = Expectations(study, HERE.results), Standings(study, HERE.results)
     needed, count = dict[Path, None](), 0
@@ -198,6 +205,31 @@ def trained_again(study: Study, jobs: Iterable[Planned]) -> Iterator[str]:
             f"{', '.join(names)}: not there, and this build would train {count} finished cells"
             f" again; before it: snakemake {study.arguments} -- {' '.join(names)}"
         )
+
+
+def unusable(study: Study, jobs: Iterable[Planned], gpu: bool) -> Iterator[str]:
+    """A line for what none of these jobs that train could use; it would take finished runs with it.
+
+    gpu: whether there may be one where they run.
+    """
+    jobs = [*jobs]
+    made = {file for job in jobs for file in job.output}
+    named = {_cell_of(file) for job in jobs if job.rule in TRAINING for file in _files(job)}
+    cells = [cell for cell in study.cells if str(cell) in named]
+    if cells and not gpu and (precision := study.asked.precision) in ON_A_GPU:
+        yield (
+            f"{study.file}: precision: {precision!r} is for GPUs, and here is none; allowed:"
+            " float32, bfloat16"
+        )
+    for file in dict.fromkeys(
+        Expectations(study, HERE.results).files(c)["partition"] for c in cells
+    ):
+        if str(file) not in made and file.is_file():
+            try:
+                read_json(file)
+            except InputError as error:
+                again = f"snakemake {study.arguments} --force -- {file}"
+                yield f"{error}; make it again: {again}"
 
 
 def outdated(study: Study, kept: Iterable[Planned]) -> Iterator[str]:

@@ -50,9 +50,9 @@ MANIFEST = {
 def check_own(study: Study, results: Path = HERE.results) -> None:
     """InputError, in one line with file and key, for a method, model or folder that cannot be used.
 
-    A method is rehearsed. A model is built once for each data set in the grid, if the images' shape
-    is known already, and given two of them; a folder is looked at unless its images have been
-    prepared.
+    A method is rehearsed. A model of one's own, or one that starts from a file, is built once for
+    each data set in the grid, if the images' shape is known already, and given two of them; a
+    folder is looked at unless its images have been prepared.
     """
     check_data(study, results)
     for package in PACKAGES[study.hessian.method]:
@@ -63,13 +63,15 @@ def check_own(study: Study, results: Path = HERE.results) -> None:
             )
     for i, block in enumerate(study.asked.grid):
         _check_root(study, block.dataset, results)
-        name = study.model(block.model).model
-        if ":" in name:
-            given = name != block.model
-            where = f"models.{block.model}.model" if given else f"grid[{i}].model"
+        name, weights = study.model(block.model).model, study.model(block.model).weights
+        if ":" in name or weights:
+            entry = f"models.{block.model}"
+            where = f"{entry}.model" if name != block.model else f"grid[{i}].model"
             try:
-                _check_model(name, [*_images(study, block.dataset, results)])
+                _check_model(name, [*_images(study, block.dataset, results)], weights)
             except InputError as error:
+                if weights and str(error).startswith(weights):
+                    where = f"{entry}.weights"
                 raise InputError(f"{study.file}: {where}: {error}") from None
     _check_methods(study)
 
@@ -159,7 +161,7 @@ def _is_prepared(study: Study, dataset: str, results: Path) -> bool:
     return (Layout(results).data(study.data_folder(dataset)) / IMAGES_FILE).is_file()
 
 
-def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
+def _check_model(name: str, images: list[tuple[Shape, int]], weights: str | None) -> None:
     import torch
 
     from fedgloss.models import build_model, constructor
@@ -167,7 +169,7 @@ def _check_model(name: str, images: list[tuple[Shape, int]]) -> None:
     constructor(name)
     with torch.random.fork_rng(devices=[]):
         for shape, classes in images:
-            model = build_model(name, shape, classes)
+            model = build_model(name, shape, classes, Path(weights) if weights else None)
             kind = next((parameter.dtype for parameter in model.parameters()), None)
             try:
                 with torch.no_grad():
