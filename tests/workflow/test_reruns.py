@@ -8,9 +8,11 @@ import re
 import shutil
 import statistics
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedgloss.models.cnn import smallcnn
 from fedgloss.study.study import load_study
@@ -264,6 +266,63 @@ def test_comments_and_documents_make_nothing_again(finished):
     assert planned(finished, SMOKE) == []
 
 
+def test_data_from_a_clock_that_is_ahead_cost_no_run(finished):
+    """Snakemake deletes what is older than its inputs as soon as it is made."""
+    inputs = [finished / "results/partitions/digits/alpha-0/partition.json"]
+    inputs += [*(finished / "results/data/digits").iterdir()]
+    shutil.rmtree(finished / RUN / "fedavg")
+    ahead = time.time() + 3600
+    for file in inputs:
+        os.utime(file, (ahead, ahead))
+    build(finished, SMOKE)
+    assert planned(finished, SMOKE) == []
+
+
+def test_a_damaged_partition_costs_no_run(finished):
+    partition = finished / "results/partitions/digits/alpha-0/partition.json"
+    whole, before = partition.read_bytes(), files(finished / RUN, "*")
+    partition.write_bytes(whole[:500])
+    shown = snakemake(finished, SMOKE)
+    line = "partition.json: not valid JSON"
+    again = f"{SMOKE} --force -- results/partitions/digits/alpha-0/partition.json"
+    assert shown.returncode == 2 and line in shown.stderr and again in shown.stderr
+    assert files(finished / RUN, "*") == before
+    build(finished, *again.split())
+    assert partition.read_bytes() == whole and planned(finished, SMOKE) == []
+
+
+def test_a_run_made_by_hand_hides_no_change_of_the_others(finished):
+    """Snakemake knows nothing of its files, and sees no change of a job that makes such a file."""
+    by_hand = files(finished / RUN / "fedavg/seed-0", "*")
+    build(finished, "--cleanup-metadata", *(f"{RUN}/fedavg/seed-0/{f}" for f in by_hand), SMOKE)
+    assert planned(finished, SMOKE) == []
+    edit(finished / "config/smoke.yaml", "rounds: 6", "rounds: 7")
+    said = build(finished, SMOKE)
+    assert (
+        "outdated, so left out of tables and figures: digits/alpha-0/smallcnn/fedavg/seed-0" in said
+    )
+    assert "(3 of 4 runs)" in (finished / "results/tables/smoke/accuracy.md").read_text()
+    assert planned(finished, SMOKE) == []
+    # Nor does the table keep an outdated number where no job makes a run anew.
+    others = {*files(finished / RUN, "*")} - {f"fedavg/seed-0/{file}" for file in by_hand}
+    build(finished, "--cleanup-metadata", *(f"{RUN}/{file}" for file in others), SMOKE)
+    edit(finished / "config/smoke.yaml", "rounds: 7", "rounds: 8")
+    build(finished, SMOKE)
+    assert "(0 of 4 runs)" in (finished / "results/tables/smoke/accuracy.md").read_text()
+
+
+def test_what_the_study_says_when_a_build_begins_is_what_its_jobs_are_told(finished):
+    """An edit while they wait is for the next build."""
+    (finished / "results/tables/smoke/accuracy.md").unlink()
+    study = finished / "config/smoke.yaml"
+    said = build(finished, SMOKE, "--dry-run", "--printshellcmds")
+    [command] = [line for line in said.splitlines() if "fedgloss table " in line]
+    assert "config/smoke.yaml" not in command and "results/jobs/study/smoke/" in command
+    build(finished, SMOKE)
+    [told] = (finished / "results/jobs/study/smoke").iterdir()
+    assert json.loads(told.read_text())["config"] == yaml.safe_load(study.read_text())
+
+
 def test_another_title_draws_one_table_again(finished):
     edit(finished / "config" / "smoke.yaml", "kind: methods", "kind: methods, title: Other")
     assert rules(planned(finished, SMOKE)) == {"report": 1, "table": 1}
@@ -292,7 +351,8 @@ def test_a_seed_less_makes_tables_and_figures_alone(finished):
 
 def test_job_files_say_what_ran_and_are_not_looked_at_again(finished):
     jobs = files(finished / "results" / "jobs", "*.json")
-    assert {Path(name).parts[0] for name in jobs} == {"train", "hessian"} and len(jobs) == 8
+    assert {Path(name).parts[0] for name in jobs} == {"train", "hessian", "study"}
+    assert len(jobs) == 4 + 4 + 1
     settings = [json.loads(text)["settings"] for name, text in jobs.items() if "train/" in name]
     study = load_study(finished / "config" / "smoke.yaml")
     assert settings == [study.settings(cell).to_json() for cell in sorted(study.cells)]

@@ -1,6 +1,7 @@
 """A sweep by the workflow: who is dropped, and that stopping on the way changes nothing."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -100,6 +101,29 @@ def test_a_search_that_halved_is_kept_with_what_it_dropped(fresh, other, tmp_pat
 
     assert "promote" not in build(fresh, FILE, "--dry-run")
     assert "promote" in build(fresh, FILE, "--dry-run", "--config", "study=search", "seeds=[1]")
+
+
+@pytest.mark.slow
+def test_who_goes_on_is_what_the_runs_say_whatever_the_files_of_rungs_say(fresh):
+    """They may be damaged, or not be known to Snakemake: a second build is as the first."""
+    study = add_sweep(fresh)
+    build(fresh, FILE)
+    before = files(fresh / "results/sweeps", "*.*")
+    rung = fresh / "results/sweeps/search/fedavg.rung-1.json"
+    for damaged in ("{", "[]", "{}", '{"trials": []}'):
+        rung.write_text(damaged)
+        build(fresh, FILE)
+        assert files(fresh / "results/sweeps", "*.*") == before
+    shutil.rmtree(fresh / ".snakemake")
+    search = [{"labels": ["fedavg"], "training": {"lr": [0.05, 0.15, 0.2, 0.3]}}]
+    study = add_sweep(fresh, search=[*search, SWEEP["sweep"]["search"][1]])
+    build(fresh, FILE)
+    assert len(trained(fresh, study)) >= 2 + 1
+    assert rules(planned(fresh, FILE)) == {}
+    dropped = next(cell for cell in study.cells if cell.algorithm not in trained(fresh, study))
+    Layout(fresh / "results").paused("search", dropped, 2).unlink()
+    build(fresh, FILE, "--config", "title=Again")
+    assert rules(planned(fresh, FILE)).keys() <= {"table", "figure", "report", "choose"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tables and figures: their files, and the cells and files that they are made from.
 
-REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk), going_on (sweep.smk)
+REQUIRES  STUDY, PART, LAYOUT (study.smk), wanted (targets.smk), is_unnoted (notes.smk), EXPECTED
+          (packing.smk), going_on (sweep.smk)
 PROVIDES  shown, table_files, figure_files; inputs and parameters of report.smk's rules; lost_files;
           PLACES, the parts of the paper that the study shows, and place_files
 """
@@ -74,6 +75,13 @@ def entry_files(wildcards):
 def entry_cells(wildcards):
     """A rule's parameter: the wanted cells that its table or figure is made from."""
     return [*map(str, wanted(STUDY.cells_behind(entry_of(wildcards))))]
+
+
+def left_out(wildcards):
+    """A rule's parameter: those of them that it leaves out, and that no job is to make anew: they are
+    outdated, and Snakemake has not made them."""
+    cells = wanted(STUDY.cells_behind(entry_of(wildcards)))
+    return [str(cell) for cell in cells if is_unnoted(cell) and not EXPECTED.is_there(cell)]
 
 
 def entry_text(wildcards):

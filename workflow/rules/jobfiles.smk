@@ -1,7 +1,7 @@
 """What jobs are told, in files below results/jobs: see fedgloss.study.jobfile.
 
-REQUIRES  STUDY, CHANGED_STUDY, LAYOUT (study.smk), cells_of (cells.smk), view_of (views.smk)
-PROVIDES  the parameters job_files and study_argument; tell_jobs, called before jobs start
+REQUIRES  STUDY, STUDY_TEXT, LAYOUT (study.smk), cells_of (cells.smk), view_of (views.smk)
+PROVIDES  the parameters job_files, study_argument and given_arguments; tell_jobs, called before jobs start
 """
 
 from pathlib import Path
@@ -41,8 +41,9 @@ def tell_jobs():
     STARTED.append(True)
     folders = set()
     for job in workflow.dag.needrun_jobs():
-        files = job.params.get("jobs", [])
-        folders |= {Path(file).parent for file in ([files] if isinstance(files, str) else files)}
+        files = [job.params.get(name, []) for name in ("jobs", "study")]
+        files = [[file] if isinstance(file, str) else file for file in files]
+        folders |= {Path(file).parent for some in files for file in some}
     write_told()
     if workflow.execution_settings.lock:
         for file in [file for folder in folders for file in folder.glob("*.json")]:
@@ -70,6 +71,14 @@ def job_files(kind):
     return files
 
 
-def study_argument(wildcards):
-    """How a command names the study: its file, or one that says what --config has changed."""
-    return tell(LAYOUT.told(STUDY.name), CHANGED_STUDY) if CHANGED_STUDY else STUDY.file
+def study_argument(wildcards, output):
+    """A rule's parameter: the file that says what the study says, with what --config has changed.
+
+    It asks for the outputs for the same reason.
+    """
+    return tell(LAYOUT.told(STUDY.name), STUDY_TEXT)
+
+
+def given_arguments(wildcards):
+    """A rule's parameter: the arguments with which the commands that it shows name the study."""
+    return STUDY.arguments

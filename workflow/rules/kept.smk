@@ -3,35 +3,19 @@
 It notes a job's parameters and inputs, and goes by dates where it has no notes. Neither is what decides:
 a run's manifest says what the run is, and the study whether it asks for that.
 
-REQUIRES  STUDY, LAYOUT (study.smk), settings_text (cells.smk), EXPECTED (packing.smk), STANDINGS (trials.smk)
+REQUIRES  STUDY, LAYOUT (study.smk), settings_text (cells.smk), notes.smk, EXPECTED (packing.smk),
+          STANDINGS (trials.smk)
 PROVIDES  nothing
 """
 
 import json
 import os
-from base64 import urlsafe_b64encode
+import time
 from contextlib import suppress
 
 from fedgloss.errors import InputError
 from fedgloss.files import read_json, write_text
-from fedgloss.study.layout import IMAGES_FILE, MANIFEST, RUN_FILES
-
-LONGEST = 254
-"""Characters of a file's name; Snakemake puts what is longer into folders."""
-
-
-def noted(kind, file):
-    """Where Snakemake notes something of a file; kind: incomplete or metadata."""
-    name = urlsafe_b64encode(str(file).encode()).decode()
-    *folders, last = [name[i : i + LONGEST] for i in range(0, len(name), LONGEST)]
-    return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), last)
-
-
-def forget(files):
-    """Forget what is noted of files, as by --cleanup-metadata: like imported ones they are there."""
-    for kind in ("metadata", "incomplete"):  # once unmarked, nothing more is forgotten
-        for file in files:
-            noted(kind, file).unlink(missing_ok=True)
+from fedgloss.study.layout import IMAGES_FILE, MANIFEST
 
 
 def correct(cell, files):
@@ -90,6 +74,35 @@ def is_of_others(cell):
     return any(inputs.get(key) != value for key, value in EXPECTED.inputs(cell).items())
 
 
+def bring_to_today():
+    """Give no data or partition a date that is yet to come, as another machine's clock may have.
+
+    What was trained on it would be older, and Snakemake would delete it as soon as it is made.
+    """
+    for cell in STUDY.cells:
+        files = trained_on(cell)
+        images = EXPECTED.files(cell)["data"].with_name(IMAGES_FILE)
+        for file in (*files, *([images] if images.is_file() else [])):
+            date(file, time.time_ns())
+
+
+def decide_anew():
+    """Remove what says which trials of a sweep reach a rung, unless the runs that are there say so.
+
+    Snakemake goes by dates, and by what it has noted; the file may be damaged, or of other trials.
+    """
+    there = Standings(STUDY, LAYOUT.results)
+    for base in STANDINGS.bases:
+        for rung in range(1, len(STANDINGS.rungs)):
+            file = LAYOUT.promoted(STUDY.name, base, rung)
+            if file.is_file():
+                with suppress(InputError):
+                    trials = [trial.label for trial in there.left(base, rung)]
+                    if read_json(file) == {"trials": trials}:
+                        continue
+                file.unlink()
+
+
 def keep():
     """See to it that nothing is trained again that is there, and is what the study asks for.
 
@@ -104,7 +117,7 @@ def keep():
         file for cell in {*runs} - {*kept} if is_of_others(cell) for file in trained_on(cell)
     }
     for cell in kept:
-        files = [runs[cell] / name for name in (MANIFEST, *RUN_FILES)]
+        files = files_of_run(cell)
         # A job that outlives a killed Snakemake leaves its run whole, its manifest last.
         if any(noted("incomplete", file).is_file() for file in files):
             forget(files)
@@ -120,4 +133,6 @@ def keep():
 
 
 if workflow.is_main_process:
+    bring_to_today()
     keep()
+    decide_anew()

@@ -3,7 +3,8 @@
 The files are the same either way, and so are a job's inputs but for other seeds' runs, its
 parameters and its command: finished cells stay finished when the packing changes.
 
-REQUIRES  STUDY, SEEDS, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk)
+REQUIRES  STUDY, SEEDS, PART, TOGETHER (study.smk), asked_for (targets.smk), need_of (cells.smk),
+          is_unnoted (notes.smk)
 PROVIDES  packed: the methods whose seeds a job may serve together, as a wildcard's pattern;
           measured_together, the same of settings and all their methods; SETTINGS, METHODS
 """
@@ -28,9 +29,10 @@ def is_small(cell):
 def packed(rule, done, may=lambda cell: True):
     """A pattern for the conditions whose seeds are one job, or none at all.
 
-    They are packed where none is done yet. A seed that is added to a study later, or lost, is a job
+    They are packed where all are wanted and none is done yet. A seed that is added to a study later, or lost, is a job
     of its own, since a job makes all its files again; and so is one that is done, since what was
-    made one by one is not of one date: a seed's files would be older than another's inputs.
+    made one by one is not of one date: a seed's files would be older than another's inputs. And one
+    of which Snakemake knows nothing would make it blind to changes of the others.
 
     done(cell): whether its files are there; may(cell): whether the seeds of its method are packed
     where nothing is said.
@@ -50,12 +52,16 @@ def packed(rule, done, may=lambda cell: True):
         conditions = [
             condition
             for condition, cells in conditions.items()
-            if not off and (TOGETHER == "seeds" or may(cells[0])) and not any(map(done, cells))
+            if not off
+            and (TOGETHER == "seeds" or may(cells[0]))
+            and PART_CELLS.issuperset(cells)
+            and not any(done(cell) or is_unnoted(cell) for cell in cells)
         ]
     return "|".join(map(re.escape, conditions)) or "none"
 
 
 EXPECTED = Expectations(STUDY, LAYOUT.results)
+PART_CELLS = {*PART}
 
 
 SETTINGS = {}

@@ -31,8 +31,10 @@ rule table:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
+        given=given_arguments,
         entry=entry_text,
         cells=entry_cells,
+        left_out=left_out,
         # Its content, not its place and date: a moved or fresh checkout makes nothing again.
         published=sha256(workflow.source_path("../../src/fedgloss/study/constants/published.csv")),
         claims=sha256(workflow.source_path("../../src/fedgloss/study/constants/claims.yaml")),
@@ -61,8 +63,10 @@ rule figure:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
+        given=given_arguments,
         entry=entry_text,
         cells=entry_cells,
+        left_out=left_out,
         code=fingerprint.of_figures(),
     shell:
         "fedgloss figure {params.study:q} {wildcards.figure:q} > /dev/null 2> {log:q}"
@@ -89,6 +93,7 @@ rule report:
         "../../envs/fedgloss.yaml"
     params:
         study=study_argument,
+        given=given_arguments,
         entry=lambda wildcards: json.dumps(config),
         code=fingerprint.of_report(),
     shell:

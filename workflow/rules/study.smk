@@ -2,7 +2,7 @@
 
 REQUIRES  a study file: --configfile, or config/quickstart.yaml
 PROVIDES  STUDY and its SEEDS; PART, its cells that are to be built; LAYOUT, which knows every path;
-          DATA and CUTS, the folders of its data; CHANGED_STUDY, TOGETHER; wildcard constraints
+          DATA and CUTS, the folders of its data; STUDY_TEXT, TOGETHER; wildcard constraints
 """
 
 import json
@@ -19,7 +19,7 @@ from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.layout import HERE as LAYOUT
 from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
-from fedgloss.study.study import check_study, read_yaml
+from fedgloss.study.study import check_study
 
 if not workflow.configfiles:
 
@@ -47,7 +47,6 @@ def load_checked_study():
             config.pop(name, None)
         asked = invocation.merge(config, values)
         invocation.check_keys(values, [*Asked.model_fields, "only", "together"])
-        unchanged = len(files) == 1 and read_yaml(files[0]) == asked
         said = [entry for entry in said if not entry.startswith(("together=", "only="))]
         given = (
             f"--configfile={shlex.quote(here[0])}"
@@ -68,12 +67,12 @@ def load_checked_study():
     if workflow.is_main_process:
         for line in study.warnings():
             print(f"fedgloss: warning: {line}", file=sys.stderr)
-    # Jobs read the study file, unless the command line changed what it says.
+    # Jobs are told what the study says now: the file may be edited while they wait.
     whole = {"file": here[-1], "given": given, "config": asked}
-    return study, part, None if unchanged else json.dumps(whole, indent=1), together
+    return study, part, json.dumps(whole, indent=1), together
 
 
-STUDY, PART, CHANGED_STUDY, TOGETHER = load_checked_study()
+STUDY, PART, STUDY_TEXT, TOGETHER = load_checked_study()
 SEEDS = STUDY.asked.seeds
 # The folders of data sets and partitions that this study uses, and what lies in them.
 DATA = {STUDY.data_folder(cell.dataset): cell.dataset for cell in STUDY.cells}

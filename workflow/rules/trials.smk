@@ -40,7 +40,7 @@ def packed_trials(labels, done):
             if whole
             and TOGETHER != "cells"
             and all(map(is_small, trials_at(setting, labels)))
-            and not any(map(done, trials_at(setting, labels)))
+            and not any(done(cell) or is_unnoted(cell) for cell in trials_at(setting, labels))
         ]
     return "|".join(map(re.escape, settings)) or "none"
 

@@ -119,7 +119,7 @@ class Layout:
         return self.results / "jobs" / kind / study / str(cell)
 
     def told(self, study: str) -> Path:
-        """The folder of the files that tell jobs of a study as the command line changed it."""
+        """The folder of the files that tell jobs what the study says."""
         return self.results / "jobs" / "study" / study
 
     def table(self, study: str, name: str) -> dict[str, Path]:

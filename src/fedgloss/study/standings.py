@@ -144,13 +144,15 @@ class Standings:
         return self.of(base)[0].rung
 
     def left(self, base: str, rung: int) -> list["Trial"]:
-        """The trials of a label that reach a rung; InputError if that cannot be said yet."""
+        """The trials of a label that reach a rung, in the order of the study; InputError if that
+        cannot be said yet."""
         if rung > self.reached(base):
             raise InputError(
                 f"{self.study.file}: sweep: the runs that decide which trials of {base} go on are"
                 f" not all there; {self.awaited(base)}"
             )
-        return [standing.trial for standing in self.of(base) if standing.rung >= rung]
+        reached = [standing.trial for standing in self.of(base) if standing.rung >= rung]
+        return [trial for trial in self.study.trials.values() if trial in reached]
 
     def chosen(self, base: str) -> Standing | None:
         """The best of a label's trials; None while any run is missing."""
