@@ -50,6 +50,16 @@ def test_what_is_far_below_fedavg_is_seen_if_it_is_an_end(figure: Figure) -> Non
     assert figure.axes[0].get_ylim()[0] < 25 - 60.4  # SCAFFOLD's worst seed
 
 
+def test_a_run_that_diverged_before_its_first_evaluation_has_no_line(tmp_path: Path) -> None:
+    """Its metrics have no bytes: nothing was recorded yet."""
+    folder = write_results(tmp_path)
+    study = make_study(figures={"gain": {"kind": "gain", "columns": [C10], "rows": ROWS}})
+    found = Results(study, folder)
+    assert "bytes_down" not in found.metrics(cell("cifar10", "scaffold", 42))
+    lines = draw_gain(found, study.figures["gain"]).axes[0].lines
+    assert not [line for line in lines if line.get_marker() == "x"]
+
+
 def test_it_needs_fedavg_and_the_bytes() -> None:
     figures = {"figures": {"gain": {"kind": "gain"}}}
     assert digits(labels=["fedavg", "fedsam"], **figures)

@@ -42,8 +42,6 @@ def test_a_diverged_run_may_have_no_rows(tmp_path: Path) -> None:
         "round": [],
         "accuracy": [],
         "loss": [],
-        "bytes_down": [],
-        "bytes_up": [],
     }
 
 

@@ -95,7 +95,8 @@ def write_cell(
     training = settings["training"]
     sent = 5 * training["rounds"] * PARAMETERS * 4 * (2 if cell.algorithm in TWICE else 1)
     reached = [] if diverged else [final * t / 10 for t in range(1, 11)]
-    lines = ["round,accuracy,loss,bytes_down,bytes_up"]
+    # One that diverged before its first evaluation has recorded nothing (fedgloss.jobs.results).
+    lines = ["round,accuracy,loss" + ",bytes_down,bytes_up" * bool(reached)]
     for i, a in enumerate(reached, 1):
         so_far = sent * i // 10
         lines.append(f"{i * training['rounds'] // 10},{a},{1 / a},{so_far},{so_far}")

@@ -53,6 +53,8 @@ def _panel(found: Results, asked: GainFigure, axes: Axes, column: Condition) -> 
         return
 
     def points(metrics: Columns) -> tuple[list[float], list[float]]:
+        if not metrics["round"]:  # diverged before anything was recorded, so without the bytes
+            return [], []
         sent = zip(metrics["bytes_down"], metrics["bytes_up"], strict=True)
         gained = [accuracy - target for accuracy in metrics["accuracy"]]
         return [(down + up) / budget for down, up in sent], gained
