@@ -79,6 +79,26 @@ def test_what_cannot_be_meant_is_one_line(arguments, words, capsys):
     assert "methods.yaml" not in line
 
 
+NO_YAML = {
+    "a tab": b"study: x\n\tseeds: [0]\n",
+    "Latin-1": "study: é\n".encode("latin-1"),
+    "nothing": b"",
+    "two documents": b"study: x\n---\nstudy: y\n",
+    "NUL": b"study: x\0\n",
+    "a list": b"- study: x\n",
+    "a tag": b"study: !!python/name:os.system\n",
+    "a key twice": b"study: x\nstudy: y\n",
+}
+
+
+@pytest.mark.parametrize("content", NO_YAML.values(), ids=NO_YAML)
+def test_a_file_that_is_no_mapping_in_yaml_is_named(content, capsys):
+    """Each of several: Snakemake puts them into one without a word on a key given twice."""
+    Path("mine/bad.yaml").write_bytes(content)
+    for files in (["mine/bad.yaml"], ["config/quickstart.yaml", "mine/bad.yaml"]):
+        assert "error: mine/bad.yaml: " in (said(["--configfile", *files], capsys) or "")
+
+
 def test_values_of_the_command_line_are_those_of_a_study_file():
     entries = ["seeds=[0, 1]", "training={rounds: 7, lr: 1e-4}", "title=a = b", "precision=tf32"]
     assert invocation.config_values(entries) == {

@@ -223,6 +223,12 @@ def test_a_command_line_that_cannot_be_meant_is_one_line_and_2(case, fresh):
     assert not (fresh / "results").exists()
 
 
+@pytest.mark.parametrize("named", [[], ["--configfile=config/quickstart.yaml"]], ids=len)
+def test_a_study_file_that_is_no_yaml_is_named(named, fresh):
+    (fresh / "config" / "quickstart.yaml").write_text("study: x\n\tseeds: [0]\n")
+    refused(snakemake(fresh, "--dry-run", *named), ["config/quickstart.yaml: not valid YAML"])
+
+
 def test_values_of_the_command_line_are_read_as_a_study_file_is(fresh):
     changed = ["--config", "seeds=[7]", "training={rounds: 5}"]
     jobs = planned(fresh, "only_fedavg", SMOKE, *changed)

@@ -21,9 +21,20 @@ from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
 from fedgloss.study.study import check_study
 
+
+def default_study():
+    """The file of the study that is built where none is named, if it can be read."""
+    file = Path(workflow.basedir) / "config" / "quickstart.yaml"
+    try:
+        read_yaml(file)
+    except InputError as error:
+        invocation.refuse(error)
+    return str(file)
+
+
 if not workflow.configfiles:
 
-    configfile: str(Path(workflow.basedir) / "config" / "quickstart.yaml")
+    configfile: default_study()
 
 
 def load_checked_study():

@@ -29,6 +29,7 @@ def check_command_line(arguments: Sequence[str]) -> None:
         for word, first in _words(arguments, FILES):
             if not Path(word).is_file():
                 _refuse_file(word, first)
+            read_yaml(word)  # of what is no YAML, Snakemake names no file
         for word, _ in _words(arguments, VALUES):
             if not VALUE.fullmatch(word):
                 raise InputError(
