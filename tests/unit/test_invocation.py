@@ -46,6 +46,8 @@ FINE = [
     ["--config", "preset=paper", "seeds=[0]", "-n", "table_x"],
     ["-C", "title=a b", "--", "table_x"],
     ["--config", "training={rounds: 7, lr: 0.1}"],
+    ["-Cpreset=paper", "table_x"],
+    ["--config", "preset=paper", "--", "--config", "seeds=[0]"],
 ]
 
 
@@ -68,6 +70,7 @@ BAD = [
     (["--config", "training.rounds=7"], ["'training.rounds=7'", "training={rounds: 60}"]),
     (["-C", "a=1"], ["'a=1'"]),  # Snakemake wants two letters
     (["--config=seeds"], ["'seeds'"]),
+    (["-nCseeds"], ["'seeds'"]),
 ]
 
 
@@ -77,6 +80,31 @@ def test_what_cannot_be_meant_is_one_line(arguments, words, capsys):
     for word in words:
         assert word in line
     assert "methods.yaml" not in line
+
+
+TWICE = [
+    ["--config", "study=try", "--config", "seeds=[0]"],
+    ["--config", "study=try", "-n", "--config=seeds=[0]"],
+    ["-C", "study=try", "-kC", "seeds=[0]"],
+    ["-Cstudy=try", "--config", "seeds=[0]"],
+    ["-C=study=try", "all", "-nCseeds=[0]"],
+]
+
+
+@pytest.mark.parametrize("arguments", TWICE, ids=" ".join)
+def test_values_given_in_two_options_are_refused(arguments, capsys):
+    """Snakemake forgets the first: the results of the study itself would be replaced."""
+    line = said(arguments, capsys) or ""
+    assert "--config: is given 2 times" in line
+    assert line.endswith("give it once: --config study=try 'seeds=[0]'")
+
+
+def test_study_files_given_in_two_options_are_refused(capsys):
+    files = ["mine/study.yaml", "config/quickstart.yaml"]
+    for first, second in (("--configfile=", "--configfile="), ("--configfiles=", "--configf=")):
+        line = said([f"{first}{files[0]}", f"{second}{files[1]}"], capsys) or ""
+        assert "--configfile: is given 2 times" in line
+        assert line.endswith(f"give it once: --configfile {files[0]} {files[1]}")
 
 
 NO_YAML = {

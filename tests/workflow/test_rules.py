@@ -182,6 +182,10 @@ COMMAND_LINES = {
         ["'table_accuracy'", "--configfile=FILE"],
     ),
     "a target taken for a value": ([SMOKE, "--config", "preset=paper", "all"], ["'all'"]),
+    "values in two options": (
+        [SMOKE, "--config", "study=try", "--config", "seeds=[0]"],
+        ["--config: is given 2 times", "--config study=try 'seeds=[0]'"],
+    ),
     "a method outside the study": (
         [SMOKE, "only_fedsam"],
         ["no target 'only_fedsam'", "allowed: all, table_accuracy", "only_fedgloss"],

@@ -7,8 +7,9 @@ first of all; the workflow reads `--config` and its targets with the other two.
 
 import os
 import re
+import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,20 @@ from fedgloss.study.layout import HERE
 if TYPE_CHECKING:
     from fedgloss.study.study import Cell, Study
 
-FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
+FILES, VALUES = "--configfile", "--config"
+LETTERS = re.compile(r"-[ntkfFlSDpa]*C(?:=?(.+))?", re.S)
+"""-C for --config, its value in the same word or not, also behind letters that have no value."""
 VALUE = re.compile(r"[A-Za-z_][\w-]*\w=.*", re.S)
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
     """End with one line and exit code 2 if Snakemake's command line cannot be meant so."""
     try:
-        for word, first in _words(arguments, FILES):
+        for number, word in enumerate(_words(arguments, FILES)):
             if not Path(word).is_file():
-                _refuse_file(word, first)
+                _refuse_file(word, first=number == 0)
             read_yaml(word)  # of what is no YAML, Snakemake names no file
-        for word, _ in _words(arguments, VALUES):
+        for word in _words(arguments, VALUES):
             if not VALUE.fullmatch(word):
                 raise InputError(
                     f"--config: {word!r} is not a key of the study with its value, as in"
@@ -52,22 +55,38 @@ def refuse(error: InputError) -> None:
     sys.exit(2)
 
 
-def _words(arguments: Sequence[str], options: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """The words that Snakemake takes as these options' values, and whether each is the first."""
-    taking = first = False
+def _words(arguments: Sequence[str], wanted: str) -> list[str]:
+    """The words that Snakemake takes as an option's values.
+
+    InputError where it is given twice: Snakemake forgets the first without a word.
+    """
+    times: list[list[str]] = []
+    taking = False
     for argument in arguments:
-        option, equals, value = argument.partition("=")
         if argument == "--":
-            return
-        if option in options:
-            taking, first = not equals, True
-            if equals:
-                yield value, True
-        elif argument.startswith("-") and len(argument) > 1:
-            taking = False
+            break
+        if argument.startswith("-") and len(argument) > 1:
+            option, value = _option(argument)
+            if taking := option == wanted:
+                times.append([] if value is None else [value])
+                taking = value is None
         elif taking:
-            yield argument, first
-            first = False
+            times[-1].append(argument)
+    words = [word for some in times for word in some]
+    if len(times) > 1:
+        raise InputError(
+            f"{wanted}: is given {len(times)} times, of which Snakemake takes the last alone; give"
+            f" it once: {shlex.join([wanted, *words])}"
+        )
+    return words
+
+
+def _option(argument: str) -> tuple[str, str | None]:
+    """An option's name, however it is spelt, and its value if that is in the same word."""
+    if letters := LETTERS.fullmatch(argument):
+        return VALUES, letters[1]
+    name, equals, value = argument.partition("=")
+    return FILES if name.startswith("--configf") else name, value if equals else None
 
 
 def _refuse_file(word: str, first: bool) -> None:
