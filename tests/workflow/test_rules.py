@@ -256,6 +256,17 @@ def test_the_quickstarts_name_is_the_quickstarts(fresh):
     refused(shown, ["mine.yaml: study: 'quickstart'", "config/quickstart.yaml", "another name"])
 
 
+def test_a_damaged_manifest_of_the_data_is_refused_in_one_line(fresh):
+    """Whether a run is still the one that is asked for depends on it."""
+    run = fresh / "results/runs/smoke/digits/alpha-0/smallcnn/fedavg/seed-0/manifest.json"
+    data = fresh / "results/data/digits/manifest.json"
+    for manifest, text in ((run, "{}"), (data, '{"sha2')):
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(text)
+    shown = snakemake(fresh, "--dry-run", SMOKE)
+    refused(shown, ["results/data/digits/manifest.json: not valid JSON"])
+
+
 def test_a_results_folder_that_cannot_be_written_is_refused_first(fresh):
     (fresh / "results").write_text("a file in the way")
     refused(snakemake(fresh, SMOKE), ["results", "not writable"])

@@ -17,6 +17,7 @@ from fedgloss.report.names import check_distinct
 from fedgloss.study import invocation
 from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.layout import HERE as LAYOUT
+from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
 from fedgloss.study.study import check_study
@@ -72,6 +73,7 @@ def load_checked_study():
         check_distinct(study)
         check_writable(LAYOUT.results)
         check_owner(study)
+        Expectations(study, LAYOUT.results).check_data()
         part = invocation.cells_below(study, str(only))
     except InputError as error:
         invocation.refuse(error)

@@ -45,6 +45,16 @@ class Expectations:
             "partition": self.layout.partition(cut, cell.alpha),
         }
 
+    def check_data(self) -> None:
+        """InputError if the manifest of one of the study's data sets is there and cannot be read.
+
+        Nothing could be said of any run of that data set, whatever the run's own manifest says.
+        """
+        for name in dict.fromkeys(cell.dataset for cell in self.study.cells):
+            manifest = self.layout.data(self.study.data_folder(name)) / MANIFEST
+            if manifest.is_file():
+                self._read(manifest)
+
     def code(self, cell: "Cell", manifest: Mapping[str, Any]) -> Any:
         """The fingerprint of the code that a run with this manifest must have been trained with.
 
