@@ -67,9 +67,13 @@ def remove_leftovers(folder: Path, name: str) -> None:
 def check_writable(folder: Path | str) -> None:
     """Refuse early if results cannot be written."""
     folder = Path(folder)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    places = (folder, *folder.absolute().parents)
+    existing = next(path for path in places if os.path.lexists(path))
+    what = "" if existing == folder else f"cannot be made here, {existing} "
+    if not existing.exists():  # its target may be on a disk that is not mounted
+        target = os.readlink(existing)
+        raise InputError(f"{folder}: {what}is a link to {target}, which is not there")
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        what = "" if existing == folder else f"cannot be made here, {existing} "
         raise InputError(f"{folder}: {what}is not writable")
 
 

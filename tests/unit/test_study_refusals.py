@@ -266,6 +266,20 @@ def test_refused_folders(tmp_path):
         check_writable(tmp_path / "file")
 
 
+def test_a_link_to_nothing_is_no_folder_for_results(tmp_path):
+    link = tmp_path / "results"
+    link.symlink_to(tmp_path / "not-mounted")
+    for path in (link, link / "below"):
+        with refused(path, f"{link}", f"is a link to {tmp_path}/not-mounted, which is not there"):
+            check_writable(path)
+    (tmp_path / "not-mounted").mkdir()
+    check_writable(link / "below")
+    link.unlink()
+    link.symlink_to(link)
+    with refused(link, "which is not there"):
+        check_writable(link)
+
+
 # Every key of the quickstart study, dropped, renamed, or given another value.
 
 
