@@ -14,6 +14,8 @@ from functools import partial
 
 from snakemake.utils import min_version
 
+from fedgloss.errors import of_system
+
 min_version("9.18")
 
 
@@ -50,8 +52,11 @@ onstart:
     refuse_missing_splits()
     refuse_unusable_inputs()
     refuse_training_again()
-    note_owner(STUDY)
-    tell_jobs()
+    try:
+        note_owner(STUDY)
+        tell_jobs()
+    except OSError as error:  # a full disk
+        invocation.refuse(of_system(error))
 
 
 # On a cluster these run where Snakemake does: they need a network, or take seconds.

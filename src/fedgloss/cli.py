@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fedgloss import __version__
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, of_system
 from fedgloss.jobs import commands, studies
 from fedgloss.study.layout import HERE
 
@@ -87,8 +87,7 @@ def _run(arguments: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _refuse(InputError(f"{where}{error.strerror or error}"))
+        return _refuse(of_system(error))
 
 
 def _refuse(error: InputError) -> int:

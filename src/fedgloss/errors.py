@@ -24,6 +24,12 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+def of_system(error: OSError) -> InputError:
+    """What the system has refused, such as room on a full disk, as the line to show."""
+    where = f"{error.filename}: " if error.filename else ""
+    return InputError(f"{where}{error.strerror or error}")
+
+
 def printable(text: str) -> str:
     """A text with line breaks and a terminal's control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

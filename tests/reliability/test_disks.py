@@ -159,3 +159,14 @@ def test_a_read_only_results_folder_is_refused_by_the_workflow_in_one_line(disk,
     assert (shown.returncode, len(lines)) == (2, 1), shown.stderr
     assert "results" in lines[0] and "not writable" in lines[0]
     assert not os.listdir(disk)
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_of_the_workflow(disk, tmp_path):
+    project = copy_project(tmp_path / "project")
+    (project / "results").symlink_to(disk)
+    (disk / "full").write_bytes(b"")
+    remount(disk, "size=4k,nr_inodes=2")
+    shown = snakemake(project, SMOKE)
+    (line,) = [line for line in shown.stderr.splitlines() if line.startswith("fedgloss: error")]
+    assert shown.returncode == 2 and "Traceback" not in shown.stderr, shown.stderr
+    assert "results/studies" in line and "No space left on device" in line
