@@ -47,6 +47,7 @@ include: "workflow/rules/messages.smk"
 
 
 onstart:
+    refuse_unwritable()
     refuse_job_arrays()
     refuse_unusable()
     refuse_missing_splits()

@@ -64,8 +64,8 @@ def remove_leftovers(folder: Path, name: str) -> None:
             path.unlink()
 
 
-def check_writable(folder: Path | str) -> None:
-    """Refuse early if results cannot be written."""
+def check_folder(folder: Path | str) -> Path:
+    """Refuse what is no folder and cannot become one; the nearest folder that is there, or it."""
     folder = Path(folder)
     places = (folder, *folder.absolute().parents)
     existing = next(path for path in places if os.path.lexists(path))
@@ -73,7 +73,16 @@ def check_writable(folder: Path | str) -> None:
     if not existing.exists():  # its target may be on a disk that is not mounted
         target = os.readlink(existing)
         raise InputError(f"{folder}: {what}is a link to {target}, which is not there")
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir():
+        raise InputError(f"{folder}: {what}is not a folder")
+    return existing
+
+
+def check_writable(folder: Path | str) -> None:
+    """Refuse early if results cannot be written."""
+    existing = check_folder(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        what = "" if existing == Path(folder) else f"cannot be made here, {existing} "
         raise InputError(f"{folder}: {what}is not writable")
 
 

@@ -260,9 +260,9 @@ def test_refused_folders(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert os.listdir(tmp_path) == ["file"]
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with refused(path, "not writable"):
+        with refused(path, "not a folder"):
             check_writable(path)
-    with pytest.raises(InputError, match=r"^[^ ]*file: is not writable$"):
+    with pytest.raises(InputError, match=r"^[^ ]*file: is not a folder$"):
         check_writable(tmp_path / "file")
 
 

@@ -1,7 +1,6 @@
 """The rules and the study: what would run, what is refused, how the files are written."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -267,15 +266,10 @@ def test_a_damaged_manifest_of_the_data_is_refused_in_one_line(fresh):
     refused(shown, ["results/data/digits/manifest.json: not valid JSON"])
 
 
-def test_a_results_folder_that_cannot_be_written_is_refused_first(fresh):
+def test_a_file_in_the_place_of_results_is_refused_first(fresh):
     (fresh / "results").write_text("a file in the way")
-    refused(snakemake(fresh, SMOKE), ["results", "not writable"])
+    refused(snakemake(fresh, "--dry-run", SMOKE), ["results: is not a folder"])
     assert (fresh / "results").read_text() == "a file in the way"
-    (fresh / "results").unlink()
-    if os.geteuid() == 0:  # for root every folder is writable
-        return
-    (fresh / "results").mkdir(mode=0o555)
-    refused(snakemake(fresh, SMOKE), ["results", "not writable"])
 
 
 # How the rules are written: as Snakemake sees them, not as they are laid out

@@ -87,7 +87,7 @@ def test_a_failed_job_says_why_in_one_line_and_shows_its_log(finished):
     text = shown.stdout + shown.stderr
     (cause,) = [line for line in text.splitlines() if line.startswith("failed: ")]
     assert cause.startswith("failed: train fedavg alpha 0 seed 0: results/checkpoints/smoke/")
-    assert cause.endswith(f"{FIRST}: is not writable")
+    assert cause.endswith(f"{FIRST}: is not a folder")
     assert text.index(cause) < text.index("fedgloss: error: ")
     assert "seed-0.log" in text and "CalledProcessError" not in text
     assert max(map(len, text.splitlines())) < 400

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from fedgloss.errors import InputError
-from fedgloss.files import check_writable
+from fedgloss.files import check_folder, check_writable
 from fedgloss.report.names import check_distinct
 from fedgloss.study import invocation
 from fedgloss.study.ownership import check_owner, note_owner
@@ -71,7 +71,7 @@ def load_checked_study():
         except InputError as error:
             raise invocation.of_values(error, here[0]) if values and len(here) == 1 else error
         check_distinct(study)
-        check_writable(LAYOUT.results)
+        check_folder(LAYOUT.results)
         check_owner(study)
         Expectations(study, LAYOUT.results).check_data()
         part = invocation.cells_below(study, str(only))
@@ -106,6 +106,14 @@ wildcard_constraints:
     study=re.escape(STUDY.name),
     table="|".join(map(re.escape, STUDY.tables)) or "none",
     figure="|".join(map(re.escape, STUDY.figures)) or "none",
+
+
+def refuse_unwritable():
+    """Refuse results that cannot be written, once there are jobs: a dry run may look at them."""
+    try:
+        check_writable(LAYOUT.results)
+    except InputError as error:
+        invocation.refuse(error)
 
 
 def refuse_job_arrays():
