@@ -104,6 +104,21 @@ def test_commands_refuse_bad_studies(command, refuse, tmp_path):
     refuse(command, '{"study": 1', *rest, words=["not valid"])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["table"], ["figure"], ["report"], ["status"], ["estimate"], ["collect"], ["compare"]),
+        *(["promote", "fedavg", "1"], ["choose"]),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_misspelt_results_folder_is_no_empty_one(arguments, refuse):
+    command, *rest = arguments
+    rest += ["--of", "algorithm", "fedavg", "fedgloss"] * (command == "compare")
+    words = ["nosuch: there is no such results folder"]
+    refuse(command, SMOKE, *rest, "--results", "nosuch", words=words)
+
+
 def test_what_may_be_left_out_may_also_stand_after_an_option():
     """A table's name, for one; and a job's file before an option that takes several files."""
 

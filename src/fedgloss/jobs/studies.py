@@ -186,8 +186,7 @@ def compare(options: argparse.Namespace) -> None:
         (options.other or options.config, options.other_results or options.results),
     ):
         study = load_study(file)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such results folder")
+        _check_there(folder)
         check_owner(study, Layout(folder))
         sides.append(Results(study, folder))
     first, second = sides
@@ -239,7 +238,7 @@ def _size(file: Path) -> str:
 def import_runs(options: argparse.Namespace) -> int:
     from fedgloss.jobs.importing import REPLACED, import_runs, is_taken, measured_on
 
-    study, layout = _study(options), Layout(options.results)
+    study, layout = _study(options, may_be_new=True), Layout(options.results)
     whole, imported = True, []
     counts = dict.fromkeys(("imported", "here", "missing", "refused"), 0)
     for cell, fate in import_runs(study, options.source, options.results):
@@ -277,8 +276,12 @@ def import_runs(options: argparse.Namespace) -> int:
     return 2 if counts["refused"] and not (counts["imported"] or counts["here"]) else 0
 
 
-def _study(options: argparse.Namespace) -> "Study":
-    """The study of a command that looks into its results, which must be those of its file."""
+def _study(options: argparse.Namespace, may_be_new: bool = False) -> "Study":
+    """The study of a command that looks into its results, which must be those of its file.
+
+    A folder that is named must be there, unless it `may_be_new`. Where none is named there may be
+    no results yet.
+    """
     from fedgloss.report.names import check_distinct
     from fedgloss.study.own import check_data
     from fedgloss.study.ownership import check_owner
@@ -286,9 +289,17 @@ def _study(options: argparse.Namespace) -> "Study":
 
     study = load_study(options.config)
     check_distinct(study)
+    if options.results != HERE.results and not may_be_new:
+        _check_there(options.results)
     check_owner(study, Layout(options.results))
     check_data(study, options.results)
     return study
+
+
+def _check_there(results: Path) -> None:
+    """InputError for a misspelt folder, of which all would be missing."""
+    if not results.is_dir():
+        raise InputError(f"{results}: there is no such results folder")
 
 
 def _check_choice(what: str, name: str, known: Mapping[str, object]) -> None:
