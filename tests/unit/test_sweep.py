@@ -212,6 +212,20 @@ def test_tables_of_test_accuracy_and_sweeps_do_not_go_together():
         digits(tables={"t": {"kind": "sweep"}})
 
 
+@pytest.mark.parametrize(
+    ("searched", "fixed", "key"),
+    [
+        ({"rho": [0.05, 0.1]}, {"T_s": 9}, "algorithms.fedgloss.hyperparameters.T_s: 9,"),
+        ({"T_s": [3, 7, 9]}, {}, "sweep.search[0].hyperparameters.T_s: 7,"),
+    ],
+)
+def test_a_warm_up_that_never_ends_is_one_warning_with_the_key_of_the_file(searched, fixed, key):
+    entry = {"fedgloss": {"hyperparameters": fixed}}
+    study = sweep({"hyperparameters": searched}, ["fedgloss"], study={"algorithms": entry})
+    (line,) = study.warnings()
+    assert line.startswith(f"search.yaml: {key} but digits/smallcnn trains for 6 rounds")
+
+
 # What is held out
 
 

@@ -14,6 +14,7 @@ from fedgloss.study.cells import Cell
 from fedgloss.study.chosen import seeds_that_chose
 from fedgloss.study.schema import study as schema
 from fedgloss.study.settings import is_name
+from fedgloss.study.sweep import base_of
 
 if TYPE_CHECKING:
     from fedgloss.study.study import Study
@@ -232,10 +233,11 @@ def warnings(study: "Study") -> Iterator[str]:
 
 
 def _endless_warm_ups(study: "Study") -> Iterator[str]:
-    """A line for each method and its settings that never leaves its warm-up.
+    """A line for each method that never leaves its warm-up, on a data set with a model.
 
-    Not where both numbers are constants: the authors' T_s for CIFAR-100 is for the CNN's 20,000
-    rounds, and what they had for the 10,000 of ResNet18 is unknown.
+    One for all trials of a sweep: the file has the key for the label alone that they are of. Not
+    where both numbers are constants: the authors' T_s for CIFAR-100 is for the CNN's 20,000 rounds,
+    and what they had for the 10,000 of ResNet18 is unknown.
     """
     said: dict[tuple[str, str, str], tuple[float, int]] = {}
     for cell in study.cells:
@@ -248,9 +250,20 @@ def _endless_warm_ups(study: "Study") -> Iterator[str]:
             **ours.training,
         }
         if own and T_s >= rounds and schedule(hyper, rounds - 1) != schedule(hyper, int(T_s) + 1):
-            said[cell.dataset, cell.model, cell.algorithm] = T_s, rounds
-    for (dataset, model, label), (T_s, rounds) in said.items():
+            where = _key_of_warm_up(study, cell.algorithm)
+            said.setdefault((cell.dataset, cell.model, where), (T_s, rounds))
+    for (dataset, model, where), (T_s, rounds) in said.items():
         yield (
-            f"{study.file}: algorithms.{label}.hyperparameters.T_s: {T_s}, but {dataset}/{model}"
-            f" trains for {rounds} rounds: the method never leaves its warm-up"
+            f"{study.file}: {where}: {T_s}, but {dataset}/{model} trains for {rounds} rounds: the"
+            " method never leaves its warm-up"
         )
+
+
+def _key_of_warm_up(study: "Study", label: str) -> str:
+    """Where a study says, or would say, the T_s of a label or of a trial."""
+    trial, name = study.trials.get(label), ("hyperparameters", "T_s")
+    if trial and study.asked.sweep and name in trial.point:
+        spaces = enumerate(study.asked.sweep.search)
+        i = next(i for i, space in spaces if trial.base in space.labels)
+        return f"sweep.search[{i}].hyperparameters.T_s"
+    return f"algorithms.{base_of(label)}.hyperparameters.T_s"
