@@ -126,6 +126,14 @@ def test_a_dry_run_of_the_paper_is_a_page_after_seconds(fresh):
     )
 
 
+def test_the_time_here_is_that_on_the_cores_that_are_given(fresh):
+    """Of this machine's: on more no job runs sooner."""
+    assert "here, on 1 core: about" in build(fresh, SMOKE, "--dry-run", "--cores=1")
+    all_cores = f"here, on {len(os.sched_getaffinity(0))} core"
+    for given in ("all", "100000"):
+        assert all_cores in build(fresh, SMOKE, "--dry-run", f"--cores={given}")
+
+
 def test_a_part_of_a_study_needs_the_jobs_of_its_cells(fresh):
     part = planned(fresh, SMOKE, "--config", "only=digits/alpha-0/smallcnn/fedavg")
     expected = {"prepare": 1, "partition": 1, "train_seeds": 1, "hessian_seeds": 1}

@@ -47,7 +47,8 @@ class Narrator:
             jobs = {workflow.dag.jobid(job): planned(job) for job in needed}
             self.messages = Messages(STUDY, jobs)
             tell_outdated(needed)
-            for line in self.messages.plan(workflow.dryrun, may_have_gpu()):
+            cores = workflow.resource_settings.cores
+            for line in self.messages.plan(workflow.dryrun, may_have_gpu(), cores):
                 logger.info(line)
         elif self.messages and event == LogEvent.JOB_INFO:
             if record.jobid not in self.messages.jobs:  # a checkpoint has made it necessary

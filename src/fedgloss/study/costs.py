@@ -82,15 +82,19 @@ def counted(jobs: Sequence[Job]) -> str:
     return ", ".join(f"{n} {words[n != 1]}" for n, words in known)
 
 
-def total(study: Study, jobs: Sequence[Job]) -> list[str]:
-    """The sum of all jobs, and how long they take here if here is no GPU or none is wanted."""
+def total(study: Study, jobs: Sequence[Job], cores: int | None = None) -> list[str]:
+    """The sum of all jobs, and how long they take here if here is no GPU or none is wanted.
+
+    cores: at most so many of this machine's, all by default.
+    """
     needs = [job.need for job in jobs]
     devices = {"GPU": [n for n in needs if n.gpu], "CPU": [n for n in needs if not n.gpu]}
     hours = [f"{_amount(_hours(some), device)}" for device, some in devices.items() if some]
     left = f"{counted(jobs)}: {' and '.join(hours)}" if jobs else "nothing left to run"
     lines = [f"{study.name}: {left}{_guessed(needs)}"]
     if jobs and not (devices["GPU"] and has_gpu()):
-        cores = len(os.sched_getaffinity(0))
+        all_cores = len(os.sched_getaffinity(0))
+        cores = min(cores or all_cores, all_cores)
         where = f"{'without a GPU, as ' if devices['GPU'] else ''}here, on {cores} core"
         where += "s" * (cores > 1)
         doubt = _guessed([job.on_cpu for job in jobs]) or f", {ERROR}"

@@ -67,10 +67,10 @@ class Messages:
             self.costs[number] = [*self._priced(number)]
             self.to_train += len(paths) if job.rule == "train" else 0
 
-    def plan(self, dryrun: bool, gpu: bool = True) -> Iterator[str]:
+    def plan(self, dryrun: bool, gpu: bool = True, cores: int | None = None) -> Iterator[str]:
         """How long it will take; of a dry run also the parts, and what would be refused.
 
-        gpu: as of `unusable`.
+        gpu: as of `unusable`. cores: on how many jobs may run here, all by default.
         """
         jobs = [one for some in self.costs.values() for one in some]
         if dryrun:
@@ -83,7 +83,7 @@ class Messages:
             yield from trained_again(self.study, self.jobs.values())
             yield from costs.by_group(jobs, lambda job: (job.cell.dataset, job.cell.model))
         if jobs:
-            yield from costs.total(self.study, jobs)
+            yield from costs.total(self.study, jobs, cores)
 
     def started(self, number: int) -> None:
         """Note that a job runs now, and does not wait in a cluster's queue."""
