@@ -238,3 +238,13 @@ def test_a_part_of_a_study_is_named_by_the_folders_its_cells_lie_in():
         assert [str(cell) for cell in invocation.cells_below(study, part)] == found
     with refused("s.yaml", "'digit/alpha-0' is no", "did you mean 'digits/alpha-0'"):
         invocation.cells_below(study, "digit/alpha-0")
+
+
+def test_a_part_that_is_none_is_said_of_the_command_line():
+    study = with_datasets(digits=DIGITS)
+    assert invocation.part_of(study, "") == [*study.cells]
+    with refused("--config: only: 'digit' is no beginning of a cell's path", "mean 'digits'"):
+        invocation.part_of(study, "digit")
+    for value in (None, ["digits"], {"digits": 0}):  # only= has nothing behind it
+        with refused("--config: only: must be how cells' paths begin, such as only=digits/alpha-0"):
+            invocation.part_of(study, value)

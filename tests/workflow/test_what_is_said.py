@@ -6,6 +6,8 @@ import re
 import resource
 import subprocess
 
+import pytest
+
 from fedgloss.study.layout import HERE
 from workflow.project import SMOKE, build, environment, planned, rules, snakemake
 
@@ -144,7 +146,11 @@ def test_a_part_of_a_study_needs_the_jobs_of_its_cells(fresh):
     assert rules(part) == {**expected, "table": 1}
 
 
-def test_a_part_that_is_not_there_is_refused(fresh):
-    shown = snakemake(fresh, SMOKE, "--config", "only=cifar10")
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [("cifar10", "'cifar10' is no beginning"), ("", "must be how cells' paths begin, such as")],
+)
+def test_a_part_that_is_not_there_is_refused(only, words, fresh):
+    shown = snakemake(fresh, SMOKE, "--config", f"only={only}")
     assert shown.returncode == 2
-    assert "fedgloss: error: config/smoke.yaml: 'cifar10' is no beginning" in shown.stderr
+    assert f"fedgloss: error: --config: only: {words}" in shown.stderr

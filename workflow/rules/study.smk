@@ -74,7 +74,7 @@ def load_checked_study():
         check_folder(LAYOUT.results)
         check_owner(study)
         Expectations(study, LAYOUT.results).check_data()
-        part = invocation.cells_below(study, str(only))
+        part = invocation.part_of(study, only)
     except InputError as error:
         invocation.refuse(error)
     if workflow.is_main_process:

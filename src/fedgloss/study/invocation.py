@@ -189,3 +189,14 @@ def cells_below(study: "Study", path: str, others: Sequence[str] = ()) -> "list[
             f"{did_you_mean(path, [*others, *known]).split('; allowed')[0]}"
         )
     return found
+
+
+def part_of(study: "Study", only: Any) -> "list[Cell]":
+    """The cells that `--config only=...` names, of which it is said if there are none."""
+    if not isinstance(only, (str, int, float)):
+        example = "/".join(str(study.cells[0]).split("/")[:2])
+        raise InputError(f"--config: only: must be how cells' paths begin, such as only={example}")
+    try:
+        return cells_below(study, str(only))
+    except InputError as error:
+        raise InputError(f"--config: only: {str(error).removeprefix(f'{study.file}: ')}") from None
