@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import tempfile
+from datetime import date
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedgloss.errors import InputError
 from fedgloss.files import check_writable
+from fedgloss.study.invocation import config_values
 from fedgloss.study.study import check_study, load_study, read_yaml
 from refusal import refused
 from studies import (
@@ -253,6 +255,30 @@ def test_merged_keys_may_be_overridden(tmp_path):
     """YAML's own way to repeat a block is no key given twice."""
     (tmp_path / "x.yaml").write_text("base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  x: 3\n")
     assert read_yaml(tmp_path / "x.yaml")["more"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        *(("010", 8), ("-07", -7), ("00", 0), ("0_10", 8)),
+        *(("1:30", 90), ("12:30:45", 45045), ("1:30.5", 90.5)),
+    ],
+)
+def test_numbers_that_yaml_takes_to_another_base_are_refused(written, read, tmp_path):
+    """Seed 8 would be trained without a word where 010 is written."""
+    file = tmp_path / "x.yaml"
+    file.write_text(f"study: x\nseeds: [{written}]\n")
+    with refused(f"{file}: {written} in line 2 is {read} in YAML", "allowed: ", "quotes"):
+        read_yaml(file)
+    with refused(f"--config: {written} in line 1 is {read} in YAML"):
+        config_values([f"seeds=[{written}]"])
+
+
+def test_other_numbers_and_what_is_text_are_read_as_ever(tmp_path):
+    text = "[0, 10, -3, 0.1, 00.5, 1_000, 0x1F, 0b11, 09, '010', \"1:30\", 2025-01-02, 01ab]"
+    (tmp_path / "x.yaml").write_text(f"values: {text}\n")
+    values = [0, 10, -3, 0.1, 0.5, 1000, 31, 3, "09", "010", "1:30", date(2025, 1, 2), "01ab"]
+    assert read_yaml(tmp_path / "x.yaml")["values"] == values
 
 
 def test_refused_folders(tmp_path):

@@ -1,5 +1,6 @@
 """Reading configuration files: YAML without surprises, checked against its types once."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ CONSTANTS = Path(__file__).parent / "constants"
 PROJECT = Path(__file__).resolve().parents[3]
 """The checkout, where this is one; of an installed package, a folder with no studies."""
 
+INTEGER, REAL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+OTHER_BASE = re.compile("[-+]?0[0-7_]+|.*:.*")
+"""The numbers of YAML 1.1 that nobody means: 010 for 8, 1:30 for 90; not 0, 0.1 or 0x1F."""
 ENTRIES = 100_000
 """No configuration has more, aliases written out; a kilobyte of YAML can say billions."""
 BITS = 8192
@@ -23,12 +27,33 @@ BITS = 8192
 
 
 def read_yaml(file: Path | str, ours: bool = False) -> dict[str, Any]:
-    """A YAML file's mapping, read without any tag that could construct objects.
-
-    A key given twice is refused: YAML readers keep the last one without a word.
+    """A YAML file's mapping, read without any tag that could construct objects, see `loader`.
 
     ours: a file of the package, for libyaml if it is there: in a tenth of the time, but it takes a
     somewhat different YAML, and brackets without end would exhaust its stack.
+    """
+    import yaml
+
+    try:
+        reader = loader(str(file), ours)(Path(file).read_text(encoding="utf-8"))
+        node = reader.get_single_node()
+        _check_size(node, str(file))
+        content = reader.construct_document(node) if node else None
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected keys and values at the top level")
+    return content
+
+
+def loader(where: str, ours: bool = False) -> Any:
+    """PyYAML's safe loader, but for what YAML readers take without a word: InputError with `where`.
+
+    That is a key given twice, of which they keep the last, and numbers to another base than ten.
     """
     import yaml
 
@@ -42,24 +67,24 @@ def read_yaml(file: Path | str, ours: bool = False) -> dict[str, Any]:
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen:
                     line = key.start_mark.line + 1
-                    raise InputError(f"{file}: {key.value!r} is given twice, again in line {line}")
+                    raise InputError(f"{where}: {key.value!r} is given twice, again in line {line}")
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
             return super().construct_mapping(node, deep)
 
-    try:
-        loader = Loader(Path(file).read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        _check_size(node, str(file))
-        content = loader.construct_document(node) if node else None
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected keys and values at the top level")
-    return content
+        def construct_number(self, node: Any) -> float:
+            construct = {INTEGER: self.construct_yaml_int, REAL: self.construct_yaml_float}
+            value = construct[node.tag](node)
+            if OTHER_BASE.fullmatch(node.value):
+                raise InputError(
+                    f"{where}: {node.value:.60} in line {node.start_mark.line + 1} is {value} in"
+                    " YAML, where a leading 0 means base 8 and a colon base 60; allowed: numbers"
+                    " without, and text in quotes"
+                )
+            return value
+
+    for tag in (INTEGER, REAL):
+        Loader.add_constructor(tag, Loader.construct_number)
+    return Loader
 
 
 def studies_at_hand(file: Path | str) -> list[str]:

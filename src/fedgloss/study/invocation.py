@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgloss.errors import InputError, did_you_mean
-from fedgloss.study.configuration import read_yaml, studies_at_hand
+from fedgloss.study.configuration import loader, read_yaml, studies_at_hand
 from fedgloss.study.layout import HERE
 
 if TYPE_CHECKING:
@@ -103,15 +103,17 @@ def _refuse_file(word: str, first: bool) -> None:
 def config_values(entries: Iterable[str]) -> dict[str, Any]:
     """The values of `--config`, read as a study file is: [0] is a list of one number.
 
-    What is no YAML is text, as for Snakemake: a title may be anything.
+    What is no YAML is text, as for Snakemake: a title may be anything. InputError as of a file.
     """
     import yaml
 
-    values = {}
+    values, read_as = {}, loader("--config")
     for entry in entries:
         key, _, text = entry.partition("=")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = read_as(text).get_single_data()
+        except InputError:
+            raise
         except (yaml.YAMLError, ValueError, RecursionError):
             values[key] = text
     return values
