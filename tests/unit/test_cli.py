@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from fedgloss.study.jobfile import KINDS, file_for, job_of, read_job, to_json
 from fedgloss.study.layout import HERE
 from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.study import load_study
+from refusal import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "config" / "smoke.yaml")
@@ -419,6 +421,32 @@ def test_it_may_take_the_place_of_one_that_is_gone_or_renamed(two):
     Path("three.yaml").write_text(Path("two.yaml").read_text())
     note_owner(load_study("two.yaml"))
     check_owner(load_study("three.yaml"))  # the same study, word for word, does no harm
+
+
+@pytest.fixture
+def elsewhere(two, monkeypatch):
+    """A project whose `one.yaml` is another study `mine`, in a folder beside the first."""
+    folder = two / "elsewhere"
+    folder.mkdir()
+    (folder / "one.yaml").write_text(OTHER % "fedsam")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_two_projects_with_one_results_folder_may_not_have_one_name_for_two_studies(two, elsewhere):
+    (elsewhere / "results").symlink_to("../results")
+    with refused("one.yaml: study: 'mine'", f"the study in {two}/one.yaml too"):
+        check_owner(load_study("one.yaml"))
+    (elsewhere / "one.yaml").write_text((two / "one.yaml").read_text())
+    check_owner(load_study("one.yaml"))
+
+
+def test_a_copy_of_a_project_and_one_that_was_moved_may_change_their_study(two, elsewhere):
+    shutil.copytree(two / "results", elsewhere / "results")
+    check_owner(load_study("one.yaml"))
+    for name in ("one.yaml", "results"):  # as if the first project had been moved here
+        shutil.move(two / name, two / f"gone-{name}")
+    check_owner(load_study("one.yaml"))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke", "paper"])
