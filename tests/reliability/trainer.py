@@ -38,7 +38,6 @@ class Cell:
     every: int = 2
     """Rounds between checkpoints."""
     backend: str = "auto"
-    code: str = "code"
     log: str = "log"
     """Where its standard error goes."""
 
@@ -58,7 +57,7 @@ class Cell:
         """What stands after `fedgloss`."""
         where = {"run": self.out, "checkpoints": self.checkpoints, **self.inputs}
         told = self.folder.with_name(f"{self.folder.name}-job.json")
-        job = job_file(told, settings=self.settings, code=self.code, **where)
+        job = job_file(told, settings=self.settings, **where)
         options = {"checkpoint-rounds": self.every, "backend": self.backend, "device": "cpu"}
         return ["train", job, *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
 

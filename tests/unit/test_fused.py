@@ -30,7 +30,7 @@ from fedgloss.engine.assembly import build_gradients
 from fedgloss.engine.backends.autograd import AutogradGradients
 from fedgloss.engine.backends.blocks import blocks_of, can_fuse, outputs_fit
 from fedgloss.engine.backends.fused import FusedGradients
-from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, _room
+from fedgloss.engine.backends.graph import WARM_UP, Handover, Replay, room_of
 from fedgloss.engine.backends.kernels import convolution
 from fedgloss.engine.clients import Batching, ClientData, Pipeline
 from fedgloss.engine.cohort import Source
@@ -533,7 +533,7 @@ def test_gradients_over_all_of_a_clients_data_are_of_as_many_samples_as_fit():
 
 def test_draws_are_handed_over_as_they_are():
     [simulation] = test_graph.simulations(["naivefedgloss"], (12, 3, 17, 8))
-    room = _room([simulation])
+    room = room_of([simulation])
     draws = [simulation.draw(room)]
     handover = Handover(draws, torch.device("cpu"))
     views = list(handover.views(draws))

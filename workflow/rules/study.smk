@@ -20,7 +20,7 @@ from fedgloss.study.layout import HERE as LAYOUT
 from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
-from fedgloss.study.study import check_study
+from fedgloss.study.study import check_study, read_yaml
 
 
 def default_study():

@@ -56,6 +56,11 @@ def check_code(file: str, job: "TrainingJob") -> None:
 
     settings = job.settings
     if job.code != of_training(settings.method, settings.model, job.weights is not None):
+        from fedgloss.algorithms import build_algorithm
+        from fedgloss.models import constructor
+
+        build_algorithm(settings.method, settings.variants)  # what cannot be is said first
+        constructor(settings.model)
         raise InputError(
             f"{file}: code: the code behind its numbers has been edited since the job was made;"
             " give the command that made it again (snakemake ..., or fedgloss job)"
