@@ -232,6 +232,15 @@ def test_a_study_file_that_is_no_yaml_is_named(named, fresh):
     refused(snakemake(fresh, "--dry-run", *named), ["config/quickstart.yaml: not valid YAML"])
 
 
+def test_a_study_file_that_the_profile_names_is_read_as_strictly(fresh):
+    """Snakemake reads it by itself, and takes 010 for 8."""
+    smoke = (fresh / "config" / "smoke.yaml").read_text().replace("seeds: [0,", "seeds: [010,")
+    (fresh / "config" / "smoke.yaml").write_text(smoke)
+    with open(fresh / "profiles" / "default" / "config.yaml", "a") as profile:
+        profile.write("configfile: config/smoke.yaml\n")
+    refused(snakemake(fresh, "--dry-run"), ["config/smoke.yaml: 010 in line "])
+
+
 def test_values_of_the_command_line_are_read_as_a_study_file_is(fresh):
     changed = ["--config", "seeds=[7]", "training={rounds: 5}"]
     jobs = planned(fresh, "only_fedavg", SMOKE, *changed)

@@ -15,12 +15,13 @@ from fedgloss.errors import InputError
 from fedgloss.files import check_folder, check_writable
 from fedgloss.report.names import check_distinct
 from fedgloss.study import invocation
+from fedgloss.study.configuration import read_yaml
 from fedgloss.study.ownership import check_owner, note_owner
 from fedgloss.study.layout import HERE as LAYOUT
 from fedgloss.study.outdated import Expectations
 from fedgloss.study.own import check_own
 from fedgloss.study.schema.study import Study as Asked
-from fedgloss.study.study import check_study, read_yaml
+from fedgloss.study.study import check_study
 
 
 def default_study():
@@ -46,6 +47,8 @@ def load_checked_study():
         for f in files
     ]
     try:
+        for file in files if workflow.is_main_process else ():  # a profile, too, may name one
+            read_yaml(file)  # which Snakemake reads less strictly
         # What --config says is read again, as YAML: Snakemake takes the 0 of seeds=[0] for text.
         said = workflow.config_settings.config_args or []
         values = invocation.config_values(said)
