@@ -131,14 +131,11 @@ def test_a_checkpoint_that_is_no_file_is_left_alone(killed, whole):
 
 FOREIGN = {
     "settings": {"settings": cell_settings(lr=0.05)},
-    "code": {"code": "other code"},
     "backend": {"backend": "autograd"},
 }
 
 
-@pytest.mark.parametrize(
-    "what", ["settings", *(pytest.param(k, marks=pytest.mark.slow) for k in ("code", "backend"))]
-)
+@pytest.mark.parametrize("what", ["settings", pytest.param("backend", marks=pytest.mark.slow)])
 def test_later_checkpoints_of_another_run_never_cost_this_one_its_own(what, killed, tmp_path):
     """They are passed over, and gone as soon as there is a checkpoint to keep in their place."""
     changed = killed.but(killed.folder, every=1, **FOREIGN[what])
