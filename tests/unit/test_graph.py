@@ -335,9 +335,9 @@ def test_what_made_cuda_give_a_recording_up_is_said_in_one_line(monkeypatch, fau
     def waits():
         cuda.given_up = True
         try:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise RuntimeError("operation not permitted when stream is capturing\nFor debugging")
         except RuntimeError as error:
-            raise fault(f"direction fails: {error}") from None
+            raise fault(f"direction fails: {str(error).splitlines()[0]}") from None
 
     first = "direction fails: " * (fault is InputError)
     with refused(f"CUDA graph ({first}operation not permitted when stream is capturing); use"):

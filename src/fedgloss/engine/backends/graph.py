@@ -21,7 +21,7 @@ from fedgloss.algorithms.core import Named
 from fedgloss.engine.cohort import Room
 from fedgloss.engine.draw import Draw
 from fedgloss.engine.federation import Simulation, advance, play_together
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, reason
 
 WARM_UP = 2
 """Rounds run as they are before one is recorded: libraries set themselves up in them."""
@@ -70,8 +70,8 @@ class CudaGraph:
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # a recording that CUDA has given up does not put it back
             raise InputError(
-                f"backend: a round cannot be recorded as a CUDA graph ({_first(error)}); use"
-                " 'stacked' or 'autograd'"
+                f"backend: a round cannot be recorded as a CUDA graph ({reason(_first(error))});"
+                " use 'stacked' or 'autograd'"
             ) from None
 
     def replay(self) -> None:
