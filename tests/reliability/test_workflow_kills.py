@@ -138,3 +138,18 @@ def test_a_cell_that_ends_after_snakemake_was_killed_is_not_trained_again(slow):
     unlock(slow, by_command=False)
     assert planned(slow, *SLOW) == []
     assert not strays(slow)
+
+
+def test_of_a_job_killed_after_its_results_no_checkpoint_stays(slow):
+    """Such a run is whole, so that no later job takes it up and removes them."""
+    first = Snake.start(slow, *SLOW)
+    orphan = first.wait_for_trainer()
+    first.kill(with_jobs=False)
+    psutil.wait_procs([orphan])
+    checkpoints = slow / RUN.replace("runs", "checkpoints")
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "round-0000400.safetensors").write_bytes(b"a checkpoint")
+    checkpoints.with_name("seed-0.owner").write_text(f"{orphan.pid} on this node")
+    unlock(slow, by_command=False)
+    assert planned(slow, *SLOW) == []
+    assert not strays(slow)

@@ -10,6 +10,7 @@ PROVIDES  nothing
 
 import json
 import os
+import shutil
 import time
 from contextlib import suppress
 
@@ -104,6 +105,16 @@ def decide_anew():
                     file.unlink()
 
 
+def tidy(cell):
+    """Remove the checkpoints of a run that is whole: its job was killed before it could.
+
+    Should another process train it all the same, it leaves when it finds out.
+    """
+    shutil.rmtree(LAYOUT.checkpoints(STUDY.name, cell), ignore_errors=True)
+    with suppress(OSError):
+        LAYOUT.owner(STUDY.name, cell).unlink()
+
+
 def keep():
     """See to it that nothing is trained again that is there, and is what the study asks for.
 
@@ -122,6 +133,7 @@ def keep():
         # A job that outlives a killed Snakemake leaves its run whole, its manifest last.
         if any(noted("incomplete", file).is_file() for file in files):
             forget(files)
+            tidy(cell)
         elif correct(cell, files):
             forget([*LAYOUT.hessian(STUDY.name, cell).parent.glob("*")])  # of the run that was here
         inputs = trained_on(cell)
