@@ -1,8 +1,10 @@
 """Real disks, full or read-only: one line, a non-zero exit, and nothing lost."""
 
 import os
+import shutil
 import signal
 import subprocess
+from base64 import urlsafe_b64encode
 from functools import partial
 from pathlib import Path
 
@@ -174,3 +176,20 @@ def test_a_disk_that_is_full_at_the_start_is_one_line_of_the_workflow(disk, tmp_
     remount(disk, "size=4k,nr_inodes=2")
     line = refused_by_the_workflow(project)
     assert "results/studies" in line and "No space left on device" in line
+
+
+def test_a_disk_with_no_room_for_notes_of_finished_runs_is_one_line(disk, finished):
+    """Snakemake's note of a run is set right before anything is built."""
+    notes = finished / ".snakemake" / "metadata"
+    shutil.copytree(notes, disk, dirs_exist_ok=True)
+    shutil.rmtree(notes)
+    notes.symlink_to(disk)
+    run = "results/runs/smoke/digits/alpha-0/smallcnn/fedavg/seed-0/metrics.csv"
+    note = disk / urlsafe_b64encode(run.encode()).decode()
+    note.write_text(note.read_text().replace('"params": [', '"params": ["another", '))
+    before = note.read_text()
+    assert "another" in before
+    remount(disk, f"nr_inodes={len(os.listdir(disk)) + 1}")
+    line = refused_by_the_workflow(finished)
+    assert note.name in line and "No space left on device" in line
+    assert note.read_text() == before

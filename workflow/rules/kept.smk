@@ -3,7 +3,7 @@
 It notes a job's parameters and inputs, and goes by dates where it has no notes. Neither is what decides:
 a run's manifest says what the run is, and the study whether it asks for that.
 
-REQUIRES  STUDY, LAYOUT (study.smk), settings_text (cells.smk), notes.smk, EXPECTED (packing.smk),
+REQUIRES  STUDY, LAYOUT, invocation (study.smk), settings_text (cells.smk), notes.smk, EXPECTED (packing.smk),
           STANDINGS (trials.smk)
 PROVIDES  nothing
 """
@@ -14,7 +14,7 @@ import shutil
 import time
 from contextlib import suppress
 
-from fedgloss.errors import InputError
+from fedgloss.errors import InputError, of_system
 from fedgloss.files import read_json, write_text
 from fedgloss.study.layout import IMAGES_FILE, MANIFEST
 
@@ -146,6 +146,9 @@ def keep():
 
 
 if workflow.is_main_process:
-    bring_to_today()
-    keep()
-    decide_anew()
+    try:
+        bring_to_today()
+        keep()
+        decide_anew()
+    except OSError as error:  # a full disk
+        invocation.refuse(of_system(error))
