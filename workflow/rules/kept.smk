@@ -132,8 +132,8 @@ def keep():
         files = files_of_run(cell)
         # A job that outlives a killed Snakemake leaves its run whole, its manifest last.
         if any(noted("incomplete", file).is_file() for file in files):
-            forget(files)
             tidy(cell)
+            forget(files)
         elif correct(cell, files):
             forget([*LAYOUT.hessian(STUDY.name, cell).parent.glob("*")])  # of the run that was here
         inputs = trained_on(cell)
